@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import torch
 from torch import Tensor
 
-
-def seed_of(*parts: object) -> int:
-    """Hash any printable parts into a 63-bit seed; equal parts give equal seeds on every machine."""
-    digest = hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
+from flp.seeds import seed_of as seed_of
 
 
 class RunStreams:

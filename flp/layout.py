@@ -1,0 +1,50 @@
+"""Where every artifact lives: one place for Snakemake, DVC, the stages and the report.
+
+The patterns are Snakemake's: `{dataset}`, `{seed}`, `{agent}` and `{seeds}` are wildcards. `{seeds}` names the
+seeds that train together in one job, such as `0` or `0-1-2-3`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+DATA = "data/{dataset}"
+FLOW = "results/{dataset}/flow/model/seed{seed}/flow"
+QUALITY = "results/{dataset}/flow/quality/seed{seed}"
+LATENT = "results/{dataset}/latent/seed{seed}/latent"
+OFFLINE = "results/{dataset}/offline/{agent}/seed{seeds}"
+ONLINE = "results/{dataset}/online/{agent}/seed{seeds}"
+REPORT = "results/report"
+# What a killed job needs to go on. Neither Snakemake nor DVC declares it, so neither deletes it.
+RESUME = Path(".flp/resume")
+
+DATA_SUFFIXES = (".npz", "-val.npz", ".json")
+FLOW_SUFFIXES = (".safetensors", ".json", ".csv", ".md")
+QUALITY_FILES = ("quality.json", "latent.png")
+LATENT_SUFFIXES = (".safetensors", ".json")
+
+
+def join_seeds(seeds: Iterable[int]) -> str:
+    """`[0, 1]` → `0-1`."""
+    return "-".join(map(str, seeds))
+
+
+def split_seeds(text: str) -> list[int]:
+    """`0-1` → `[0, 1]`; raises `ValueError` for anything else."""
+    return [int(part) for part in text.split("-")]
+
+
+def seed_groups(seeds: Sequence[int], size: int) -> list[list[int]]:
+    """Cut the seeds, in their order, into the groups that train together."""
+    return [list(seeds[start : start + size]) for start in range(0, len(seeds), size)]
+
+
+def run_name(task: int, seed: int, variant: str = "") -> str:
+    """The folder of one run inside its job's: `task1_seed0`, or `task1_seed0_alpha=3.0` in a sweep."""
+    return f"task{task}_seed{seed}" + (f"_{variant}" if variant else "")
+
+
+def resume_folder(stage: str, key: str) -> Path:
+    """Where a job with this key keeps its resume state."""
+    return RESUME / stage / key
