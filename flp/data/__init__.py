@@ -1,0 +1,1 @@
+"""Offline data: OGBench environments, datasets made or fetched, loading and relabelling."""

@@ -1,0 +1,292 @@
+"""OGBench's state-based environments and datasets, by the names used throughout the project."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flp.errors import FLPError, nearest
+
+if TYPE_CHECKING:
+    import gymnasium
+
+Family = Literal["maze", "soccer", "manipulation"]
+SUCCESS_TIMINGS = ("pre", "post")
+_RESET_LOCK = threading.Lock()
+
+
+@dataclass(frozen=True)
+class EnvironmentSpec:
+    """What is known about a dataset without opening it or its environment.
+
+    Source: OGBench, `ogbench/*/__init__.py` (horizons, tasks), `data_gen_scripts/commands.sh` (sizes, noise).
+
+    Attributes:
+        dataset: name without OGBench's version suffix, such as `cube-single-play`.
+        environment: the dataset's environment, such as `cube-single`.
+        dataset_type: how the data were collected: navigate, stitch, explore, play or noisy.
+        family: maze, soccer or manipulation.
+        horizon: steps after which an evaluation episode is cut off.
+        num_tasks: tasks are numbered from 1 to this.
+        default_task: the task OGBench uses when none is named.
+        can_generate: whether a scripted controller exists, so that no trained expert is needed.
+        episodes: training episodes in the official file; validation has a tenth of them.
+        steps_per_episode: rows of an episode; the last has no successor.
+        noise: scale of the controller's action noise.
+        p_random_action: probability that a step's action is uniformly random.
+        observation_dim: length of an observation.
+        action_dim: length of an action; every action lies in [-1, 1].
+    """
+
+    dataset: str
+    environment: str
+    dataset_type: str
+    family: Family
+    horizon: int
+    num_tasks: int
+    default_task: int
+    can_generate: bool
+    episodes: int
+    steps_per_episode: int
+    noise: float
+    p_random_action: float
+    observation_dim: int
+    action_dim: int
+
+    @property
+    def has_buttons(self) -> bool:
+        """Whether the state includes discrete buttons (`button_states` in the files)."""
+        return self.environment.startswith(("scene", "puzzle"))
+
+
+def _mazes() -> Iterator[EnvironmentSpec]:
+    for robot, dims, noise in (("point", (2, 2), 0.5), ("ant", (29, 8), 0.2), ("humanoid", (69, 21), 0.2)):
+        for size in ("medium", "large", "giant", "teleport"):
+            if (robot, size) == ("humanoid", "teleport"):
+                continue  # registered as an environment, but OGBench has no dataset of it
+            human, giant = robot == "humanoid", size == "giant"
+            horizon = (4000 if giant else 2000) if human else 1000
+            sizes = {"navigate": (1000, 2001) if human else (500, 2001) if giant else (1000, 1001)}
+            sizes["stitch"] = (10000 if giant else 5000, 401) if human else (5000, 201)
+            if human and giant:
+                sizes["navigate"] = (1000, 4001)
+            if robot == "ant" and not giant:
+                sizes["explore"] = (10000, 501)
+            for kind, (episodes, steps) in sizes.items():
+                yield EnvironmentSpec(
+                    dataset=f"{robot}maze-{size}-{kind}",
+                    environment=f"{robot}maze-{size}",
+                    dataset_type=kind,
+                    family="maze",
+                    horizon=horizon,
+                    num_tasks=5,
+                    default_task=1,
+                    can_generate=robot == "point",
+                    episodes=episodes,
+                    steps_per_episode=steps,
+                    noise=1.0 if kind == "explore" else noise,
+                    p_random_action=0.0,
+                    observation_dim=dims[0],
+                    action_dim=dims[1],
+                )
+
+
+def _soccer() -> Iterator[EnvironmentSpec]:
+    sizes = {
+        ("arena", "navigate"): (1000, 1001),
+        ("arena", "stitch"): (5000, 201),
+        ("medium", "navigate"): (4000, 1001),
+        ("medium", "stitch"): (8000, 501),
+    }
+    for (arena, kind), (episodes, steps) in sizes.items():
+        yield EnvironmentSpec(
+            dataset=f"antsoccer-{arena}-{kind}",
+            environment=f"antsoccer-{arena}",
+            dataset_type=kind,
+            family="soccer",
+            horizon=1000,
+            num_tasks=5,
+            default_task=4,
+            can_generate=False,
+            episodes=episodes,
+            steps_per_episode=steps,
+            noise=0.2,
+            p_random_action=0.0,
+            observation_dim=42,
+            action_dim=8,
+        )
+
+
+def _manipulation() -> Iterator[EnvironmentSpec]:
+    # environment: horizon, default task, episodes, observation length
+    rows = {
+        "cube-single": (200, 2, 1000, 28),
+        "cube-double": (500, 2, 1000, 37),
+        "cube-triple": (1000, 2, 3000, 46),
+        "cube-quadruple": (1000, 2, 5000, 55),
+        "scene": (750, 2, 1000, 40),
+        "puzzle-3x3": (500, 4, 1000, 55),
+        "puzzle-4x4": (500, 4, 1000, 83),
+        "puzzle-4x5": (1000, 2, 3000, 99),
+        "puzzle-4x6": (1000, 2, 5000, 115),
+    }
+    for environment, (horizon, default_task, episodes, observation_dim) in rows.items():
+        for kind in ("play", "noisy"):
+            p_random = 0.2 if environment.startswith("puzzle") else 0.1
+            yield EnvironmentSpec(
+                dataset=f"{environment}-{kind}",
+                environment=environment,
+                dataset_type=kind,
+                family="manipulation",
+                horizon=horizon,
+                num_tasks=5,
+                default_task=default_task,
+                can_generate=True,
+                episodes=episodes,
+                steps_per_episode=1001,
+                noise=0.1,
+                p_random_action=p_random if kind == "noisy" else 0.0,
+                observation_dim=observation_dim,
+                action_dim=5,
+            )
+
+
+@cache
+def _table() -> dict[str, EnvironmentSpec]:
+    return {spec.dataset: spec for part in (_mazes(), _soccer(), _manipulation()) for spec in part}
+
+
+def known_datasets() -> list[str]:
+    """Names of all datasets the project knows, in OGBench's order."""
+    return list(_table())
+
+
+def specification(dataset: str) -> EnvironmentSpec:
+    """Look a dataset up by its name.
+
+    Raises:
+        FLPError: unknown name; the message names the nearest known one.
+    """
+    try:
+        return _table()[dataset]
+    except KeyError:
+        if dataset.removesuffix("-v0") in _table():
+            hint = f"; write '{dataset.removesuffix('-v0')}', without '-v0'"
+        else:
+            hint = nearest(dataset, _table()) or "; see known_datasets() in flp/data/environments.py"
+        raise FLPError(f"unknown dataset '{dataset}'{hint}") from None
+
+
+def make_environment(
+    dataset: str, task: int | None = None, success_timing: str = "pre", **options: Any
+) -> gymnasium.Env[NDArray[np.float64], NDArray[np.floating[Any]]]:
+    """Make the environment of a dataset.
+
+    Args:
+        dataset: name of a dataset, such as `cube-single-play`.
+        task: 1 to `num_tasks` for OGBench's single-task environment with rewards, or None for the
+            goal-conditioned one.
+        success_timing: whether reward and success describe the state before an action (`pre`, the default
+            of OGBench >= 1.2) or after it (`post`, OGBench 1.1). Without a task the default is OGBench's.
+        options: passed to OGBench, such as `mode='data_collection'`.
+
+    Returns:
+        A gymnasium environment; observations are float64 `[observation_dim]`, actions `[action_dim]` in
+        [-1, 1]. Use `seeded_reset` to start episodes reproducibly.
+
+    Raises:
+        FLPError: unknown dataset, task or timing.
+    """
+    spec = specification(dataset)
+    if success_timing not in SUCCESS_TIMINGS:
+        raise FLPError(f"success_timing '{success_timing}' is unknown; use 'pre' or 'post'")
+    if task is None:
+        name = f"{spec.environment}-v0"
+    elif 1 <= task <= spec.num_tasks:
+        name = f"{spec.environment}-singletask-task{task}-v0"
+        options["success_timing"] = success_timing
+    else:
+        raise FLPError(f"{dataset} has no task {task}; use 1 to {spec.num_tasks}")
+    with _third_party_warnings_ignored():
+        import gymnasium
+        import ogbench  # noqa: F401  (registers the environments)
+
+        env = gymnasium.make(name, disable_env_checker=True, **options)
+        _settle_action_space(env.unwrapped)
+    _remove_temporary_model(env.unwrapped)
+    return env
+
+
+@contextmanager
+def _third_party_warnings_ignored() -> Iterator[None]:
+    """Hide two warnings that come with any OGBench environment and that nobody can act upon.
+
+    Importing `mujoco.viewer` starts GLFW, which complains on machines without a display; OGBench builds its
+    action spaces from float64 bounds, which gymnasium reports although -1 and 1 are exact in float32.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r".*(X11|GLFW|DISPLAY|Wayland).*")
+        warnings.filterwarnings("ignore", message=r".*Box (low|high)'s precision lowered.*")
+        yield
+
+
+def _settle_action_space(env: Any) -> None:
+    """Give a manipulation environment one lasting action space in place of a new one at each access.
+
+    OGBench's property makes an unseeded space each time, so that no seed reaches the random actions inside
+    its resets. A property cannot be shadowed on an instance, hence the one-off subclass.
+    """
+    cls = type(env)
+    if isinstance(getattr(cls, "action_space", None), property):
+        env.__class__ = type(cls.__name__, (cls,), {"action_space": env.action_space})
+
+
+def _remove_temporary_model(env: Any) -> None:
+    """Delete the compiled maze's XML file, which OGBench leaves in the temporary folder."""
+    path = Path(getattr(env, "fullpath", ""))
+    if path.suffix == ".xml" and path.parent == Path(tempfile.gettempdir()):
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def numpy_seeded(seed: int) -> Iterator[None]:
+    """Seed numpy's global generator for the block, then restore it as it was.
+
+    OGBench's mazes (resets and teleports) and scripted controllers draw from it.
+    """
+    state = np.random.get_state()  # noqa: NPY002
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(state)  # noqa: NPY002
+
+
+def seeded_reset(env: Any, seed: int) -> tuple[NDArray[np.float64], dict[str, Any]]:
+    """Reset an environment so that the seed alone decides the initial state.
+
+    `env.reset(seed=...)` is not enough: OGBench's mazes draw from numpy's global generator, and every family
+    takes random actions from an unseeded action space. Teleport mazes go on drawing from the global generator
+    in `step`; wrap those rollouts in `numpy_seeded`.
+
+    Args:
+        env: an environment from `make_environment`, possibly wrapped.
+        seed: any non-negative integer.
+
+    Returns:
+        `(observation, info)`: float64 `[observation_dim]`, and OGBench's information.
+    """
+    with _RESET_LOCK, numpy_seeded(seed):
+        env.unwrapped.action_space.seed(seed % 2**32)
+        observation, info = env.reset(seed=seed % 2**32)
+    return observation, info
