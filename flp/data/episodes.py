@@ -1,0 +1,124 @@
+"""One episode of data, a function of its recipe and number alone."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flp.data.controllers import controller
+from flp.data.environments import make_environment, numpy_seeded, seeded_reset, specification
+from flp.seeds import seed_of
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides an episode's numbers, besides its number and the library versions.
+
+    Attributes:
+        dataset: name of the dataset.
+        steps: rows per episode.
+        seed: seed of the whole data set.
+        noise: scale of the controller's action noise.
+        policy: `scripted` or `random`.
+    """
+
+    dataset: str
+    steps: int
+    seed: int
+    noise: float
+    policy: str
+
+
+class Collector:
+    """Makes the episodes of a recipe, in any order and in any process, always with the same numbers."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.spec = specification(recipe.dataset)
+        options = {"mode": "data_collection"} if self.spec.family == "manipulation" else {}
+        env = make_environment(recipe.dataset, terminate_at_goal=False, **options)
+        seeded_reset(env, 0)  # compiles the model
+        # The wrappers only count steps, which the controllers do themselves.
+        self.env: Any = env.unwrapped
+        self._model = copy.copy(self.env.model)
+        self._memory = {
+            name: value for name, value in vars(self.env).items() if name.startswith(("_target_", "_cur_"))
+        }
+        self._memory = copy.deepcopy(self._memory)
+        self._controller = controller(self.spec, recipe.policy)
+
+    def episode(self, number: int) -> Arrays:
+        """Make an episode.
+
+        Returns:
+            `{key: [steps, ...]}` with the keys and types of OGBench's files: observations, actions, qpos and
+            qvel float32; terminals bool, true in the last row; button_states int64 where there are buttons.
+        """
+        for attempt in count():
+            seed = seed_of("episode", self.recipe.dataset, self.recipe.seed, number, attempt)
+            arrays = self._attempt(seed)
+            if arrays is not None:
+                return arrays
+        raise AssertionError("unreachable")
+
+    def episodes(self, first: int, last: int) -> Iterator[Arrays]:
+        """Make the episodes `first`, ..., `last - 1`."""
+        return (self.episode(number) for number in range(first, last))
+
+    def _attempt(self, seed: int) -> Arrays | None:
+        self._forget()
+        arrays = empty_rows(self.recipe, self.recipe.steps, self.env.model.nq, self.env.model.nv, self._buttons())
+        arrays["terminals"][-1] = True
+
+        def record(step: int, observation: Any, action: Any, info: dict[str, Any]) -> None:
+            arrays["observations"][step] = observation
+            arrays["actions"][step] = action
+            arrays["qpos"][step] = info["prev_qpos"]
+            arrays["qvel"][step] = info["prev_qvel"]
+            if "button_states" in arrays:
+                arrays["button_states"][step] = info["prev_button_states"]
+
+        with numpy_seeded(seed):
+            self.env.action_space.seed(seed % 2**32)
+            kept = self._controller(self.env, self.recipe.steps, self.recipe.noise, seed % 2**32, record)
+        return arrays if kept else None
+
+    def _forget(self) -> None:
+        """Renew whatever outlives OGBench's resets, so that no episode depends on those before it.
+
+        In the model: locks and markers. In the state: solver warm starts. In the environment: the last
+        targets, which feedback oracles see for one step after a change of task.
+        """
+        import mujoco
+
+        prefix = "_" if self.spec.family == "manipulation" else ""
+        model = copy.copy(self._model)
+        setattr(self.env, f"{prefix}model", model)
+        setattr(self.env, f"{prefix}data", mujoco.MjData(model))
+        vars(self.env).update(copy.deepcopy(self._memory))
+
+    def _buttons(self) -> int:
+        return len(self.env._cur_button_states) if self.spec.has_buttons else 0
+
+
+def empty_rows(recipe: Recipe, rows: int, nq: int, nv: int, buttons: int) -> Arrays:
+    """Arrays for `rows` rows, in the order of OGBench's files; only `terminals` is initialised."""
+    spec = specification(recipe.dataset)
+    arrays: Arrays = {
+        "observations": np.empty((rows, spec.observation_dim), np.float32),
+        "actions": np.empty((rows, spec.action_dim), np.float32),
+        "terminals": np.zeros(rows, np.bool_),
+        "qpos": np.empty((rows, nq), np.float32),
+        "qvel": np.empty((rows, nv), np.float32),
+    }
+    if buttons:
+        arrays["button_states"] = np.empty((rows, buttons), np.int64)
+    return arrays

@@ -1,0 +1,62 @@
+"""Threads and devices: exactly the threads given, the GPU if there is one."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from typing import IO
+
+import torch
+
+from flp.errors import FLPError
+
+_held: list[IO[str]] = []
+
+
+def available_cores() -> int:
+    """Cores this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
+def set_up(threads: int, device: str = "auto", precision: str = "float32") -> torch.device:
+    """Take `threads` CPU threads (never more than the machine has) and choose the device.
+
+    Args:
+        threads: CPU threads of this job.
+        device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:1".
+        precision: "tf32" lets float32 matrix products on a GPU use tf32.
+
+    Raises:
+        FLPError: a GPU is asked for and there is none.
+    """
+    torch.set_num_threads(max(1, min(threads, available_cores())))
+    torch.set_flush_denormal(True)
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise FLPError("--device cuda: no CUDA device is available here; use --device cpu or leave it out")
+    chosen = torch.device(device)
+    if chosen.type == "cuda" and chosen.index is None:
+        chosen = torch.device("cuda", _free_gpu())
+        torch.cuda.set_device(chosen)
+    return chosen
+
+
+def _free_gpu() -> int:
+    """The first GPU no other job of this checkout holds, kept locked until this process ends."""
+    folder = Path(".flp/gpu")
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(torch.cuda.device_count()):
+        file = open(folder / f"{index}.lock", "w")  # noqa: SIM115 (held on purpose)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            continue
+        _held.append(file)
+        return index
+    return 0

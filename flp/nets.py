@@ -1,0 +1,120 @@
+"""Multi-layer perceptrons with a leading run axis: R (x E) networks trained as one.
+
+Sizes, activation and initialisation are FQL's (utils/networks.py): GELU with the tanh approximation, layer
+normalisation after the activation with epsilon 1e-6, Glorot-uniform weights, zero biases.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flp.streams import RunStreams
+
+_LAYER_NORM_EPSILON = 1e-6  # Flax's default; PyTorch's is 1e-5.
+
+
+class MLP(nn.Module):
+    """R independent ensembles of E multi-layer perceptrons, one batched matrix product per layer.
+
+    Args:
+        streams: the runs' random streams; run r's weights depend on its own stream alone.
+        inputs: width of the input.
+        hidden: widths of the hidden layers.
+        outputs: width of the output.
+        members: E, the ensemble's size.
+        layer_norm: normalise after each activation.
+        zero_head: start the last layer at zero, so that the output is zero.
+    """
+
+    def __init__(
+        self,
+        streams: RunStreams,
+        inputs: int,
+        hidden: Sequence[int],
+        outputs: int,
+        *,
+        members: int = 1,
+        layer_norm: bool = False,
+        zero_head: bool = False,
+    ) -> None:
+        super().__init__()
+        self.runs, self.members, self.layer_norm = len(streams), members, layer_norm
+        widths = [inputs, *hidden, outputs]
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
+        self.scales, self.shifts = nn.ParameterList(), nn.ParameterList()
+        for fan_in, fan_out in zip(widths, widths[1:], strict=False):
+            limit = math.sqrt(6 / (fan_in + fan_out))
+            weight = (2 * streams.uniform(members, fan_in, fan_out) - 1) * limit
+            self.weights.append(nn.Parameter(weight.flatten(0, 1)))
+            self.biases.append(nn.Parameter(weight.new_zeros(self.runs * members, 1, fan_out)))
+        if zero_head:
+            nn.init.zeros_(self.weights[-1])
+        if layer_norm:
+            for width in hidden:
+                self.scales.append(nn.Parameter(torch.ones(self.runs * members, 1, width, device=streams.device)))
+                self.shifts.append(nn.Parameter(torch.zeros(self.runs * members, 1, width, device=streams.device)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `[runs, batch, inputs]` to `[runs, members, batch, outputs]`."""
+        batch = x.shape[1]
+        x = x.unsqueeze(1).expand(-1, self.members, -1, -1).reshape(self.runs * self.members, batch, -1)
+        last = len(self.weights) - 1
+        for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            x = torch.baddbmm(bias, x, weight)
+            if i < last:
+                x = F.gelu(x, approximate="tanh")
+                if self.layer_norm:
+                    x = F.layer_norm(x, x.shape[-1:], eps=_LAYER_NORM_EPSILON)
+                    x = torch.addcmul(self.shifts[i], x, self.scales[i])
+        return x.unflatten(0, (self.runs, self.members))
+
+
+class Critic(nn.Module):
+    """An ensemble of action values Q_φ(s, z), per run."""
+
+    def __init__(
+        self,
+        streams: RunStreams,
+        observation_dim: int,
+        action_dim: int,
+        hidden: Sequence[int],
+        *,
+        members: int,
+        layer_norm: bool,
+    ) -> None:
+        super().__init__()
+        self.net = MLP(streams, observation_dim + action_dim, hidden, 1, members=members, layer_norm=layer_norm)
+
+    def forward(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """Map `[R, B, o]` and `[R, B, a]` to `[R, members, B]`."""
+        return self.net(torch.cat([observations, actions], -1)).squeeze(-1)
+
+
+class Value(nn.Module):
+    """State values V(s), per run."""
+
+    def __init__(
+        self, streams: RunStreams, observation_dim: int, hidden: Sequence[int], *, layer_norm: bool
+    ) -> None:
+        super().__init__()
+        self.net = MLP(streams, observation_dim, hidden, 1, layer_norm=layer_norm)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Map `[R, B, o]` to `[R, B]`."""
+        return self.net(observations)[:, 0, :, 0]
+
+
+def aggregate(values: Tensor, how: str) -> Tensor:
+    """Reduce an ensemble's `[R, members, ...]` to `[R, ...]` by "mean" or "min"."""
+    return values.amin(1) if how == "min" else values.mean(1)
+
+
+@torch.no_grad()
+def follow(target: nn.Module, source: nn.Module, rate: float) -> None:
+    """Move the target's parameters towards the source's: target ← target + rate · (source − target)."""
+    torch._foreach_lerp_(list(target.parameters()), list(source.parameters()), rate)

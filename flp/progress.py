@@ -1,0 +1,78 @@
+"""One progress line for long work: rate, where the time goes, what is left."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Progress:
+    """Counts steps and the seconds spent in each section; prints to stderr.
+
+    On a terminal the line is rewritten in place; elsewhere (a log file) a new one comes at most every
+    `interval` seconds.
+
+    Args:
+        label: what is running.
+        total: number of steps.
+        unit: what a step is.
+        interval: seconds between lines that are not rewritten.
+    """
+
+    def __init__(self, label: str, total: int, unit: str = "updates", interval: float = 15.0) -> None:
+        self.label, self.total, self.unit = label, total, unit
+        self.tty = sys.stderr.isatty()
+        self.interval = 0.2 if self.tty else interval
+        self.started = self.printed = time.monotonic()
+        self.first = self.step = 0
+        self.seconds: dict[str, float] = {}
+        self.notes = ""
+
+    def begin(self, step: int) -> None:
+        """Say where a resumed run goes on."""
+        self.first = self.step = step
+
+    @contextmanager
+    def section(self, name: str) -> Iterator[None]:
+        """Count the time inside to this section."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start
+
+    def update(self, step: int, notes: str | None = None) -> None:
+        """Report the step reached, and print if it is time to."""
+        self.step = step
+        self.notes = notes if notes is not None else self.notes
+        now = time.monotonic()
+        if now - self.printed >= self.interval:
+            self.printed = now
+            self._print("\r" if self.tty else "", "" if self.tty else "\n")
+
+    def close(self) -> None:
+        """Print the last line."""
+        self._print("\r" if self.tty else "", "\n")
+
+    def _print(self, begin: str, end: str) -> None:
+        line = self.line()
+        sys.stderr.write(f"{begin}{line}{chr(27) + '[K' if self.tty else ''}{end}")
+        sys.stderr.flush()
+
+    def line(self) -> str:
+        """`label 500/1000 | 250 updates/s | update 80 % evaluation 20 % | 0:02 left | notes`."""
+        elapsed = max(time.monotonic() - self.started, 1e-9)
+        rate = (self.step - self.first) / max(self.seconds.get("update", elapsed), 1e-9)
+        spent = " ".join(f"{name} {100 * s / elapsed:.0f} %" for name, s in self.seconds.items())
+        done = (self.step - self.first) / max(self.total - self.first, 1)
+        left = elapsed * (1 - done) / done if done > 0 else 0.0
+        parts = [
+            f"{self.label} {self.step}/{self.total}",
+            f"{rate:.0f} {self.unit}/s",
+            spent,
+            f"{int(left // 60)}:{int(left % 60):02d} left" if done < 1 else f"{elapsed:.0f} s in all",
+            self.notes,
+        ]
+        return " | ".join(part for part in parts if part)

@@ -1,0 +1,241 @@
+"""Evaluation: every run plays the same seeded episodes, all in lockstep, with one policy forward per step."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from flp.data.environments import specification
+from flp.errors import FLPError
+from flp.pool import EnvironmentPool
+from flp.streams import RunStreams, seed_of
+
+Act = Callable[[Tensor, RunStreams], "Tensor | NDArray[Any]"]
+"""A policy of all R runs: `(observations [R, E, o] float32, streams) -> actions [R, E, a]` in [-1, 1]."""
+
+
+_MANIPULATION_SLOTS = 25
+
+
+class EpisodeStreams(RunStreams):
+    """Per-run noise for the episodes of one wave, `[R, E, ...]`; every draw must lead with E.
+
+    Noise is drawn on the CPU for all episodes and then cut to the wave's, so that an episode meets the same
+    numbers on every device and however many episodes are played at a time.
+
+    Args:
+        seeds: one seed per run.
+        rows: which of the episodes are in this wave.
+        episodes: number of episodes of an evaluation.
+        device: where the numbers are wanted.
+    """
+
+    def __init__(self, seeds: list[int], rows: range, episodes: int, device: torch.device | str) -> None:
+        super().__init__(seeds)
+        self.rows, self.episodes, self.target = rows, episodes, torch.device(device)
+
+    def _cut(self, draw: Callable[..., Tensor], shape: tuple[int, ...], *leading: int) -> Tensor:
+        if not shape or shape[0] != len(self.rows):
+            raise ValueError(f"a draw of shape {shape} does not lead with the {len(self.rows)} episodes")
+        drawn = draw(*leading, self.episodes, *shape[1:])
+        return drawn[:, self.rows.start : self.rows.stop].to(self.target)
+
+    def normal(self, *shape: int) -> Tensor:
+        """Standard normal numbers, `[R, E, ...]` for a shape `E, ...`."""
+        return self._cut(super().normal, shape)
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Uniform numbers in [0, 1), `[R, E, ...]` for a shape `E, ...`."""
+        return self._cut(super().uniform, shape)
+
+    def integers(self, high: int, *shape: int) -> Tensor:
+        """Integers in [0, high), `[R, E, ...]` for a shape `E, ...`."""
+        return self._cut(super().integers, shape, high)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What R runs did in E episodes each.
+
+    Attributes:
+        success: [R, E] float32, 1 where the last step of an episode was a success.
+        returns: [R, E] float64, undiscounted.
+        lengths: [R, E] int64, steps.
+        trajectories: `trajectories[run][episode]` is [length + 1, 2] float32, the robot's xy positions; None
+            unless recorded.
+    """
+
+    success: NDArray[np.float32]
+    returns: NDArray[np.float64]
+    lengths: NDArray[np.int64]
+    trajectories: list[list[NDArray[np.float32]]] | None = None
+
+
+class Evaluator:
+    """Evaluates policies again and again on the same episodes, keeping the environments alive.
+
+    Episode e of task k starts from a seed made of `seed`, k and e alone, and a run's noise from `seed` and its
+    task, so the numbers of a run depend neither on the runs beside it nor on the number of workers. Finished
+    episodes stay in the policy's input as padding: its shape is the same at every step.
+
+    Args:
+        dataset: decides the environment.
+        tasks: the task of each of the R runs.
+        episodes: E, per run.
+        seed: of the episodes and of the policies' noise.
+        workers: processes that step environments; 0 steps them in this process.
+        slots: environments per run; with fewer than `episodes`, episodes are played in waves. Default: all
+            episodes at once in mazes, and at most 25 in manipulation, whose environments take more memory.
+        success_timing: as in `make_environment`.
+        record: number of episodes per run whose xy positions are kept (mazes only).
+        device: where the policy computes; its observations and noise are put there.
+        progress: whether to show a progress bar.
+        pool: environments to use, `slots` for each run in turn; it stays open.
+    """
+
+    def __init__(
+        self,
+        dataset: str,
+        tasks: Sequence[int],
+        *,
+        episodes: int = 50,
+        seed: int = 0,
+        workers: int = 0,
+        slots: int | None = None,
+        success_timing: str = "pre",
+        record: int = 0,
+        device: torch.device | str = "cpu",
+        progress: bool = False,
+        pool: EnvironmentPool | None = None,
+    ) -> None:
+        self.spec = specification(dataset)
+        if episodes < 1 or (slots is not None and slots < 1):
+            raise FLPError(f"an evaluation needs episodes and slots >= 1, not {episodes} and {slots}")
+        self.tasks, self.episodes, self.seed = list(tasks), episodes, seed
+        self.width = self._width(slots)
+        self.record = 0 if self.spec.family == "manipulation" else min(record, episodes)
+        self.device, self.progress = torch.device(device), progress
+        layout = [task for task in self.tasks for _ in range(self.width)]
+        self._owns_pool = pool is None
+        self.pool = pool or EnvironmentPool(dataset, layout, workers=workers, success_timing=success_timing)
+        if (self.pool.dataset, self.pool.tasks, self.pool.success_timing) != (
+            dataset,
+            layout,
+            success_timing,
+        ):
+            raise FLPError(
+                f"the pool does not fit: it needs {dataset}, success timing '{success_timing}' and "
+                f"{self.width} slots for each of the tasks {self.tasks}"
+            )
+        self._playing = threading.Lock()
+
+    def _width(self, slots: int | None) -> int:
+        """Episodes per wave: as even as the slots allow, and the same whatever the other runs are."""
+        if slots is None:
+            slots = _MANIPULATION_SLOTS if self.spec.family == "manipulation" else self.episodes
+        waves = -(-self.episodes // slots)
+        return -(-self.episodes // waves)
+
+    def evaluate(self, act: Act) -> Evaluation:
+        """Play all episodes with one policy.
+
+        Raises:
+            FLPError: the policy gave actions of a wrong shape, or NaN; or an environment failed.
+        """
+        R, E = len(self.tasks), self.episodes
+        result = Evaluation(
+            success=np.zeros((R, E), np.float32),
+            returns=np.zeros((R, E)),
+            lengths=np.zeros((R, E), np.int64),
+            trajectories=[[] for _ in range(R)] if self.record else None,
+        )
+        bar = tqdm(total=R * E, unit="episode", desc=self.spec.dataset, disable=not self.progress)
+        with self._playing, bar, torch.inference_mode():
+            for start in range(0, E, self.width):
+                self._play_wave(act, range(start, start + self.width), result, bar)
+        return result
+
+    def _play_wave(self, act: Act, rows: range, result: Evaluation, bar: Any) -> None:
+        """Play the episodes `rows` of every run; rows beyond the last episode stay idle."""
+        R, E = len(self.tasks), len(rows)
+        kept = slice(rows.start, min(rows.stop, self.episodes))
+        streams = EpisodeStreams(
+            [seed_of("evaluation noise", self.seed, task) for task in self.tasks],
+            rows,
+            self.episodes + E,
+            self.device,
+        )
+        active = np.broadcast_to(np.array(rows) < self.episodes, (R, E)).reshape(-1)
+        seeds = [seed_of("evaluation", self.seed, task, row) for task in self.tasks for row in rows]
+        playing = np.flatnonzero(active)
+        observations = self.pool.reset(playing, [seeds[slot] for slot in playing])
+        observations[~active] = 0.0
+        returns, success, lengths = np.zeros(R * E), np.zeros(R * E, np.float32), np.zeros(R * E, np.int64)
+        positions = [observations[:, :2].copy()]
+        while active.any():
+            step = self.pool.step(self._actions(act, observations.reshape(R, E, -1), streams), active)
+            ended = active & (step.terminated | step.truncated)
+            observations = np.where(active[:, None], step.observations, observations)
+            returns += np.where(active, step.rewards, 0.0)
+            lengths += active
+            success = np.where(ended, step.success, success)
+            active = active & ~ended
+            if rows.start < self.record:
+                positions.append(observations[:, :2].copy())
+            bar.update(int(ended.sum()))
+        for target, values in (
+            (result.returns, returns),
+            (result.success, success),
+            (result.lengths, lengths),
+        ):
+            target[:, kept] = values.reshape(R, E)[:, : kept.stop - kept.start]
+        if result.trajectories is not None:
+            paths = np.stack(positions, 1).reshape(R, E, -1, 2)
+            for run, path in enumerate(paths):
+                for e in range(min(kept.stop, self.record) - kept.start):
+                    result.trajectories[run].append(path[e, : lengths[run * E + e] + 1].copy())
+
+    def _actions(
+        self, act: Act, observations: NDArray[np.float32], streams: RunStreams
+    ) -> NDArray[np.float32]:
+        """One forward of the policy, checked and clipped; [R·E, a]."""
+        chosen = torch.as_tensor(act(torch.tensor(observations, device=self.device), streams))
+        expected = (*observations.shape[:2], self.pool.action_dim)
+        if tuple(chosen.shape) != expected:
+            raise FLPError(f"the policy gave actions of shape {tuple(chosen.shape)}, expected {expected}")
+        actions: NDArray[np.float32] = chosen.float().cpu().numpy()
+        broken = np.flatnonzero(~np.isfinite(actions).all((1, 2)))
+        if broken.size:
+            raise FLPError(
+                f"the policy gave NaN or infinite actions in run(s) {broken.tolist()} of {self.spec.dataset}; "
+                "its training has diverged"
+            )
+        return np.clip(actions, -1.0, 1.0).reshape(-1, self.pool.action_dim)
+
+    def close(self) -> None:
+        """Close the pool, unless it was given."""
+        if self._owns_pool:
+            self.pool.close()
+
+    def __enter__(self) -> Evaluator:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def evaluate(act: Act, dataset: str, tasks: Sequence[int], **options: Any) -> Evaluation:
+    """Evaluate a policy once; the options are those of `Evaluator`."""
+    with Evaluator(dataset, tasks, **options) as evaluator:
+        return evaluator.evaluate(act)
