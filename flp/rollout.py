@@ -34,20 +34,20 @@ class EpisodeStreams(RunStreams):
 
     Args:
         seeds: one seed per run.
-        rows: which of the episodes are in this wave.
+        rows: which of the episodes are in this wave; those beyond the last are idle and get any numbers.
         episodes: number of episodes of an evaluation.
         device: where the numbers are wanted.
     """
 
     def __init__(self, seeds: list[int], rows: range, episodes: int, device: torch.device | str) -> None:
-        super().__init__(seeds)
-        self.rows, self.episodes, self.target = rows, episodes, torch.device(device)
+        super().__init__(seeds, "cpu", device)
+        self.rows = torch.tensor([min(row, episodes - 1) for row in rows], device=device)
+        self.episodes = episodes
 
     def _cut(self, draw: Callable[..., Tensor], shape: tuple[int, ...], *leading: int) -> Tensor:
         if not shape or shape[0] != len(self.rows):
             raise ValueError(f"a draw of shape {shape} does not lead with the {len(self.rows)} episodes")
-        drawn = draw(*leading, self.episodes, *shape[1:])
-        return drawn[:, self.rows.start : self.rows.stop].to(self.target)
+        return draw(*leading, self.episodes, *shape[1:])[:, self.rows]
 
     def normal(self, *shape: int) -> Tensor:
         """Standard normal numbers, `[R, E, ...]` for a shape `E, ...`."""
@@ -83,9 +83,9 @@ class Evaluation:
 class Evaluator:
     """Evaluates policies again and again on the same episodes, keeping the environments alive.
 
-    Episode e of task k starts from a seed made of `seed`, k and e alone, and a run's noise from `seed` and its
-    task, so the numbers of a run depend neither on the runs beside it nor on the number of workers. Finished
-    episodes stay in the policy's input as padding: its shape is the same at every step.
+    Episode e of task k starts from a seed made of `seed`, k and e alone, and a run's noise from `seed` and
+    its task, so the numbers of a run depend neither on the runs beside it nor on the number of workers.
+    Finished episodes stay in the policy's input as padding: its shape is the same at every step.
 
     Args:
         dataset: decides the environment.
@@ -127,11 +127,8 @@ class Evaluator:
         layout = [task for task in self.tasks for _ in range(self.width)]
         self._owns_pool = pool is None
         self.pool = pool or EnvironmentPool(dataset, layout, workers=workers, success_timing=success_timing)
-        if (self.pool.dataset, self.pool.tasks, self.pool.success_timing) != (
-            dataset,
-            layout,
-            success_timing,
-        ):
+        found = self.pool.dataset, self.pool.tasks, self.pool.success_timing
+        if found != (dataset, layout, success_timing):
             raise FLPError(
                 f"the pool does not fit: it needs {dataset}, success timing '{success_timing}' and "
                 f"{self.width} slots for each of the tasks {self.tasks}"
@@ -168,12 +165,8 @@ class Evaluator:
         """Play the episodes `rows` of every run; rows beyond the last episode stay idle."""
         R, E = len(self.tasks), len(rows)
         kept = slice(rows.start, min(rows.stop, self.episodes))
-        streams = EpisodeStreams(
-            [seed_of("evaluation noise", self.seed, task) for task in self.tasks],
-            rows,
-            self.episodes + E,
-            self.device,
-        )
+        noise_seeds = [seed_of("evaluation noise", self.seed, task) for task in self.tasks]
+        streams = EpisodeStreams(noise_seeds, rows, self.episodes, self.device)
         active = np.broadcast_to(np.array(rows) < self.episodes, (R, E)).reshape(-1)
         seeds = [seed_of("evaluation", self.seed, task, row) for task in self.tasks for row in rows]
         playing = np.flatnonzero(active)
@@ -192,12 +185,10 @@ class Evaluator:
             if rows.start < self.record:
                 positions.append(observations[:, :2].copy())
             bar.update(int(ended.sum()))
-        for target, values in (
-            (result.returns, returns),
-            (result.success, success),
-            (result.lengths, lengths),
-        ):
-            target[:, kept] = values.reshape(R, E)[:, : kept.stop - kept.start]
+        count = kept.stop - kept.start
+        result.returns[:, kept] = returns.reshape(R, E)[:, :count]
+        result.success[:, kept] = success.reshape(R, E)[:, :count]
+        result.lengths[:, kept] = lengths.reshape(R, E)[:, :count]
         if result.trajectories is not None:
             paths = np.stack(positions, 1).reshape(R, E, -1, 2)
             for run, path in enumerate(paths):
@@ -216,8 +207,8 @@ class Evaluator:
         broken = np.flatnonzero(~np.isfinite(actions).all((1, 2)))
         if broken.size:
             raise FLPError(
-                f"the policy gave NaN or infinite actions in run(s) {broken.tolist()} of {self.spec.dataset}; "
-                "its training has diverged"
+                f"the policy gave NaN or infinite actions in run(s) {broken.tolist()} of "
+                f"{self.spec.dataset}; its training has diverged"
             )
         return np.clip(actions, -1.0, 1.0).reshape(-1, self.pool.action_dim)
 
