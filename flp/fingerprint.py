@@ -15,7 +15,20 @@ from pathlib import Path
 _ROOT = Path(__file__).resolve().parent
 _PACKAGE = _ROOT.name
 # Modules that carry results but do not shape them: parameters enter keys by value, file formats by version.
-_PLUMBING = {"params", "keys", "layout", "errors", "fingerprint", "artifacts", "cli", "progress", "resume"}
+_PLUMBING = {
+    "params",
+    "keys",
+    "layout",
+    "errors",
+    "fingerprint",
+    "artifacts",
+    "cli",
+    "progress",
+    "resume",
+    "profile",
+    "clean",
+    "flows",
+}
 
 
 @cache
@@ -36,7 +49,7 @@ def fingerprint(*modules: str) -> str:
 
 def _path(module: str) -> Path | None:
     parts = module.split(".")
-    if parts[0] != _PACKAGE or parts[1:2] and parts[1] in _PLUMBING:
+    if parts[0] != _PACKAGE or (parts[1:2] and parts[1] in _PLUMBING):
         return None
     base = _ROOT.joinpath(*parts[1:])
     for candidate in (base.with_suffix(".py"), base / "__init__.py"):
@@ -89,5 +102,7 @@ def _canonical(node: object) -> str:
 
 def _is_docstring(node: ast.AST) -> bool:
     return (
-        isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
     )

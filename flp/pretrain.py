@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from flp.agents.base import adam, descend
 from flp.flow import VelocityField, flow_matching_loss
+from flp.learner import Batch, Learner, Logs, adam, descend
 from flp.streams import RunStreams
 
 
-class FlowLearner(nn.Module):
+class FlowLearner(Learner):
     """One velocity field per run with its optimizer."""
 
     def __init__(self, field: VelocityField, learning_rate: float) -> None:
         super().__init__()
         self.field = field
-        self.optimizer = adam(field.parameters(), learning_rate)
+        self.optimizers = [adam(field.parameters(), learning_rate)]
 
     def draw(self, streams: RunStreams, updates: int, batch_size: int) -> dict[str, Tensor]:
         """x_0 ~ N(0, I) and t ~ U[0, 1)."""
         noise = streams.normal(updates, batch_size, self.field.action_dim).transpose(0, 1)
         return {"x_0": noise, "t": streams.uniform(updates, batch_size, 1).transpose(0, 1)}
 
-    def update(self, batch: dict[str, Tensor], noise: dict[str, Tensor]) -> dict[str, Tensor]:
+    def update(self, batch: Batch, noise: dict[str, Tensor]) -> Logs:
         """One step down Eq. 3."""
         loss = self.loss(batch, noise)
-        descend(self.optimizer, loss, self.field)
+        descend(self.optimizers[0], loss)
         return {"loss": loss.detach()}
 
-    def loss(self, batch: dict[str, Tensor], noise: dict[str, Tensor]) -> Tensor:
+    def loss(self, batch: Batch, noise: dict[str, Tensor]) -> Tensor:
         """Eq. 3 per run, `[R]`."""
         return flow_matching_loss(
             self.field, batch["observations"], batch["actions"], noise["x_0"], noise["t"]
@@ -51,7 +51,7 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.transitions)
 
-    def batch(self, indices: Tensor) -> dict[str, Tensor]:
+    def batch(self, indices: Tensor) -> Batch:
         """Pairs by indices `[R, B]`."""
         rows = self.transitions[indices]
         return {"observations": self.observations[rows], "actions": self.actions[rows]}

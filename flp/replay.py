@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flp.agents.base import Batch
+from flp.learner import Batch
 
 
 class Replay:

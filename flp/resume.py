@@ -52,6 +52,19 @@ class Resume:
         self.stop_signal = number
         print(f"\n{signal.Signals(number).name}: saving the state, then stopping", file=sys.stderr)
 
+    def start(self) -> State | None:
+        """Listen for signals and return the last whole state, if there is one."""
+        self.listen()
+        state = self.load()
+        if state is not None:
+            print(f"going on from {self.file} (step {state[1].get('step', 0)})", file=sys.stderr)
+        return state
+
+    @staticmethod
+    def join(state: State, **info: Any) -> State:
+        """A state with more information."""
+        return state[0], state[1] | info
+
     def load(self) -> State | None:
         """The last whole state, or None; an unreadable one is set aside with a warning."""
         from safetensors import SafetensorError, safe_open

@@ -14,28 +14,36 @@ class RunStreams:
     Args:
         seeds: one seed per run.
         device: where the numbers are drawn; CPU and CUDA streams differ in their values.
+        place: where the numbers are put, if not where they are drawn: initial weights are drawn on the CPU
+            so that they are the same on every device.
     """
 
-    def __init__(self, seeds: list[int], device: torch.device | str = "cpu") -> None:
-        self.device = torch.device(device)
-        self.generators = [torch.Generator(self.device).manual_seed(seed) for seed in seeds]
+    def __init__(
+        self, seeds: list[int], device: torch.device | str = "cpu", place: torch.device | str | None = None
+    ) -> None:
+        self.source = torch.device(device)
+        self.device = torch.device(place) if place is not None else self.source
+        self.generators = [torch.Generator(self.source).manual_seed(seed) for seed in seeds]
 
     def __len__(self) -> int:
         return len(self.generators)
 
     def normal(self, *shape: int) -> Tensor:
         """Standard normal numbers, `[runs, *shape]`, float32."""
-        return torch.stack([torch.randn(shape, generator=g, device=self.device) for g in self.generators])
+        return self._stack([torch.randn(shape, generator=g, device=self.source) for g in self.generators])
 
     def uniform(self, *shape: int) -> Tensor:
         """Uniform numbers in [0, 1), `[runs, *shape]`, float32."""
-        return torch.stack([torch.rand(shape, generator=g, device=self.device) for g in self.generators])
+        return self._stack([torch.rand(shape, generator=g, device=self.source) for g in self.generators])
 
     def integers(self, high: int, *shape: int) -> Tensor:
         """Integers in [0, high), `[runs, *shape]`, int64."""
-        return torch.stack(
-            [torch.randint(high, shape, generator=g, device=self.device) for g in self.generators]
+        return self._stack(
+            [torch.randint(high, shape, generator=g, device=self.source) for g in self.generators]
         )
+
+    def _stack(self, drawn: list[Tensor]) -> Tensor:
+        return torch.stack(drawn).to(self.device)
 
     def state(self) -> Tensor:
         """The generators' states, `[runs, bytes]` uint8 on the CPU, for a checkpoint."""

@@ -8,28 +8,17 @@ once and replayed; on CPU the same code runs eagerly.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from flp.learner import Batch, Learner, Logs
+from flp.progress import Progress
 from flp.streams import RunStreams
 
 # Fixed, for the order in which a run's stream is read must not depend on machine or neighbours.
 CHUNK = 10
-
-Batch = dict[str, Tensor]
-Logs = dict[str, Tensor]
-
-
-class Learner(Protocol):
-    """What can be trained: draws its randomness ahead, updates without synchronising with the host."""
-
-    def draw(self, streams: RunStreams, updates: int, batch_size: int) -> dict[str, Tensor]:
-        """Random numbers of some updates, each `[updates, R, batch, ...]`."""
-
-    def update(self, batch: Batch, noise: dict[str, Tensor]) -> Logs:
-        """One gradient step; per-run scalars `[R]`."""
 
 
 class Source(Protocol):
@@ -66,18 +55,46 @@ class Trainer:
     ) -> None:
         self.learner, self.source, self.streams, self.batch_size = learner, source, streams, batch_size
         self.autocast = autocast
-        self.step = 0
+        self.step = self.chunks = 0
+        self.totals: Logs = {}
         self.updates: Callable[[Tensor, dict[str, Tensor]], Logs] = self._updates
         if capture and streams.device.type == "cuda":
             self.updates = _Captured(self._updates)
 
-    def run(self, until: int) -> Logs:
-        """Train up to and including step `until`; return the logs' means over the chunk that ran last."""
-        logs: Logs = {}
-        while self.step < until:
-            count = min(CHUNK, until - self.step)
-            logs = self.chunk(count)
-        return logs
+    def fit(
+        self,
+        steps: int,
+        stops: tuple[int, ...],
+        at_stop: Callable[[int, Logs], str],
+        checkpoint: Callable[[], None],
+        progress: Progress,
+    ) -> None:
+        """Train up to step `steps`.
+
+        Args:
+            steps: the last step.
+            stops: intervals; at every multiple of one of them, and at the end, training stops to look.
+            at_stop: called with the step and the means of the logs since the last stop; returns a note for
+                the progress line.
+            checkpoint: called between chunks; saves if it is time to.
+            progress: the progress line.
+        """
+        progress.begin(self.step)
+        while self.step < steps:
+            stop = min(steps, *((self.step // every + 1) * every for every in stops))
+            while self.step < stop:
+                with progress.section("update"):
+                    logs = self.chunk(min(CHUNK, stop - self.step))
+                    self.totals = {k: v + self.totals.get(k, 0.0) for k, v in logs.items()}
+                    self.chunks += 1
+                progress.update(self.step)
+                if self.step < stop:
+                    checkpoint()
+            means = {name: total / self.chunks for name, total in self.totals.items()}
+            self.totals, self.chunks = {}, 0
+            progress.update(self.step, at_stop(self.step, means))
+            checkpoint()
+        progress.close()
 
     def chunk(self, count: int = CHUNK) -> Logs:
         """Take `count` updates; return per-run means of their scalars, each `[R]`, still on the device."""
@@ -87,6 +104,25 @@ class Trainer:
         logs = self.updates(indices, noise)
         self.step += count
         return logs
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything training goes on from: parameters, optimizers, streams, logs under way, the step."""
+        tensors = {f"learner/{k}": v for k, v in self.learner.state_dict().items()}
+        tensors |= {f"optimizer/{k}": v for k, v in self.learner.optimizer_state().items()}
+        tensors |= {f"total/{k}": v for k, v in self.totals.items()}
+        return tensors | {"streams": self.streams.state()}, {"step": self.step, "chunks": self.chunks}
+
+    def restore(self, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
+        """Put back what `state` gave."""
+
+        def group(name: str) -> dict[str, Tensor]:
+            return {k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)}
+
+        self.learner.load_state_dict(group("learner/"))
+        self.learner.load_optimizer_state(group("optimizer/"))
+        self.totals = {k: v.to(self.streams.device) for k, v in group("total/").items()}
+        self.streams.restore(tensors["streams"])
+        self.step, self.chunks = info["step"], info["chunks"]
 
     def _updates(self, indices: Tensor, noise: dict[str, Tensor]) -> Logs:
         total: Logs = {}

@@ -11,8 +11,9 @@ from copy import deepcopy
 import torch
 from torch import Tensor
 
-from flp.agents.base import Agent, Batch, Logs, Spec, adam, descend
+from flp.agents.base import Agent, Spec
 from flp.latent import LatentPolicy, best_of_n, kl_to_prior, sample
+from flp.learner import Batch, Logs, adam, descend
 from flp.nets import Critic, aggregate, follow
 from flp.streams import RunStreams
 
@@ -61,9 +62,9 @@ class FLP(Agent):
     def update(self, batch: Batch, noise: dict[str, Tensor]) -> Logs:
         """Lines 6 to 12 of Algorithm 1."""
         actor_loss, logs = self.actor_loss(batch, noise["policy"])
-        descend(self.optimizers[0], actor_loss, self.policy)
+        descend(self.optimizers[0], actor_loss)
         critic_loss, critic_logs = self.critic_loss(batch, noise["candidates"])
-        descend(self.optimizers[1], critic_loss, self.critic)
+        descend(self.optimizers[1], critic_loss)
         follow(self.target_critic, self.critic, self.target_rate)
         return logs | critic_logs
 
@@ -87,7 +88,11 @@ class FLP(Agent):
         q = self.critic(batch["observations"], batch["actions"])
         # Mean over ensemble and batch, as FQL does.
         loss = (q - y.unsqueeze(1)).square().mean((1, 2))
-        return loss, {"critic_loss": loss.detach(), "q": q.detach().mean((1, 2)), "q_max": q.detach().amax((1, 2))}
+        return loss, {
+            "critic_loss": loss.detach(),
+            "q": q.detach().mean((1, 2)),
+            "q_max": q.detach().amax((1, 2)),
+        }
 
     @torch.no_grad()
     def target(self, batch: Batch, noise: Tensor) -> Tensor:

@@ -1,0 +1,125 @@
+"""Map a dataset's actions to latents z = f⁻¹(a) with the decoder's own solver, and judge the flow.
+
+Reads the dataset and its flow; writes results/{dataset}/latent/seed{seed}/latent.safetensors and, under
+results/{dataset}/flow/quality/seed{seed}/, quality.json and a picture of the latents against the prior.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from flp import layout
+from flp.artifacts import atomic_write, save_tensors, write_json
+from flp.cli import Job, run_stage
+from flp.data.load import load_dataset
+from flp.devices import set_up
+from flp.errors import FLPError
+from flp.flowfile import load_flow
+from flp.quality import invert, judge, negative_log_likelihood
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the stage; return the exit status."""
+    return run_stage("invert-to-latent", ("dataset", "seed"), run, argv, __doc__)
+
+
+def run(job: Job) -> None:
+    """Invert one flow's dataset."""
+    name, seed, settings = job.args.dataset, job.args.seed, job.params.invert
+    device = set_up(job.args.threads, job.args.device)
+    key = job.keys.latent(name, seed)
+    train, validation = (
+        load_dataset(layout.DATA.format(dataset=name) + suffix) for suffix in (".npz", "-val.npz")
+    )
+    flow_path = layout.FLOW.format(dataset=name, seed=seed) + ".safetensors"
+    flow, (manifest,) = load_flow([flow_path], device, dataset_sha256=train.sha256)
+    observations = torch.from_numpy(train.observations[train.transitions]).to(device)
+    actions = torch.from_numpy(train.actions[train.transitions]).to(device)
+    latents, errors = (t.cpu() for t in invert(flow, observations, actions, settings.batch_size))
+    quality = {"key": key, "dataset": name, "seed": seed, **judge(latents.numpy(), errors.numpy())}
+    rows = validation.transitions[: settings.likelihood_samples]
+    quality |= {
+        "validation_loss": manifest["validation_loss"],
+        "validation_nll": negative_log_likelihood(
+            flow,
+            torch.from_numpy(validation.observations[rows]).to(device),
+            torch.from_numpy(validation.actions[rows]).to(device),
+        )
+        if len(rows)
+        else None,
+        "clipped_fraction": train.clipped_fraction,
+        "solver": flow.solver,
+        "solver_steps": flow.steps,
+    }
+    check(quality, settings.max_roundtrip_error, flow_path)
+    folder = Path(layout.QUALITY.format(dataset=name, seed=seed))
+    with atomic_write(folder / "latent.png") as file:
+        file.write(picture(latents.numpy(), quality))
+    write_json(folder / "quality.json", quality)
+    save_tensors(
+        layout.LATENT.format(dataset=name, seed=seed) + ".safetensors",
+        {"latents": latents},
+        kind="latents",
+        key=key,
+        dataset=name,
+        seed=seed,
+        dataset_sha256=train.sha256,
+        flow_sha256=manifest["sha256"],
+    )
+    print(
+        f"{name} seed {seed}: {len(latents)} latents, round trip {quality['roundtrip_mean']:.1e} mean "
+        f"{quality['roundtrip_p99']:.1e} p99, std {np.round(quality['latent_std'], 2).tolist()}",
+        file=sys.stderr,
+    )
+
+
+def check(quality: dict[str, Any], limit: float, path: str) -> None:
+    """Refuse a flow that does not invert.
+
+    Raises:
+        FLPError: the mean round-trip error is above the limit, or not a number.
+    """
+    error = quality["roundtrip_mean"]
+    if not error <= limit:
+        raise FLPError(
+            f"{path}: mean round-trip error {error:.2e} is above invert.max_roundtrip_error {limit:g}; take "
+            "more flow.solver_steps or a solver of higher order (flow.solver: rk4), or train the flow longer"
+        )
+
+
+def picture(latents: NDArray[np.float32], quality: dict[str, Any]) -> bytes:
+    """Histograms of the latents against the prior's density, one per dimension, as PNG."""
+    from matplotlib.figure import Figure
+
+    dim = latents.shape[1]
+    columns = min(dim, 5)
+    rows = -(-dim // columns)
+    figure = Figure(figsize=(2.4 * columns, 2.0 * rows + 0.4), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
+    grid = np.linspace(-4, 4, 161)
+    density = np.exp(-(grid**2) / 2) / np.sqrt(2 * np.pi)
+    for i, axis in enumerate(axes):
+        if i >= dim:
+            axis.set_visible(False)
+            continue
+        axis.hist(latents[:, i], bins=80, range=(-4, 4), density=True, color="#4c78a8", alpha=0.6)
+        axis.plot(grid, density, color="#222222", linewidth=1)
+        axis.set_title(f"z{i + 1}: mean {quality['latent_mean'][i]:.2f}, std {quality['latent_std'][i]:.2f}", fontsize=8)
+        axis.set_yticks([])
+        axis.tick_params(labelsize=7)
+    figure.suptitle("Latents of the dataset's actions against the prior N(0, 1)", fontsize=9)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,154 @@
+"""Fit the behaviour flow to a dataset's actions by flow matching (Eq. 3).
+
+Reads data/{dataset}.npz; writes results/{dataset}/flow/model/seed{seed}/flow.safetensors with its manifest (.json),
+its loss curve (.csv) and its model card (.md).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flp import layout
+from flp.artifacts import write_text
+from flp.cli import Job, run_stage
+from flp.data.load import Dataset, load_dataset
+from flp.devices import set_up
+from flp.errors import FLPError
+from flp.flow import VelocityField
+from flp.flowfile import save_flow
+from flp.learner import Logs
+from flp.pretrain import FlowLearner, Pairs, validation_loss
+from flp.progress import Progress
+from flp.resume import Resume
+from flp.seeds import seed_of
+from flp.streams import RunStreams
+from flp.trainer import Trainer
+
+Curve = list[dict[str, float]]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the stage; return the exit status."""
+    return run_stage("pretrain-flow", ("dataset", "seed"), run, argv, __doc__)
+
+
+def run(job: Job) -> None:
+    """Train one flow."""
+    name, seed, settings = job.args.dataset, job.args.seed, job.params.flow
+    device = set_up(job.args.threads, job.args.device)
+    key = job.keys.flow(name, seed)
+    train, validation = (
+        load_dataset(layout.DATA.format(dataset=name) + suffix) for suffix in (".npz", "-val.npz")
+    )
+    init = RunStreams([seed_of("flow init", name, seed)], place=device)
+    field = VelocityField(init, train.observation_dim, train.action_dim, settings.hidden)
+    learner = FlowLearner(field, settings.learning_rate)
+    streams = RunStreams([seed_of("flow", name, seed)], device)
+    trainer = Trainer(learner, pairs(train, device), streams, settings.batch_size)
+    resume = Resume(layout.resume_folder("pretrain-flow", key))
+    curve = fit(trainer, learner, pairs(validation, device), settings, resume, f"flow {name} seed {seed}")
+    path = layout.FLOW.format(dataset=name, seed=seed)
+    write_curve(path + ".csv", curve)
+    manifest = {
+        "kind": "flow",
+        "key": key,
+        "dataset": name,
+        "seed": seed,
+        "dataset_sha256": train.sha256,
+        "model": {
+            "observation_dim": train.observation_dim,
+            "action_dim": train.action_dim,
+            "hidden": settings.hidden,
+            "solver": settings.solver,
+            "solver_steps": settings.solver_steps,
+        },
+        "parameters": settings.keyed(),
+        "clipped_fraction": train.clipped_fraction,
+        "validation_loss": curve[-1]["validation_loss"],
+        "device": device_name(device),
+    }
+    write_text(path + ".md", model_card(manifest))
+    save_flow(path + ".safetensors", field, **manifest)
+    resume.clear()
+
+
+def pairs(data: Dataset, device: torch.device) -> Pairs:
+    """A dataset's observations and actions on the device."""
+    arrays = (data.observations, data.actions, data.transitions)
+    return Pairs(*(torch.from_numpy(array).to(device) for array in arrays))
+
+
+def fit(
+    trainer: Trainer, learner: FlowLearner, validation: Pairs, settings: Any, resume: Resume, label: str
+) -> Curve:
+    """Train to the end, from the saved state if there is one; return the loss curve."""
+    curve: Curve = []
+    progress = Progress(label, settings.steps)
+    if saved := resume.start():
+        trainer.restore(*saved)
+        curve = saved[1]["curve"]
+
+    def at_stop(step: int, logs: Logs) -> str:
+        with progress.section("validation"):
+            # The same noise every time, so that the curve shows the flow and not the noise.
+            fresh = RunStreams([seed_of("flow validation")], trainer.streams.device)
+            loss = float(validation_loss(learner, validation, fresh))
+        if not loss < 1e6:
+            raise FLPError(f"{label}: the validation loss is {loss} at step {step}; lower flow.learning_rate")
+        curve.append({"step": step, "loss": float(logs["loss"]), "validation_loss": loss})
+        return f"validation loss {loss:.4f}"
+
+    def checkpoint() -> None:
+        with progress.section("checkpoint"):
+            resume.maybe(lambda: resume.join(trainer.state(), curve=curve))
+
+    trainer.fit(settings.steps, (settings.validate_every,), at_stop, checkpoint, progress)
+    return curve
+
+
+def write_curve(path: str, rows: Curve) -> None:
+    """Write rows of equal keys as CSV."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def device_name(device: torch.device) -> str:
+    """`cpu`, or the GPU's own name."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def model_card(manifest: dict[str, Any]) -> str:
+    """What a colleague should know before using the flow."""
+    parameters = "\n".join(f"- {name}: `{value}`" for name, value in manifest["parameters"].items())
+    return f"""# Behaviour flow of {manifest["dataset"]}, seed {manifest["seed"]}
+
+A velocity field v(s, x, t) fitted by flow matching to the actions of `{manifest["dataset"]}`; it carries N(0, I) at
+t = 0 to the behaviour's actions at t = 1. Load it with `flp.flowfile.load_flow`.
+
+- dataset SHA-256: `{manifest["dataset_sha256"]}`
+- key: `{manifest["key"]}`
+- validation loss: {manifest["validation_loss"]:.5f}
+- clipped action coordinates: {100 * manifest["clipped_fraction"]:.2f} %
+- device: {manifest["device"]}
+
+Parameters:
+
+{parameters}
+
+Its quality (round trip, latents against the prior, likelihood) is in
+`{Path(layout.QUALITY.format(**manifest))}/quality.json`; library versions are in `flow.json`.
+"""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
