@@ -90,7 +90,7 @@ class MazeWalker:
 
 
 def free_cells(maze: NDArray[np.integer[Any]]) -> tuple[list[Cell], list[Cell]]:
-    """All free cells of a maze (0 free, 1 wall), and those that are not in the middle of a straight hallway."""
+    """All free cells of a maze (0 free, 1 wall), and those of them that are not inside a straight hallway."""
     cells = [(int(i), int(j)) for i, j in np.argwhere(maze == 0)]
 
     def in_hallway(i: int, j: int) -> bool:

@@ -43,16 +43,17 @@ class Collector:
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self.spec = specification(recipe.dataset)
-        options = {"mode": "data_collection"} if self.spec.family == "manipulation" else {}
+        options: dict[str, Any] = {"mode": "data_collection"} if self.spec.family == "manipulation" else {}
         env = make_environment(recipe.dataset, terminate_at_goal=False, **options)
         seeded_reset(env, 0)  # compiles the model
         # The wrappers only count steps, which the controllers do themselves.
         self.env: Any = env.unwrapped
         self._model = copy.copy(self.env.model)
         self._memory = {
-            name: value for name, value in vars(self.env).items() if name.startswith(("_target_", "_cur_"))
+            name: copy.deepcopy(value)
+            for name, value in vars(self.env).items()
+            if name.startswith(("_target_", "_cur_"))
         }
-        self._memory = copy.deepcopy(self._memory)
         self._controller = controller(self.spec, recipe.policy)
 
     def episode(self, number: int) -> Arrays:
@@ -75,7 +76,9 @@ class Collector:
 
     def _attempt(self, seed: int) -> Arrays | None:
         self._forget()
-        arrays = empty_rows(self.recipe, self.recipe.steps, self.env.model.nq, self.env.model.nv, self._buttons())
+        arrays = empty_rows(
+            self.recipe, self.recipe.steps, self.env.model.nq, self.env.model.nv, self._buttons()
+        )
         arrays["terminals"][-1] = True
 
         def record(step: int, observation: Any, action: Any, info: dict[str, Any]) -> None:

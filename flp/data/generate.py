@@ -1,0 +1,291 @@
+"""Making a data set: episodes shared out over processes, kept as they finish, written in OGBench's format."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import zipfile
+from collections.abc import Generator, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, contextmanager
+from dataclasses import asdict
+from multiprocessing import connection
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from flp.artifacts import atomic_write, versions
+from flp.data.environments import specification
+from flp.data.episodes import Arrays, Collector, Recipe
+from flp.errors import FLPError
+
+POLICIES = ("scripted", "random")
+_SHARD_STEPS = 4000  # a few seconds of work: little is lost to an interruption
+
+Span = tuple[int, int]
+"""The episodes `first`, ..., `last - 1`."""
+
+
+def generate(
+    dataset: str,
+    train_path: Path | str,
+    val_path: Path | str,
+    *,
+    seed: int,
+    workers: int,
+    episodes: int | None = None,
+    steps_per_episode: int | None = None,
+    noise: float | None = None,
+    policy: str = "scripted",
+    progress: bool = True,
+    resume_dir: Path | None = None,
+) -> Recipe:
+    """Make training and validation files with OGBench's scripted controllers.
+
+    The numbers depend on the arguments up to `seed`, `noise` and `policy`, and on the library versions; not
+    on `workers`, on interruptions, or on the order in which episodes finish. Source: OGBench,
+    `data_gen_scripts/generate_locomaze.py`, `generate_manipspace.py` and `commands.sh`.
+
+    Args:
+        dataset: name of the dataset.
+        train_path: where the training episodes go (`.npz`).
+        val_path: where the validation episodes go, a tenth as many, at least one.
+        seed: seed of the data set; each episode derives its own.
+        workers: number of processes; 1 works in this one.
+        episodes: training episodes; the official number if None.
+        steps_per_episode: rows per episode, at least 2; the official number if None.
+        noise: scale of the action noise; the official one if None.
+        policy: `scripted`, or `random` for uniformly random actions in any environment.
+        progress: show a progress bar where standard error is a terminal.
+        resume_dir: folder that keeps finished episodes until the files are written, so that an interrupted
+            call continues where it stopped. None keeps nothing.
+
+    Returns:
+        The recipe that was followed.
+
+    Raises:
+        FLPError: an argument out of range, no scripted controller, a full disk, or a worker that died.
+    """
+    spec = specification(dataset)
+    episodes = spec.episodes if episodes is None else episodes
+    recipe = Recipe(
+        dataset=dataset,
+        steps=spec.steps_per_episode if steps_per_episode is None else steps_per_episode,
+        seed=seed,
+        noise=spec.noise if noise is None else noise,
+        policy=policy,
+    )
+    _check(recipe, episodes, workers)
+    total = episodes + max(1, episodes // 10)
+    shards = Shards(recipe, _spans(total, recipe.steps), resume_dir)
+    rows = _collect(recipe, total, shards, workers, progress)
+    split = episodes * recipe.steps
+    write_npz(train_path, {key: array[:split] for key, array in rows.items()})
+    write_npz(val_path, {key: array[split:] for key, array in rows.items()})
+    shards.remove()
+    return recipe
+
+
+def write_npz(path: Path | str, arrays: Arrays) -> None:
+    """Write an `.npz` file atomically; equal arrays give equal bytes.
+
+    Not compressed, unlike OGBench's: floats of noisy trajectories shrink by a tenth or two, at ten times the
+    time to write and to read.
+    """
+    with atomic_write(path) as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+def _check(recipe: Recipe, episodes: int, workers: int) -> None:
+    if recipe.policy not in POLICIES:
+        raise FLPError(f"policy '{recipe.policy}' is unknown; use 'scripted' or 'random'")
+    if recipe.policy == "scripted" and not specification(recipe.dataset).can_generate:
+        raise FLPError(
+            f"{recipe.dataset} needs a trained expert and cannot be generated here; use source 'ogbench' "
+            "(download) or 'path' (a file you have)"
+        )
+    for name, value, least in (
+        ("episodes", episodes, 1),
+        ("steps_per_episode", recipe.steps, 2),
+        ("workers", workers, 1),
+        ("seed", recipe.seed, 0),
+        ("noise", recipe.noise, 0),
+    ):
+        if not value >= least:
+            raise FLPError(f"{recipe.dataset}: {name} is {value}; it must be at least {least}")
+
+
+def _spans(total: int, steps: int) -> list[Span]:
+    """Cut the episodes into shards; the cuts do not depend on the number of workers."""
+    size = max(1, min(_SHARD_STEPS // steps, total // 8))
+    return [(first, min(first + size, total)) for first in range(0, total, size)]
+
+
+class Shards:
+    """Finished episodes on disk, named by everything that decides their numbers."""
+
+    def __init__(self, recipe: Recipe, spans: list[Span], folder: Path | None) -> None:
+        self.spans = spans
+        self.folder = folder
+        described = json.dumps([asdict(recipe), versions()], sort_keys=True)
+        self._name = hashlib.sha256(described.encode()).hexdigest()[:16]
+
+    def path(self, span: Span) -> Path | None:
+        """The file of a shard, whether it exists or not; None if nothing is kept."""
+        return self.folder and self.folder / f"{self._name}-{span[0]:06d}-{span[1]:06d}.npz"
+
+    def load(self, span: Span) -> Arrays | None:
+        """A shard kept earlier, or None if there is no whole one."""
+        path = self.path(span)
+        if path is None or not path.exists():
+            return None
+        try:
+            # Opened here: numpy leaves a file that it cannot read open.
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+                return dict(arrays)
+        except (OSError, ValueError, zipfile.BadZipFile):
+            path.unlink()
+            return None
+
+    def save(self, span: Span, arrays: Arrays) -> None:
+        """Keep a shard."""
+        path = self.path(span)
+        if path is not None:
+            write_npz(path, arrays)
+
+    def remove(self) -> None:
+        """Delete this recipe's shards, and the folder if it is empty then."""
+        if self.folder is None or not self.folder.exists():
+            return
+        for path in self.folder.glob(f"{self._name}-*.npz"):
+            path.unlink()
+        if not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+
+def _collect(recipe: Recipe, total: int, shards: Shards, workers: int, progress: bool) -> Arrays:
+    """All rows, in the order of the episodes."""
+    rows: Arrays = {}
+
+    def put(span: Span, arrays: Arrays) -> None:
+        for key, array in arrays.items():
+            if key not in rows:
+                rows[key] = np.empty((total * recipe.steps, *array.shape[1:]), array.dtype)
+            rows[key][span[0] * recipe.steps : span[1] * recipe.steps] = array
+        bar.update(len(arrays["terminals"]))
+
+    missing = []
+    with tqdm(
+        total=total * recipe.steps,
+        desc=f"generating {recipe.dataset}",
+        unit="step",
+        unit_scale=True,
+        disable=not (progress and sys.stderr.isatty()),
+    ) as bar:
+        for span in shards.spans:
+            kept = shards.load(span)
+            if kept is None:
+                missing.append(span)
+            else:
+                put(span, kept)
+        with closing(_make(recipe, missing, workers)) as made:
+            for span, arrays in made:
+                shards.save(span, arrays)
+                put(span, arrays)
+    return rows
+
+
+def _make(recipe: Recipe, spans: list[Span], workers: int) -> Generator[tuple[Span, Arrays], None, None]:
+    """Make shards and yield each as it is finished."""
+    workers = min(workers, len(spans))
+    if workers <= 1:
+        collector = Collector(recipe) if spans else None
+        for span in spans:
+            assert collector is not None
+            yield span, _join(collector, span)
+        return
+    try:
+        with _pool(recipe, workers) as pool:
+            waiting = iter(spans)
+            # Two shards per worker are enough to keep it busy; more would pile results up in memory.
+            first = itertools.islice(waiting, 2 * workers)
+            running: dict[Future[Arrays], Span] = {pool.submit(_work, span): span for span in first}
+            while running:
+                done = wait(running, return_when=FIRST_COMPLETED).done.pop()
+                yield running.pop(done), done.result()
+                for span in itertools.islice(waiting, 1):
+                    running[pool.submit(_work, span)] = span
+    except BrokenProcessPool as error:
+        raise FLPError(
+            f"{recipe.dataset}: a worker process died, perhaps for want of memory; run again with fewer "
+            f"workers than {workers}"
+        ) from error
+
+
+def _join(collector: Collector, span: Span) -> Arrays:
+    episodes = list(collector.episodes(*span))
+    return {key: np.concatenate([episode[key] for episode in episodes]) for key in episodes[0]}
+
+
+_worker: Collector | None = None
+
+
+def _start_worker(recipe: Recipe) -> None:
+    """Make this process's collector; leave Ctrl-C to the parent, and end when the parent is gone."""
+    global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    _worker = Collector(recipe)
+
+
+def _work(span: Span) -> Arrays:
+    assert _worker is not None
+    return _join(_worker, span)
+
+
+@contextmanager
+def _pool(recipe: Recipe, workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Worker processes that are gone when the block is left, however it is left."""
+    before = set(multiprocessing.active_children())
+    # Spawned, as forking a process with threads (torch's) is unsafe; the numbers stay single-threaded.
+    context = multiprocessing.get_context("spawn")
+    with _environment_variable("OMP_NUM_THREADS", "1"):
+        pool = ProcessPoolExecutor(workers, context, _start_worker, (recipe,))
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in set(multiprocessing.active_children()) - before:
+                process.terminate()
+                process.join()
+            raise
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _environment_variable(name: str, value: str) -> Iterator[None]:
+    old = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if old is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = old
