@@ -10,14 +10,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from flp import layout
+from flp.artifacts import read_json
+from flp.errors import FLPError
 from flp.fingerprint import fingerprint
 from flp.params import Params
 
+# The report's manifest, which holds its key, is written last.
+REPORT_FILES = ("index.html", "summary.csv", "metrics.json", "manifest.json")
 # Parameters only FLP reads: changing them leaves the baselines alone.
 _FLP_ONLY = ("alpha", "candidates", "log_std_min", "log_std_max")
 
@@ -36,6 +41,47 @@ class Run:
     def name(self) -> str:
         """The run's folder inside its job's."""
         return layout.run_name(self.task, self.seed, self.variant)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What one job makes.
+
+    Attributes:
+        stage: the stage that makes it.
+        name: its name among the stage's, such as `cube-single-play/seed0`.
+        key: the key it must carry.
+        files: the files the job makes, relative to the working directory.
+        manifests: those of the files that hold the key.
+        runs: the folders of its runs, for agents; the job keeps those it finds finished.
+        inputs: what the job reads, by role.
+    """
+
+    stage: str
+    name: str
+    key: str
+    files: tuple[str, ...]
+    manifests: tuple[str, ...]
+    runs: tuple[str, ...] = ()
+    inputs: dict[str, tuple[Artifact, ...]] = field(default_factory=dict)
+
+    def exists(self, root: Path = Path()) -> bool:
+        """Whether all of it is there."""
+        return all((root / path).exists() for path in (*self.files, *self.runs))
+
+    def is_current(self, root: Path = Path()) -> bool:
+        """Whether it is whole and made of what the parameters and the source say now."""
+        return self.exists(root) and all(found_key(root / path) == self.key for path in self.manifests)
+
+
+def found_key(manifest: Path) -> str | None:
+    """The key in a manifest; None where there is none to read."""
+    try:
+        value = read_json(manifest)
+    except FLPError:
+        return None
+    key = value.get("key") if isinstance(value, dict) else None
+    return key if isinstance(key, str) else None
 
 
 def hash_of(*parts: Any) -> str:
@@ -97,7 +143,9 @@ class Keys:
         """The key of one fine-tuned run."""
         params = self.dataset_params(dataset)
         source = fingerprint("flp.stages.online_finetune", f"flp.agents.{agent}")
-        return hash_of("online_finetune", source, params.online.keyed(), self.offline_run(dataset, agent, run))
+        return hash_of(
+            "online_finetune", source, params.online.keyed(), self.offline_run(dataset, agent, run)
+        )
 
     def offline_job(self, dataset: str, agent: str, seeds: list[int]) -> str:
         """The key of the runs that train together."""
@@ -114,9 +162,13 @@ class Keys:
         offline = self.dataset_params(dataset).offline
         variants: list[tuple[str, float, int]] = [("", offline.alpha, offline.candidates)]
         if agent == "flp":
-            variants += [(f"alpha={a:g}", a, offline.candidates) for a in offline.sweep.alpha if a != offline.alpha]
             variants += [
-                (f"candidates={n}", offline.alpha, n) for n in offline.sweep.candidates if n != offline.candidates
+                (f"alpha={a:g}", a, offline.candidates) for a in offline.sweep.alpha if a != offline.alpha
+            ]
+            variants += [
+                (f"candidates={n}", offline.alpha, n)
+                for n in offline.sweep.candidates
+                if n != offline.candidates
             ]
         return [
             Run(task, seed, alpha, candidates, variant)
@@ -144,6 +196,64 @@ class Keys:
         for dataset, agent, seeds in self.jobs():
             if self.dataset_params(dataset).online.steps > 0 and agent not in OFFLINE_ONLY:
                 yield dataset, agent, seeds
+
+    @cached_property
+    def artifacts(self) -> dict[str, Artifact]:
+        """Every artifact of the experiment by `stage/name`, each after its inputs."""
+        found: dict[str, Artifact] = {}
+
+        def add(stage: str, name: str, key: str, files: list[str], manifests: list[str], **more: Any) -> Artifact:
+            artifact = Artifact(stage, name, key, tuple(files), tuple(manifests), **more)
+            found[f"{stage}/{name}"] = artifact
+            return artifact
+
+        data, flows, latents = {}, {}, {}
+        for dataset in self.params.datasets:
+            files = [layout.DATA.format(dataset=dataset) + suffix for suffix in layout.DATA_SUFFIXES]
+            data[dataset] = add("download_dataset", dataset, self.data(dataset), files, files[-1:])
+            for seed in self.params.seeds:
+                place, name = (dataset, seed), f"{dataset}/seed{seed}"
+                base = layout.FLOW.format(dataset=dataset, seed=seed)
+                files = [base + suffix for suffix in layout.FLOW_SUFFIXES]
+                inputs = {"data": (data[dataset],)}
+                flows[place] = add("pretrain_flow", name, self.flow(*place), files, [base + ".json"], inputs=inputs)
+                base = layout.LATENT.format(dataset=dataset, seed=seed)
+                quality = layout.QUALITY.format(dataset=dataset, seed=seed)
+                files = [base + suffix for suffix in layout.LATENT_SUFFIXES]
+                files += [f"{quality}/{file}" for file in layout.QUALITY_FILES]
+                manifests = [base + ".json", f"{quality}/quality.json"]
+                inputs = inputs | {"flow": (flows[place],)}
+                latents[place] = add(
+                    "invert_to_latent", name, self.latent(*place), files, manifests, inputs=inputs
+                )
+
+        def agents(stage: str, folder: str, key: str, runs: list[Run], job: tuple[str, str, list[int]]) -> Artifact:
+            dataset, agent, seeds = job
+            joined = layout.join_seeds(seeds)
+            folder = folder.format(dataset=dataset, agent=agent, seeds=joined)
+            name, manifest = f"{dataset}/{agent}/seed{joined}", f"{folder}/manifest.json"
+            inputs = {
+                "data": (data[dataset],),
+                "flow": tuple(flows[dataset, seed] for seed in seeds),
+                "latent": tuple(latents[dataset, seed] for seed in seeds),
+            }
+            if stage == "online_finetune":
+                inputs["offline"] = (found[f"offline_train/{name}"],)
+            folders = tuple(f"{folder}/{run.name}" for run in runs)
+            return add(stage, name, key, [manifest], [manifest], runs=folders, inputs=inputs)
+
+        offline = tuple(
+            agents("offline_train", layout.OFFLINE, self.offline_job(*job), self.runs(*job), job)
+            for job in self.jobs()
+        )
+        online = tuple(
+            agents("online_finetune", layout.ONLINE, self.online_job(*job), self.online_runs(*job), job)
+            for job in self.online_jobs()
+        )
+        inputs = {"flow": tuple(flows.values()), "latent": tuple(latents.values()), "offline": offline, "online": online}
+        files = [f"{layout.REPORT}/{file}" for file in REPORT_FILES]
+        add("report", "report", self.report, files, files[-1:], inputs=inputs)
+        return found
 
     @cached_property
     def report(self) -> str:

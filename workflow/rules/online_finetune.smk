@@ -1,0 +1,29 @@
+# Only the manifest is declared: Snakemake deletes what it declares before a job starts, and runs that are finished
+# shall stay when a task, a seed or a value of the sweep joins them. The stage writes the manifest last.
+rule online_finetune:
+    """Continue the runs of one offline job in the environment."""
+    input:
+        unpack(inputs_of("online_finetune")),
+    output:
+        manifest=layout.ONLINE + "/manifest.json",
+    log:
+        log_file("online_finetune", "{dataset}/{agent}/seed{seeds}"),
+    conda:
+        "../envs/flp.yaml"
+    threads: lambda w: min(16, len(artifact_of("online_finetune", w).runs))
+    resources:
+        gpu=GPUS,
+        mem_mb=lambda w: 8000 + 500 * len(artifact_of("online_finetune", w).runs),
+        runtime=lambda w, attempt: attempt
+        * (60 + dataset_params(w).online.steps // 400),
+    params:
+        key=key_of("online_finetune"),
+    shell:
+        "(python -m flp.stages.online_finetune --dataset {wildcards.dataset:q} --agent {wildcards.agent}"
+        " --seeds {wildcards.seeds} --params {PARAMS:q} --threads {threads}) 2>&1 | tee -i {log:q}"
+
+
+rule online_finetune_all:
+    input:
+        first_files("online_finetune"),
+    localrule: True
