@@ -25,10 +25,12 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
 from multiprocessing.connection import Connection
-from types import TracebackType
 from typing import Any, NoReturn
 
+import mujoco
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -89,26 +91,41 @@ class _Arrays:
         self.flags = view(np.bool_, layout.slots, 3)  # terminated, truncated, success
 
 
-class _Share:
-    """The environments of one worker.
+@contextmanager
+def _shared_models() -> Iterator[None]:
+    """Let the manipulation environments made in this block share their compiled models and mesh files.
 
-    Args:
-        arrays: where observations and the rest are exchanged.
-        dataset: decides the environment.
-        tasks: `{slot: task}` for the slots of this worker.
-        success_timing: as in `make_environment`.
-        worker: the worker's number.
+    OGBench compiles two models of some 60 MB for each environment, always the same. What differs between
+    environments later on is colours, and the damping of locked joints, which `_Share.step` looks after.
     """
+    files: Any = import_module("dm_control.utils.io")
+    compile_model, read = mujoco.MjModel.from_xml_string, files.GetResource
+    models: dict[tuple[str, ...], Any] = {}
 
-    def __init__(
-        self, arrays: _Arrays, dataset: str, tasks: dict[int, int], success_timing: str, worker: int
-    ) -> None:
+    def compile_once(xml: str, assets: dict[str, bytes] | None = None) -> Any:
+        key = (xml, *sorted(assets or ()))
+        if key not in models:
+            models[key] = compile_model(xml, assets)
+        return models[key]
+
+    mujoco.MjModel.from_xml_string, files.GetResource = compile_once, cache(read)
+    try:
+        yield
+    finally:
+        mujoco.MjModel.from_xml_string, files.GetResource = compile_model, read
+
+
+class _Share:
+    """The environments of one worker, `{slot: task}`; observations and the rest go to `arrays`."""
+
+    def __init__(self, arrays: _Arrays, dataset: str, tasks: dict[int, int], success_timing: str, worker: int) -> None:
         self.dataset, self.tasks, self.success_timing = dataset, tasks, success_timing
         self.worker, self.arrays = worker, arrays
         self.slots = np.array(list(tasks))
         self.teleports = "teleport" in dataset
         self.environments: dict[int, Any] = {}
         self.seeds: dict[int, int] = {}
+        self.damping: dict[int, NDArray[np.float64]] = {}
 
     def handle(self, request: Request) -> Failure | None:
         """Build the environments (None), step slots (one nonzero byte each) or reset (`{slot: seed}`)."""
@@ -124,26 +141,37 @@ class _Share:
         return None
 
     def build(self) -> None:
-        for slot, task in self.tasks.items():
-            with self._busy_with(slot):
-                self.environments[slot] = make_environment(self.dataset, task, self.success_timing)
+        with _shared_models():
+            for slot, task in self.tasks.items():
+                with self._busy_with(slot):
+                    self.environments[slot] = make_environment(self.dataset, task, self.success_timing)
+                    seeded_reset(self.environments[slot], 0)  # manipulation compiles its model only now
 
     def reset(self, seeds: dict[int, int]) -> None:
         for slot, seed in seeds.items():
             with self._busy_with(slot):
                 self.arrays.observations[slot], _ = seeded_reset(self.environments[slot], seed)
                 self.seeds[slot] = seed
+                self.damping[slot] = self._damping(slot).copy()
 
     def step(self, slots: Sequence[int]) -> None:
         arrays = self.arrays
         for slot in slots:
             with self._busy_with(slot), self._own_randomness(slot):
+                damping = self._damping(slot)
+                damping[:] = self.damping[slot]
                 observation, reward, terminated, truncated, info = self.environments[slot].step(
                     arrays.actions[slot].copy()
                 )
                 arrays.observations[slot] = observation
                 arrays.rewards[slot] = reward
                 arrays.flags[slot] = terminated, truncated, bool(info["success"])
+                self.damping[slot][:] = damping
+
+    def _damping(self, slot: int) -> NDArray[np.float64]:
+        """The joints' damping: buttons of the scene lock joints by it, in a model that slots may share."""
+        damping: NDArray[np.float64] = self.environments[slot].unwrapped.model.dof_damping
+        return damping
 
     @contextmanager
     def _busy_with(self, slot: int) -> Iterator[None]:
@@ -255,9 +283,7 @@ class EnvironmentPool:
             the message names slot, dataset and task, and the pool is closed.
     """
 
-    def __init__(
-        self, dataset: str, tasks: Sequence[int], *, workers: int = 0, success_timing: str = "pre"
-    ) -> None:
+    def __init__(self, dataset: str, tasks: Sequence[int], *, workers: int = 0, success_timing: str = "pre") -> None:
         if not tasks or workers < 0:
             raise FLPError(f"a pool needs slots and workers >= 0, not {len(tasks)} slots, {workers} workers")
         spec = specification(dataset)
@@ -367,7 +393,5 @@ class EnvironmentPool:
     def __enter__(self) -> EnvironmentPool:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()

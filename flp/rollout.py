@@ -23,9 +23,6 @@ Act = Callable[[Tensor, RunStreams], "Tensor | NDArray[Any]"]
 """A policy of all R runs: `(observations [R, E, o] float32, streams) -> actions [R, E, a]` in [-1, 1]."""
 
 
-_MANIPULATION_SLOTS = 25
-
-
 class EpisodeStreams(RunStreams):
     """Per-run noise for the episodes of one wave, `[R, E, ...]`; every draw must lead with E.
 
@@ -93,8 +90,8 @@ class Evaluator:
         episodes: E, per run.
         seed: of the episodes and of the policies' noise.
         workers: processes that step environments; 0 steps them in this process.
-        slots: environments per run; with fewer than `episodes`, episodes are played in waves. Default: all
-            episodes at once in mazes, and at most 25 in manipulation, whose environments take more memory.
+        slots: environments per run; with fewer than `episodes`, which is the default, episodes are played in
+            waves. An environment takes 1 to 7 MB, a worker some 100 MB (mazes) or 500 MB (manipulation).
         success_timing: as in `make_environment`.
         record: number of episodes per run whose xy positions are kept (mazes only).
         device: where the policy computes; its observations and noise are put there.
@@ -137,9 +134,7 @@ class Evaluator:
 
     def _width(self, slots: int | None) -> int:
         """Episodes per wave: as even as the slots allow, and the same whatever the other runs are."""
-        if slots is None:
-            slots = _MANIPULATION_SLOTS if self.spec.family == "manipulation" else self.episodes
-        waves = -(-self.episodes // slots)
+        waves = -(-self.episodes // (slots or self.episodes))
         return -(-self.episodes // waves)
 
     def evaluate(self, act: Act) -> Evaluation:
@@ -195,9 +190,7 @@ class Evaluator:
                 for e in range(min(kept.stop, self.record) - kept.start):
                     result.trajectories[run].append(path[e, : lengths[run * E + e] + 1].copy())
 
-    def _actions(
-        self, act: Act, observations: NDArray[np.float32], streams: RunStreams
-    ) -> NDArray[np.float32]:
+    def _actions(self, act: Act, observations: NDArray[np.float32], streams: RunStreams) -> NDArray[np.float32]:
         """One forward of the policy, checked and clipped; [R·E, a]."""
         chosen = torch.as_tensor(act(torch.tensor(observations, device=self.device), streams))
         expected = (*observations.shape[:2], self.pool.action_dim)
