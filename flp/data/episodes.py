@@ -76,9 +76,7 @@ class Collector:
 
     def _attempt(self, seed: int) -> Arrays | None:
         self._forget()
-        arrays = empty_rows(
-            self.recipe, self.recipe.steps, self.env.model.nq, self.env.model.nv, self._buttons()
-        )
+        arrays = empty_rows(self.recipe, self.recipe.steps, self.env.model.nq, self.env.model.nv, self._buttons())
         arrays["terminals"][-1] = True
 
         def record(step: int, observation: Any, action: Any, info: dict[str, Any]) -> None:

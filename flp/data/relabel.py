@@ -1,0 +1,107 @@
+"""Rewards of a task, computed by OGBench itself; and the mazes' layouts, for drawing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flp.data.environments import make_environment, numpy_seeded, specification
+from flp.data.load import Dataset
+from flp.errors import FLPError
+
+
+def relabel(
+    dataset: str, task: int, data: Dataset, *, success_timing: str = "pre"
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Rewards and masks of the transitions for a task.
+
+    Source: OGBench, `ogbench/relabel_utils.py`, which is called: it decides.
+
+    Args:
+        dataset: name of the dataset.
+        task: 1 to `num_tasks`.
+        data: the loaded dataset.
+        success_timing: `pre` judges the state before the action (OGBench >= 1.2), `post` the one after it
+            (OGBench 1.1, FQL).
+
+    Returns:
+        `(rewards, masks)`, float32 `[n]`: 0 for success and -1 for each part of the task that is not
+        achieved; masks are 0 where the whole task is achieved (the episode would end) and 1 elsewhere.
+
+    Raises:
+        FLPError: unknown dataset, task or timing; the data are another environment's.
+    """
+    spec = specification(dataset)
+    env = make_environment(dataset, task, success_timing)
+    rows = data.transitions if success_timing == "pre" else data.transitions + 1
+    states: dict[str, NDArray[Any]] = {"qpos": data.qpos[rows]}
+    if data.button_states is not None:
+        states["button_states"] = data.button_states[rows]
+    with numpy_seeded(0):  # relabelling resets the environment, which must not disturb anyone's numbers
+        from ogbench.relabel_utils import relabel_dataset
+
+        try:
+            env.reset()
+            _check_states(dataset, env.unwrapped, states, spec.has_buttons)
+            relabel_dataset(f"{spec.environment}-v0", env, states)
+        finally:
+            env.close()
+    return states["rewards"], states["masks"]
+
+
+def _check_states(dataset: str, env: Any, states: dict[str, NDArray[Any]], has_buttons: bool) -> None:
+    """Refuse states of another environment: OGBench would slice them without a word."""
+    columns = {"qpos": env.model.nq}
+    if has_buttons:
+        columns["button_states"] = len(env._cur_button_states)
+    for key, expected in columns.items():
+        if key not in states or states[key].shape[1] != expected:
+            raise FLPError(
+                f"{dataset}: '{key}' of the data does not have the environment's {expected} columns; it is "
+                "another dataset's file, correct the name or fetch it again"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class MazeMap:
+    """A maze's layout.
+
+    Cell `(i, j)` is the square of side `unit` centred at `x = j * unit - offset`, `y = i * unit - offset`.
+
+    Attributes:
+        walls: bool `[rows, columns]`, true where there is a wall.
+        unit: side of a cell, in the units of the positions in `qpos[:, :2]`.
+        offset: distance of the first cell's centre from the origin, along both axes.
+        goals: float64 `[num_tasks, 2]`, the tasks' goals, x and y.
+        goal_radius: a position this close to the goal is a success.
+    """
+
+    walls: NDArray[np.bool_]
+    unit: float
+    offset: float
+    goals: NDArray[np.float64]
+    goal_radius: float
+
+
+def maze_map(dataset: str) -> MazeMap | None:
+    """The layout of a dataset's maze or arena; None for manipulation, which has none.
+
+    Raises:
+        FLPError: unknown dataset.
+    """
+    if specification(dataset).family == "manipulation":
+        return None
+    env = make_environment(dataset)
+    maze: Any = env.unwrapped
+    layout = MazeMap(
+        walls=np.asarray(maze.maze_map) == 1,
+        unit=float(maze._maze_unit),
+        offset=float(maze._offset_x),
+        goals=np.array([info["goal_xy"] for info in maze.task_infos], np.float64),
+        goal_radius=float(maze._goal_tol),
+    )
+    env.close()
+    return layout
