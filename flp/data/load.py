@@ -97,7 +97,7 @@ def validate(path: Path | str, dataset: str | None = None) -> None:
             or shape, or NaN, or actions outside [-1, 1]; an unfinished last episode; sizes that are absurd or
             not the dataset's. One line that names the file, the key and the remedy.
     """
-    for _ in _checked_arrays(Path(path), dataset):
+    for _ in checked_arrays(Path(path), dataset):
         pass
 
 
@@ -112,7 +112,7 @@ def load_dataset(path: Path | str, dataset: str | None = None) -> Dataset:
         FLPError: as `validate`.
     """
     path = Path(path)
-    arrays = dict(_checked_arrays(path, dataset))
+    arrays = dict(checked_arrays(path, dataset))
     clipped = _clip(arrays["actions"])
     for array in arrays.values():
         array.flags.writeable = False
@@ -144,7 +144,12 @@ def _pieces(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
     return (array[first : first + rows] for first in range(0, len(array), rows))
 
 
-def _checked_arrays(path: Path, dataset: str | None) -> Iterator[tuple[str, NDArray[Any]]]:
+def checked_arrays(path: Path, dataset: str | None = None) -> Iterator[tuple[str, NDArray[Any]]]:
+    """Yield `(key, array)` for each array of the format in a file, checked, as it is in the file.
+
+    Raises:
+        FLPError: as `validate`.
+    """
     with _refusals(path), zipfile.ZipFile(path) as archive:
         shapes = _shapes(path, archive)
         _check_shapes(path, shapes, dataset)

@@ -1,0 +1,303 @@
+"""Bringing dataset files in: from OGBench's own cache, by download, or from a path; never a bad one."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import http.client
+import ipaddress
+import os
+import random
+import shutil
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urlsplit
+
+import numpy as np
+from tqdm import tqdm
+
+from flp.artifacts import read_json, sha256_of, write_json, write_verified
+from flp.data.environments import specification
+from flp.data.generate import write_npz
+from flp.data.load import MAX_BYTES, checked_arrays, validate
+from flp.errors import FLPError
+
+_PIECE = 2**20
+_TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504})
+"""HTTP statuses after which it is worth asking again."""
+
+
+class _SourceFailedError(Exception):
+    """A source cannot give the file; another one may."""
+
+
+def fetch(
+    dataset: str,
+    train_path: Path | str,
+    val_path: Path | str,
+    *,
+    mirrors: Sequence[str] = (),
+    sha256: Mapping[str, str] | None = None,
+    known_hashes_path: Path | None = None,
+    timeout: float = 60.0,
+    retries: int = 4,
+    progress: bool = True,
+) -> dict[str, str]:
+    """Get a dataset's official files: from OGBench's cache folder, its server, or the mirrors, in this order.
+
+    A file arrives whole or not at all: its checksum is compared where one is known, it is validated from end
+    to end, and only then moved into place. Broken downloads continue where they stopped if the server can.
+
+    Args:
+        dataset: name of the dataset.
+        train_path: where `{dataset}-v0.npz` goes.
+        val_path: where `{dataset}-v0-val.npz` goes.
+        mirrors: folders' URLs, https (or http on this machine), that hold files of the same names.
+        sha256: checksums by file name (`{dataset}-v0.npz`), hexadecimal.
+        known_hashes_path: JSON file of checksums by file name: checked, and extended by what is new.
+        timeout: seconds without any byte after which a connection counts as broken.
+        retries: further attempts at each source after a broken connection.
+        progress: show a progress bar where standard error is a terminal.
+
+    Returns:
+        Where each file came from, by file name.
+
+    Raises:
+        FLPError: no source gave a good file (one line, with each source's reason), or a bad argument.
+    """
+    spec = specification(dataset)
+    import ogbench.utils  # late: its import takes a while
+
+    folders = [ogbench.utils.DATASET_URL, *mirrors]
+    for folder in folders:
+        _check_url(folder)
+    known = _recorded(known_hashes_path) if known_hashes_path else {}
+    origins = {}
+    for suffix, target in (("", Path(train_path)), ("-val", Path(val_path))):
+        name = f"{spec.dataset}-v0{suffix}.npz"
+        cached = Path(ogbench.utils.DEFAULT_DATASET_DIR).expanduser() / name
+        sources = [str(cached)] if cached.exists() else []
+        sources += [f"{folder.rstrip('/')}/{name}" for folder in folders]
+        getter = _Getter(name, dataset, _expected(name, sha256 or {}, known), timeout, retries, progress)
+        origins[name], digest = getter.get(sources, target)
+        if known_hashes_path and name not in known:
+            _record(known_hashes_path, name, digest)
+    return origins
+
+
+def link_existing(dataset: str, path: Path | str, train_path: Path | str, val_path: Path | str) -> None:
+    """Copy an existing dataset file, and its `-val.npz` neighbour; without one, its last episodes validate.
+
+    Args:
+        dataset: name of the dataset that the file must fit.
+        path: the training file; with no `{stem}-val.npz` beside it, a tenth of its episodes, at least one,
+            is split off its end.
+        train_path: where the training file goes.
+        val_path: where the validation file goes.
+
+    Raises:
+        FLPError: missing or bad file, or too few episodes to split.
+    """
+    path = Path(path).expanduser()
+    validate(path, dataset)
+    neighbour = path.with_name(f"{path.stem}-val.npz")
+    if neighbour.exists():
+        validate(neighbour, dataset)
+        write_verified(train_path, partial(_copy, path))
+        write_verified(val_path, partial(_copy, neighbour))
+        return
+    arrays = dict(checked_arrays(path, dataset))
+    ends = np.flatnonzero(arrays["terminals"]) + 1
+    if len(ends) < 2:
+        raise FLPError(f"{path} has one episode, too few to split; put a validation file at {neighbour}")
+    split = ends[-1 - max(1, len(ends) // 10)]
+    write_npz(train_path, {key: array[:split] for key, array in arrays.items()})
+    write_npz(val_path, {key: array[split:] for key, array in arrays.items()})
+
+
+def _copy(source: Path, target: Path) -> None:
+    shutil.copyfile(source, target)
+
+
+def _expected(name: str, given: Mapping[str, str], known: Mapping[str, str]) -> str | None:
+    """The file's checksum, if it is known from anywhere."""
+    stated, recorded = given.get(name), known.get(name)
+    if stated and recorded and stated.lower() != recorded:
+        raise FLPError(
+            f"{name}: the given SHA-256 {stated[:12]}... is not the recorded {recorded[:12]}...; correct it, or "
+            "remove the record if the file is meant to have changed"
+        )
+    return stated.lower() if stated else recorded
+
+
+def _recorded(path: Path) -> dict[str, str]:
+    """Checksums recorded earlier, by file name."""
+    found = read_json(path) if path.exists() else {}
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise FLPError(f"{path} does not hold checksums by file name; mend or delete it")
+    return found
+
+
+def _record(path: Path, name: str, digest: str) -> None:
+    """Add a checksum; jobs that finish at the same moment wait for each other."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        write_json(path, _recorded(path) | {name: digest})
+    finally:
+        os.close(folder)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _check_url(url: str) -> None:
+    parts = urlsplit(url)
+    if not (parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(parts.hostname or ""))):
+        raise FLPError(f"'{url}' is not an https:// address; use https (http only on this machine)")
+
+
+class _SafeRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects, but not away from encryption."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        try:
+            _check_url(newurl)
+        except FLPError as error:
+            raise _SourceFailedError(f"redirects to an insecure address ({newurl})") from error
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+class _Getter:
+    """Gets one file from the first source that has a good one."""
+
+    def __init__(
+        self, name: str, dataset: str, expected: str | None, timeout: float, retries: int, progress: bool
+    ) -> None:
+        self.name = name
+        self.dataset = dataset
+        self.expected = expected
+        self.timeout = timeout
+        self.retries = retries
+        self.progress = progress
+        self._opener = urllib.request.build_opener(_SafeRedirects)
+
+    def get(self, sources: list[str], target: Path) -> tuple[str, str]:
+        """Return `(source, SHA-256)`."""
+        failures = []
+        for source in sources:
+            try:
+                return source, write_verified(target, partial(self._bring, source))
+            except _SourceFailedError as error:
+                failures.append(f"{source} {error}")
+        raise FLPError(
+            f"cannot get {self.name}: {'; '.join(failures)}; check the connection, name a mirror, or use a "
+            "file you have (source 'path')"
+        )
+
+    def _bring(self, source: str, temporary: Path) -> None:
+        if "://" in source:
+            self._download(source, temporary)
+        else:
+            _copy(Path(source), temporary)
+        if self.expected is not None and sha256_of(temporary) != self.expected:
+            raise _SourceFailedError(f"has another SHA-256 than {self.expected[:12]}... (altered or replaced)")
+        try:
+            validate(temporary, self.dataset)
+        except FLPError as error:
+            raise _SourceFailedError(f"is bad: {error}".replace(str(temporary), self.name)) from error
+
+    def _download(self, url: str, temporary: Path) -> None:
+        with open(temporary, "wb") as file, self._bar() as bar:
+            download = _Download(self._opener, url, file, self.timeout, bar)
+            for attempt in range(self.retries + 1):
+                try:
+                    download.go_on()
+                    return
+                except (OSError, http.client.HTTPException) as error:
+                    if isinstance(error, urllib.error.HTTPError) and error.code not in _TEMPORARY:
+                        raise _SourceFailedError(f"answers {error.code} {error.reason}") from error
+                    if attempt == self.retries:
+                        raise _SourceFailedError(f"breaks off {attempt + 1} times ({error})") from error
+                    _pause(attempt)
+
+    def _bar(self) -> tqdm[Any]:
+        hidden = not (self.progress and sys.stderr.isatty())
+        return tqdm(desc=self.name, unit="B", unit_scale=True, unit_divisor=1024, disable=hidden)
+
+
+def _pause(attempt: int) -> None:
+    """Wait 1, 2, 4, ... seconds, at most 30, a little unevenly so that many jobs do not return together."""
+    time.sleep(min(30, 2**attempt) * random.uniform(0.75, 1.25))
+
+
+class _Download:
+    """A download that goes on where it stopped, if the server can say that the file is still the same."""
+
+    def __init__(
+        self, opener: urllib.request.OpenerDirector, url: str, file: IO[bytes], timeout: float, bar: tqdm[Any]
+    ) -> None:
+        self.opener = opener
+        self.url = url
+        self.file = file
+        self.timeout = timeout
+        self.bar = bar
+        self._version: str | None = None
+
+    def go_on(self) -> None:
+        """Receive the rest of the file; raises `OSError` or `HTTPException` if the connection breaks."""
+        request = urllib.request.Request(self.url, headers={"User-Agent": "flp"})
+        if self.file.tell() and self._version:
+            request.add_header("Range", f"bytes={self.file.tell()}-")
+            request.add_header("If-Range", self._version)
+        with contextlib.closing(self.opener.open(request, timeout=self.timeout)) as response:
+            self._place(response)
+            left = self._length(response)
+            while piece := response.read(_PIECE):
+                if self.file.tell() + len(piece) > MAX_BYTES:
+                    raise _SourceFailedError("sends more than any dataset has")
+                _write(self.file, piece)
+                self.bar.update(len(piece))
+                left = None if left is None else left - len(piece)
+            if left:
+                raise ConnectionError(f"{left} bytes are missing")
+
+    def _place(self, response: Any) -> None:
+        """Stay at the end if the server continues there, else start again."""
+        start = f"bytes {self.file.tell()}-"
+        if not (response.status == 206 and response.headers.get("Content-Range", "").startswith(start)):
+            self.file.seek(0)
+            self.file.truncate()
+            self.bar.reset()
+            etag = response.headers.get("ETag")
+            self._version = etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified")
+
+    def _length(self, response: Any) -> int | None:
+        length = response.headers.get("Content-Length")
+        if length is None:
+            return None
+        self.bar.total = self.file.tell() + int(length)
+        if self.bar.total > MAX_BYTES:
+            raise _SourceFailedError(f"announces {length} bytes, more than any dataset has")
+        return int(length)
+
+
+def _write(file: IO[bytes], piece: bytes) -> None:
+    """Write, so that a full disk is not taken for a broken connection."""
+    try:
+        file.write(piece)
+    except OSError as error:
+        raise FLPError(f"cannot write {file.name}: {error.strerror}; free some space, then run again") from error
