@@ -1,0 +1,29 @@
+"""Write the keys of one dataset's artifacts to results/keys/{dataset}.json, for DVC.
+
+DVC's report stage cannot name the outputs of every dataset one by one; it depends on the folder of these files.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from flp.artifacts import write_json
+from flp.errors import FLPError
+from flp.keys import Keys
+from flp.params import load_params
+
+
+def main(dataset: str) -> int:
+    """Write the file; return the exit status."""
+    try:
+        artifacts = Keys(load_params("params.yaml")).artifacts.values()
+        keys = {f"{a.stage}/{a.name}": a.key for a in artifacts if a.name.split("/")[0] == dataset}
+        write_json(f"results/keys/{dataset}.json", keys)
+    except FLPError as error:
+        print(f"write_keys: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
