@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -131,6 +132,7 @@ class Evaluator:
                 f"{self.width} slots for each of the tasks {self.tasks}"
             )
         self._playing = threading.Lock()
+        self._interrupted = False
 
     def _width(self, slots: int | None) -> int:
         """Episodes per wave: as even as the slots allow, and the same whatever the other runs are."""
@@ -170,6 +172,8 @@ class Evaluator:
         returns, success, lengths = np.zeros(R * E), np.zeros(R * E, np.float32), np.zeros(R * E, np.int64)
         positions = [observations[:, :2].copy()]
         while active.any():
+            if self._interrupted:
+                raise FLPError(f"the evaluation of {self.spec.dataset} was interrupted")
             step = self.pool.step(self._actions(act, observations.reshape(R, E, -1), streams), active)
             ended = active & (step.terminated | step.truncated)
             observations = np.where(active[:, None], step.observations, observations)
@@ -205,6 +209,10 @@ class Evaluator:
             )
         return np.clip(actions, -1.0, 1.0).reshape(-1, self.pool.action_dim)
 
+    def interrupt(self) -> None:
+        """Stop an evaluation under way in another thread, at its next step; it raises `FLPError`."""
+        self._interrupted = True
+
     def close(self) -> None:
         """Close the pool, unless it was given."""
         if self._owns_pool:
@@ -213,9 +221,7 @@ class Evaluator:
     def __enter__(self) -> Evaluator:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
 
@@ -223,3 +229,55 @@ def evaluate(act: Act, dataset: str, tasks: Sequence[int], **options: Any) -> Ev
     """Evaluate a policy once; the options are those of `Evaluator`."""
     with Evaluator(dataset, tasks, **options) as evaluator:
         return evaluator.evaluate(act)
+
+
+class BackgroundEvaluator:
+    """Evaluates snapshots while the caller goes on training.
+
+    The environments are stepped by their own processes and the policy computes in a thread, which gives the
+    interpreter away during its matrix products. The results are those of `evaluator.evaluate`.
+
+    Args:
+        evaluator: what evaluates; it is closed with this object and must not be used elsewhere meanwhile.
+    """
+
+    def __init__(self, evaluator: Evaluator) -> None:
+        self.evaluator = evaluator
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="evaluation")
+        self._submitted: deque[tuple[int, Future[Evaluation]]] = deque()
+
+    def submit(self, step: int, act: Act) -> None:
+        """Queue an evaluation; `act` must use a copy of the policy that training does not change."""
+        self._submitted.append((step, self._executor.submit(self.evaluator.evaluate, act)))
+
+    def finished(self) -> list[tuple[int, Evaluation]]:
+        """Return the new `(step, evaluation)` pairs, in the order of submission.
+
+        Raises:
+            Exception: whatever stopped an evaluation.
+        """
+        results: list[tuple[int, Evaluation]] = []
+        while self._submitted and self._submitted[0][1].done():
+            if results and self._submitted[0][1].exception():
+                break  # hand over what is there; the next call raises
+            step, future = self._submitted.popleft()
+            results.append((step, future.result()))
+        return results
+
+    def wait(self) -> list[tuple[int, Evaluation]]:
+        """Wait for everything that was submitted, then as `finished`."""
+        wait([future for _, future in self._submitted])
+        return self.finished()
+
+    def close(self) -> None:
+        """Give up what was submitted and is unfinished, and close the evaluator."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        self.evaluator.interrupt()
+        self._executor.shutdown()
+        self.evaluator.close()
+
+    def __enter__(self) -> BackgroundEvaluator:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
