@@ -12,12 +12,12 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from flp.errors import FLPError, nearest
 from flp.keys import Keys
 from flp.layout import split_seeds
-from flp.params import Params, json_schema, load_params
+from flp.params import AgentName, Params, json_schema, load_params
 
 STAGES = {
     "download-dataset": "fetch, generate or copy a dataset, and check it",
@@ -78,6 +78,17 @@ class Job:
         if dataset := getattr(args, "dataset", None):
             self.params = self.keys.dataset_params(dataset)
 
+    def require_agent(self) -> str:
+        """`--agent`, checked.
+
+        Raises:
+            FLPError: no such agent.
+        """
+        agent: str = self.args.agent
+        if agent not in (known := get_args(AgentName)):
+            raise FLPError(f"--agent {agent}: unknown agent{nearest(agent, known)} (known: {', '.join(known)})")
+        return agent
+
     @property
     def seeds(self) -> list[int]:
         """`--seeds`, or every seed of the experiment."""
@@ -114,11 +125,11 @@ def run_stage(
 
 
 def _guard(run: Callable[[], int], name: str = "flp") -> int:
-    from flp.resume import Interrupted
+    from flp.resume import InterruptedJobError
 
     try:
         return run()
-    except Interrupted as error:
+    except InterruptedJobError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 1
     except FLPError as error:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import fcntl
 import os
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from flp.errors import FLPError
 
@@ -60,3 +62,13 @@ def _free_gpu() -> int:
         _held.append(file)
         return index
     return 0
+
+
+def device_name(device: torch.device) -> str:
+    """`cpu`, or the GPU's own name."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def to_device(array: np.ndarray[Any, Any], device: torch.device) -> Tensor:
+    """A copy of an array (which may be read-only) on the device."""
+    return torch.tensor(array, device=device)

@@ -89,9 +89,7 @@ def _canonical(node: object) -> str:
         for name, value in ast.iter_fields(node):
             if name in {"type_comment", "kind", "ctx"} or value is None or value == []:
                 continue
-            if name == "body" and isinstance(
-                node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-            ):
+            if name == "body" and isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
                 value = [child for child in value if not _is_docstring(child)]
             fields.append(f"{name}={_canonical(value)}")
         return f"{type(node).__name__}({', '.join(fields)})"
@@ -101,8 +99,4 @@ def _canonical(node: object) -> str:
 
 
 def _is_docstring(node: ast.AST) -> bool:
-    return (
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
-    )
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

@@ -21,9 +21,7 @@ Velocity = Callable[[Tensor, float], Tensor]
 class VelocityField(nn.Module):
     """v_ω(s, x, t), one per run, on the concatenation [s, x, t] (FQL, ActorVectorField)."""
 
-    def __init__(
-        self, streams: RunStreams, observation_dim: int, action_dim: int, hidden: Sequence[int]
-    ) -> None:
+    def __init__(self, streams: RunStreams, observation_dim: int, action_dim: int, hidden: Sequence[int]) -> None:
         super().__init__()
         self.action_dim = action_dim
         self.net = MLP(streams, observation_dim + action_dim + 1, hidden, action_dim)
@@ -33,9 +31,7 @@ class VelocityField(nn.Module):
         return self.net(torch.cat([observations, x, t], -1)).squeeze(1)
 
 
-def flow_matching_loss(
-    field: VelocityField, observations: Tensor, actions: Tensor, noise: Tensor, t: Tensor
-) -> Tensor:
+def flow_matching_loss(field: VelocityField, observations: Tensor, actions: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     """Eq. 3 with the linear path x_t = (1 − t) x_0 + t x_1, per run: `[R]`.
 
     Args:

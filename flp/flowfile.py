@@ -39,8 +39,6 @@ def load_flow(
         shape["action_dim"],
         shape["hidden"],
     )
-    field.load_state_dict(
-        {name: torch.cat([tensors[name] for tensors, _ in loaded]) for name in loaded[0][0]}
-    )
+    field.load_state_dict({name: torch.cat([tensors[name] for tensors, _ in loaded]) for name in loaded[0][0]})
     flow = Flow(field, shape["solver"], shape["solver_steps"]).to(device).freeze()
     return flow, [manifest for _, manifest in loaded]

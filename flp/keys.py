@@ -143,9 +143,7 @@ class Keys:
         """The key of one fine-tuned run."""
         params = self.dataset_params(dataset)
         source = fingerprint("flp.stages.online_finetune", f"flp.agents.{agent}")
-        return hash_of(
-            "online_finetune", source, params.online.keyed(), self.offline_run(dataset, agent, run)
-        )
+        return hash_of("online_finetune", source, params.online.keyed(), self.offline_run(dataset, agent, run))
 
     def offline_job(self, dataset: str, agent: str, seeds: list[int]) -> str:
         """The key of the runs that train together."""
@@ -162,13 +160,9 @@ class Keys:
         offline = self.dataset_params(dataset).offline
         variants: list[tuple[str, float, int]] = [("", offline.alpha, offline.candidates)]
         if agent == "flp":
+            variants += [(f"alpha={a:g}", a, offline.candidates) for a in offline.sweep.alpha if a != offline.alpha]
             variants += [
-                (f"alpha={a:g}", a, offline.candidates) for a in offline.sweep.alpha if a != offline.alpha
-            ]
-            variants += [
-                (f"candidates={n}", offline.alpha, n)
-                for n in offline.sweep.candidates
-                if n != offline.candidates
+                (f"candidates={n}", offline.alpha, n) for n in offline.sweep.candidates if n != offline.candidates
             ]
         return [
             Run(task, seed, alpha, candidates, variant)
@@ -223,9 +217,7 @@ class Keys:
                 files += [f"{quality}/{file}" for file in layout.QUALITY_FILES]
                 manifests = [base + ".json", f"{quality}/quality.json"]
                 inputs = inputs | {"flow": (flows[place],)}
-                latents[place] = add(
-                    "invert_to_latent", name, self.latent(*place), files, manifests, inputs=inputs
-                )
+                latents[place] = add("invert_to_latent", name, self.latent(*place), files, manifests, inputs=inputs)
 
         def agents(stage: str, folder: str, key: str, runs: list[Run], job: tuple[str, str, list[int]]) -> Artifact:
             dataset, agent, seeds = job
@@ -243,14 +235,18 @@ class Keys:
             return add(stage, name, key, [manifest], [manifest], runs=folders, inputs=inputs)
 
         offline = tuple(
-            agents("offline_train", layout.OFFLINE, self.offline_job(*job), self.runs(*job), job)
-            for job in self.jobs()
+            agents("offline_train", layout.OFFLINE, self.offline_job(*job), self.runs(*job), job) for job in self.jobs()
         )
         online = tuple(
             agents("online_finetune", layout.ONLINE, self.online_job(*job), self.online_runs(*job), job)
             for job in self.online_jobs()
         )
-        inputs = {"flow": tuple(flows.values()), "latent": tuple(latents.values()), "offline": offline, "online": online}
+        inputs = {
+            "flow": tuple(flows.values()),
+            "latent": tuple(latents.values()),
+            "offline": offline,
+            "online": online,
+        }
         files = [f"{layout.REPORT}/{file}" for file in REPORT_FILES]
         add("report", "report", self.report, files, files[-1:], inputs=inputs)
         return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -47,7 +48,7 @@ class MLP(nn.Module):
         widths = [inputs, *hidden, outputs]
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         self.scales, self.shifts = nn.ParameterList(), nn.ParameterList()
-        for fan_in, fan_out in zip(widths, widths[1:], strict=False):
+        for fan_in, fan_out in pairwise(widths):
             limit = math.sqrt(6 / (fan_in + fan_out))
             weight = (2 * streams.uniform(members, fan_in, fan_out) - 1) * limit
             self.weights.append(nn.Parameter(weight.flatten(0, 1)))
@@ -98,9 +99,7 @@ class Critic(nn.Module):
 class Value(nn.Module):
     """State values V(s), per run."""
 
-    def __init__(
-        self, streams: RunStreams, observation_dim: int, hidden: Sequence[int], *, layer_norm: bool
-    ) -> None:
+    def __init__(self, streams: RunStreams, observation_dim: int, hidden: Sequence[int], *, layer_norm: bool) -> None:
         super().__init__()
         self.net = MLP(streams, observation_dim, hidden, 1, layer_norm=layer_norm)
 

@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from flp.data.environments import specification
 from flp.errors import FLPError, nearest
@@ -195,9 +203,7 @@ class Offline(Section):
 
     agents: list[AgentName] = Field(min_length=1, json_schema_extra=_UNKEYED)
     """Algorithms to train."""
-    tasks: Annotated[list[Annotated[int, Field(ge=1, le=5)]], Field(min_length=1)] = Field(
-        json_schema_extra=_UNKEYED
-    )
+    tasks: Annotated[list[Annotated[int, Field(ge=1, le=5)]], Field(min_length=1)] = Field(json_schema_extra=_UNKEYED)
     """OGBench's tasks of every dataset, 1 to 5."""
     steps: Count
     """Gradient steps."""
@@ -419,7 +425,7 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
         text = Path(path).read_bytes()
         if len(text) > 1_000_000:
             raise FLPError(f"{path}: {len(text)} bytes are too many for a parameter file")
-        values = yaml.load(text.decode(), _Loader)  # noqa: S506 (a SafeLoader)
+        values = yaml.load(text.decode(), _Loader)
     except OSError as error:
         raise FLPError(f"cannot read {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
@@ -441,5 +447,3 @@ def json_schema() -> str:
     """The JSON schema of `params.yaml`, for editors and `workflow/schemas/params.schema.json`."""
     schema = Params.model_json_schema()
     return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}, indent=2) + "\n"
-
-

@@ -31,9 +31,7 @@ class FlowLearner(Learner):
 
     def loss(self, batch: Batch, noise: dict[str, Tensor]) -> Tensor:
         """Eq. 3 per run, `[R]`."""
-        return flow_matching_loss(
-            self.field, batch["observations"], batch["actions"], noise["x_0"], noise["t"]
-        )
+        return flow_matching_loss(self.field, batch["observations"], batch["actions"], noise["x_0"], noise["t"])
 
 
 class Pairs:

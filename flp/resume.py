@@ -24,7 +24,7 @@ from flp.errors import FLPError
 State = tuple[dict[str, Tensor], dict[str, Any]]
 
 
-class Interrupted(FLPError):
+class InterruptedJobError(FLPError):
     """The scheduler asked the job to stop; its state is saved and its exit status is not zero."""
 
 
@@ -85,13 +85,13 @@ class Resume:
         """Save if it is time to, or if a signal asks for it, and then stop.
 
         Raises:
-            Interrupted: a signal came; the state is saved.
+            InterruptedJobError: a signal came; the state is saved.
         """
         if self.stop_signal is None and time.monotonic() - self.saved_at < self.every:
             return
         self.save(*state())
         if self.stop_signal is not None:
-            raise Interrupted(
+            raise InterruptedJobError(
                 f"stopped by {signal.Signals(self.stop_signal).name}; the state is saved, run the same "
                 "command again to go on"
             )

@@ -38,9 +38,7 @@ class RunStreams:
 
     def integers(self, high: int, *shape: int) -> Tensor:
         """Integers in [0, high), `[runs, *shape]`, int64."""
-        return self._stack(
-            [torch.randint(high, shape, generator=g, device=self.source) for g in self.generators]
-        )
+        return self._stack([torch.randint(high, shape, generator=g, device=self.source) for g in self.generators])
 
     def _stack(self, drawn: list[Tensor]) -> Tensor:
         return torch.stack(drawn).to(self.device)

@@ -68,6 +68,7 @@ class Trainer:
         at_stop: Callable[[int, Logs], str],
         checkpoint: Callable[[], None],
         progress: Progress,
+        before_update: Callable[[], None] | None = None,
     ) -> None:
         """Train up to step `steps`.
 
@@ -78,13 +79,17 @@ class Trainer:
                 the progress line.
             checkpoint: called between chunks; saves if it is time to.
             progress: the progress line.
+            before_update: called before every single update: updates are then taken one by one.
         """
+        chunk = CHUNK if before_update is None else 1
         progress.begin(self.step)
         while self.step < steps:
             stop = min(steps, *((self.step // every + 1) * every for every in stops))
             while self.step < stop:
+                if before_update is not None:
+                    before_update()
                 with progress.section("update"):
-                    logs = self.chunk(min(CHUNK, stop - self.step))
+                    logs = self.chunk(min(chunk, stop - self.step))
                     self.totals = {k: v + self.totals.get(k, 0.0) for k, v in logs.items()}
                     self.chunks += 1
                 progress.update(self.step)

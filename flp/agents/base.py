@@ -50,6 +50,10 @@ class Agent(Learner):
         """Actions of the behaviour policy `[R, B, a]`, or None where the agent has none."""
         return None
 
+    def is_shared(self, name: str) -> bool:
+        """Whether an entry of `state_dict` belongs to the shared frozen flow and is not the run's own."""
+        return name.startswith("flow.")
+
 
 def settings_of(spec: Spec, name: str) -> Any:
     """The algorithm's own section, `offline.baselines.{name}`."""

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from flp import layout
 from flp.artifacts import atomic_write, save_tensors, write_json
 from flp.cli import Job, run_stage
 from flp.data.load import load_dataset
-from flp.devices import set_up
+from flp.devices import set_up, to_device
 from flp.errors import FLPError
 from flp.flowfile import load_flow
 from flp.quality import invert, judge, negative_log_likelihood
@@ -36,13 +35,11 @@ def run(job: Job) -> None:
     name, seed, settings = job.args.dataset, job.args.seed, job.params.invert
     device = set_up(job.args.threads, job.args.device)
     key = job.keys.latent(name, seed)
-    train, validation = (
-        load_dataset(layout.DATA.format(dataset=name) + suffix) for suffix in (".npz", "-val.npz")
-    )
+    train, validation = (load_dataset(layout.DATA.format(dataset=name) + suffix) for suffix in (".npz", "-val.npz"))
     flow_path = layout.FLOW.format(dataset=name, seed=seed) + ".safetensors"
     flow, (manifest,) = load_flow([flow_path], device, dataset_sha256=train.sha256)
-    observations = torch.from_numpy(train.observations[train.transitions]).to(device)
-    actions = torch.from_numpy(train.actions[train.transitions]).to(device)
+    observations = to_device(train.observations[train.transitions], device)
+    actions = to_device(train.actions[train.transitions], device)
     latents, errors = (t.cpu() for t in invert(flow, observations, actions, settings.batch_size))
     quality = {"key": key, "dataset": name, "seed": seed, **judge(latents.numpy(), errors.numpy())}
     rows = validation.transitions[: settings.likelihood_samples]
@@ -50,8 +47,8 @@ def run(job: Job) -> None:
         "validation_loss": manifest["validation_loss"],
         "validation_nll": negative_log_likelihood(
             flow,
-            torch.from_numpy(validation.observations[rows]).to(device),
-            torch.from_numpy(validation.actions[rows]).to(device),
+            to_device(validation.observations[rows], device),
+            to_device(validation.actions[rows], device),
         )
         if len(rows)
         else None,
@@ -112,7 +109,9 @@ def picture(latents: NDArray[np.float32], quality: dict[str, Any]) -> bytes:
             continue
         axis.hist(latents[:, i], bins=80, range=(-4, 4), density=True, color="#4c78a8", alpha=0.6)
         axis.plot(grid, density, color="#222222", linewidth=1)
-        axis.set_title(f"z{i + 1}: mean {quality['latent_mean'][i]:.2f}, std {quality['latent_std'][i]:.2f}", fontsize=8)
+        axis.set_title(
+            f"z{i + 1}: mean {quality['latent_mean'][i]:.2f}, std {quality['latent_std'][i]:.2f}", fontsize=8
+        )
         axis.set_yticks([])
         axis.tick_params(labelsize=7)
     figure.suptitle("Latents of the dataset's actions against the prior N(0, 1)", fontsize=9)

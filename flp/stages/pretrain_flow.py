@@ -19,7 +19,7 @@ from flp import layout
 from flp.artifacts import write_text
 from flp.cli import Job, run_stage
 from flp.data.load import Dataset, load_dataset
-from flp.devices import set_up
+from flp.devices import device_name, set_up, to_device
 from flp.errors import FLPError
 from flp.flow import VelocityField
 from flp.flowfile import save_flow
@@ -44,9 +44,7 @@ def run(job: Job) -> None:
     name, seed, settings = job.args.dataset, job.args.seed, job.params.flow
     device = set_up(job.args.threads, job.args.device)
     key = job.keys.flow(name, seed)
-    train, validation = (
-        load_dataset(layout.DATA.format(dataset=name) + suffix) for suffix in (".npz", "-val.npz")
-    )
+    train, validation = (load_dataset(layout.DATA.format(dataset=name) + suffix) for suffix in (".npz", "-val.npz"))
     init = RunStreams([seed_of("flow init", name, seed)], place=device)
     field = VelocityField(init, train.observation_dim, train.action_dim, settings.hidden)
     learner = FlowLearner(field, settings.learning_rate)
@@ -81,13 +79,10 @@ def run(job: Job) -> None:
 
 def pairs(data: Dataset, device: torch.device) -> Pairs:
     """A dataset's observations and actions on the device."""
-    arrays = (data.observations, data.actions, data.transitions)
-    return Pairs(*(torch.from_numpy(array).to(device) for array in arrays))
+    return Pairs(*(to_device(array, device) for array in (data.observations, data.actions, data.transitions)))
 
 
-def fit(
-    trainer: Trainer, learner: FlowLearner, validation: Pairs, settings: Any, resume: Resume, label: str
-) -> Curve:
+def fit(trainer: Trainer, learner: FlowLearner, validation: Pairs, settings: Any, resume: Resume, label: str) -> Curve:
     """Train to the end, from the saved state if there is one; return the loss curve."""
     curve: Curve = []
     progress = Progress(label, settings.steps)
@@ -120,11 +115,6 @@ def write_curve(path: str, rows: Curve) -> None:
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, text.getvalue())
-
-
-def device_name(device: torch.device) -> str:
-    """`cpu`, or the GPU's own name."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 def model_card(manifest: dict[str, Any]) -> str:

@@ -1,0 +1,96 @@
+"""Fetch, generate or copy a dataset and check what it holds.
+
+Writes data/{dataset}.npz and data/{dataset}-val.npz in OGBench's format, and a manifest (.json). The source is
+download.source in params.yaml: ogbench, generate or path.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from flp import layout
+from flp.artifacts import FORMAT_VERSION, sha256_of, versions, write_json
+from flp.cli import Job, run_stage
+from flp.data.fetch import fetch, link_existing
+from flp.data.generate import generate
+from flp.data.load import validate
+from flp.params import Download
+
+KNOWN_HASHES = Path("data/sha256.json")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the stage; return the exit status."""
+    return run_stage("download-dataset", ("dataset",), run, argv, __doc__)
+
+
+def run(job: Job) -> None:
+    """Make one dataset's files."""
+    name, settings = job.args.dataset, job.params.download
+    train, validation, manifest = (Path(layout.DATA.format(dataset=name) + s) for s in layout.DATA_SUFFIXES)
+    manifest.unlink(missing_ok=True)
+    key = job.keys.data(name)
+    obtain(name, settings, train, validation, layout.resume_folder("download-dataset", key), job.args.threads)
+    rows = {}
+    for path in (train, validation):
+        rows[path.name] = {"sha256": sha256_of(path), "bytes": path.stat().st_size}
+        validate(path, name)
+    write_json(
+        manifest,
+        {
+            "format_version": FORMAT_VERSION,
+            "kind": "dataset",
+            "key": key,
+            "dataset": name,
+            "source": settings.source,
+            "label": label(settings),
+            "parameters": settings.keyed(),
+            "files": rows,
+            "versions": versions(),
+        },
+    )
+
+
+def obtain(name: str, settings: Download, train: Path, validation: Path, resume: Path, workers: int) -> None:
+    """Get both files from the chosen source."""
+    if settings.source == "generate":
+        generate(
+            name,
+            train,
+            validation,
+            seed=settings.seed,
+            workers=workers,
+            episodes=settings.episodes,
+            steps_per_episode=settings.steps_per_episode,
+            noise=settings.noise,
+            policy=settings.policy,
+            resume_dir=resume,
+        )
+    elif settings.source == "path":
+        assert settings.path is not None
+        link_existing(Path(settings.path), train, validation)
+    else:
+        fetch(
+            name,
+            train,
+            validation,
+            mirrors=settings.mirrors,
+            known_hashes_path=KNOWN_HASHES,
+            timeout=settings.timeout,
+            retries=settings.retries,
+        )
+
+
+def label(settings: Download) -> str:
+    """What a table may call these data."""
+    if settings.source == "ogbench":
+        return "OGBench's files"
+    if settings.source == "path":
+        return "a file of the user's"
+    return "made here by OGBench's controllers" if settings.policy == "scripted" else "made here by random actions"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
