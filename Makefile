@@ -1,0 +1,45 @@
+# The two commands: `make run` and `make test`. Everything lives in .venv/, made from pinned versions.
+SHELL := /bin/bash
+PYTHON ?= python3
+CORES ?= $(shell nproc)
+# A preset is an overlay on params.yaml: make run PRESET=presets/cube-single.yaml
+PRESET ?=
+BIN := .venv/bin
+export PYTHONUNBUFFERED := 1
+
+.PHONY: run test bench lint torture figures help clean-venv
+
+help: ## Say what there is to make.
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
+
+run: .venv/.run ## Train and evaluate the experiment of params.yaml, then show the table.
+	$(BIN)/snakemake --cores $(CORES) $(if $(PRESET),--configfile $(PRESET))
+	@echo && cat results/report/table.txt
+
+test: .venv/.dev ## Run the whole test suite.
+	$(BIN)/python -m pytest -n $(CORES) --dist worksteal $(PYTEST_ARGS)
+
+lint: .venv/.dev ## Check format, types and the workflow.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check workflow
+	$(BIN)/snakemake --lint
+
+bench: .venv/.dev ## Measure speed on this machine; writes results/bench/bench.json.
+	$(BIN)/python -m benchmarks.run
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "flp needs Python 3.11 or newer: make PYTHON=python3.12 run")'
+	$(PYTHON) -m venv .venv
+
+.venv/.run: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+.venv/.dev: .venv/.run
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,slurm]'
+	@touch $@
+
+clean-venv: ## Remove the environment.
+	rm -rf .venv
