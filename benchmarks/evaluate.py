@@ -26,6 +26,7 @@ import torch
 
 from flp.data.environments import make_environment, seeded_reset, specification
 from flp.pool import EnvironmentPool
+from flp.rollout import half_the_cores
 
 DATASETS = ("pointmaze-medium-navigate", "humanoidmaze-medium-navigate", "cube-single-play")
 
@@ -88,7 +89,8 @@ class Together:
             observations = self.pool.reset(range(slots), range(slots))
             start = time.perf_counter()
             for _ in range(self.horizon):
-                actions = self.policy(observations.reshape(*self.shape, -1)).reshape(slots, -1)
+                with half_the_cores():
+                    actions = self.policy(observations.reshape(*self.shape, -1)).reshape(slots, -1)
                 observations = self.pool.step(actions, active).observations
                 steps += 1
                 if spent + time.perf_counter() - start > seconds:
