@@ -17,6 +17,9 @@ from flp.seeds import seed_of
 
 Arrays = dict[str, NDArray[Any]]
 
+_CHANGING = ("dof_damping", "geom_pos", "site_pos")
+"""Fields of the compiled model that OGBench changes while an episode runs, besides colours."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -48,13 +51,15 @@ class Collector:
         seeded_reset(env, 0)  # compiles the model
         # The wrappers only count steps, which the controllers do themselves.
         self.env: Any = env.unwrapped
-        self._model = copy.copy(self.env.model)
+        self._model = {name: getattr(self.env.model, name).copy() for name in _CHANGING}
         self._memory = {
             name: copy.deepcopy(value)
             for name, value in vars(self.env).items()
             if name.startswith(("_target_", "_cur_"))
         }
         self._controller = controller(self.spec, recipe.policy)
+        if self.spec.family == "manipulation":
+            _share_information(self.env)
 
     def episode(self, number: int) -> Arrays:
         """Make an episode.
@@ -93,21 +98,34 @@ class Collector:
         return arrays if kept else None
 
     def _forget(self) -> None:
-        """Renew whatever outlives OGBench's resets, so that no episode depends on those before it.
+        """Renew what outlives OGBench's resets, so that no episode depends on those before it.
 
-        In the model: locks and markers. In the state: solver warm starts. In the environment: the last
-        targets, which feedback oracles see for one step after a change of task.
+        In the model: locks (damping) and markers. In the environment: the last targets, which feedback
+        oracles see for one step after a change of task.
         """
-        import mujoco
-
-        prefix = "_" if self.spec.family == "manipulation" else ""
-        model = copy.copy(self._model)
-        setattr(self.env, f"{prefix}model", model)
-        setattr(self.env, f"{prefix}data", mujoco.MjData(model))
+        for name, value in self._model.items():
+            getattr(self.env.model, name)[:] = value
         vars(self.env).update(copy.deepcopy(self._memory))
 
     def _buttons(self) -> int:
         return len(self.env._cur_button_states) if self.spec.has_buttons else 0
+
+
+def _share_information(env: Any) -> None:
+    """Let a step return the information that its observation was just made of.
+
+    OGBench computes it twice in a row, which is a fair part of the time that is not physics.
+    """
+    compute = env.compute_ob_info
+    latest: dict[str, Any] = {}
+
+    def compute_and_keep() -> dict[str, Any]:
+        nonlocal latest
+        latest = compute()
+        return latest
+
+    env.compute_ob_info = compute_and_keep
+    env.get_step_info = lambda: latest
 
 
 def empty_rows(recipe: Recipe, rows: int, nq: int, nv: int, buttons: int) -> Arrays:
