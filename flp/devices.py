@@ -21,6 +21,11 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def runs_on_cpu(device: str) -> bool:
+    """Whether this `--device` means the CPU here."""
+    return device == "cpu" or (device == "auto" and not torch.cuda.is_available())
+
+
 def set_up(threads: int, device: str = "auto", precision: str = "float32") -> torch.device:
     """Take `threads` CPU threads (never more than the machine has) and choose the device.
 

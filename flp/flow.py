@@ -28,7 +28,8 @@ class VelocityField(nn.Module):
 
     def forward(self, observations: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """Map `[R, B, o]`, `[R, B, a]` and times `[R, B, 1]` to velocities `[R, B, a]`."""
-        return self.net(torch.cat([observations, x, t], -1)).squeeze(1)
+        velocity: Tensor = self.net(torch.cat([observations, x, t], -1))
+        return velocity.squeeze(1)
 
 
 def flow_matching_loss(field: VelocityField, observations: Tensor, actions: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -43,7 +44,8 @@ def flow_matching_loss(field: VelocityField, observations: Tensor, actions: Tens
     x_t = torch.lerp(noise, actions, t)
     velocity = field(observations, x_t, t)
     # FQL averages over the action dimensions too; the paper's norm is this times the dimension.
-    return (velocity - (actions - noise)).square().mean((1, 2))
+    loss: Tensor = (velocity - (actions - noise)).square().mean((1, 2))
+    return loss
 
 
 def integrate(velocity: Velocity, x: Tensor, start: float, stop: float, steps: int, solver: str) -> Tensor:
@@ -138,6 +140,6 @@ class Flow(nn.Module):
         start = torch.cat([actions, torch.zeros_like(actions[..., :1])], -1)
         end = integrate(augmented, start, 1.0, 0.0, self.steps, self.solver)
         latents, log_volume = end[..., :dim], end[..., dim]
-        log_prior = -0.5 * (latents.square() + math.log(2 * math.pi)).sum(-1)
+        log_prior: Tensor = -0.5 * (latents.square() + math.log(2 * math.pi)).sum(-1)
         # Going backwards, log_volume = −∫₀¹ div v dt.
         return log_prior + log_volume

@@ -72,7 +72,7 @@ class MLP(nn.Module):
                 if self.layer_norm:
                     x = F.layer_norm(x, x.shape[-1:], eps=_LAYER_NORM_EPSILON)
                     x = torch.addcmul(self.shifts[i], x, self.scales[i])
-        return x.unflatten(0, (self.runs, self.members))
+        return x.view(self.runs, self.members, batch, -1)
 
 
 class Critic(nn.Module):
@@ -93,7 +93,8 @@ class Critic(nn.Module):
 
     def forward(self, observations: Tensor, actions: Tensor) -> Tensor:
         """Map `[R, B, o]` and `[R, B, a]` to `[R, members, B]`."""
-        return self.net(torch.cat([observations, actions], -1)).squeeze(-1)
+        values: Tensor = self.net(torch.cat([observations, actions], -1))
+        return values.squeeze(-1)
 
 
 class Value(nn.Module):
@@ -105,7 +106,8 @@ class Value(nn.Module):
 
     def forward(self, observations: Tensor) -> Tensor:
         """Map `[R, B, o]` to `[R, B]`."""
-        return self.net(observations)[:, 0, :, 0]
+        values: Tensor = self.net(observations)
+        return values[:, 0, :, 0]
 
 
 def aggregate(values: Tensor, how: str) -> Tensor:

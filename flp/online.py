@@ -30,11 +30,11 @@ class Interaction:
         self.work = work
         self.streams = work.streams("online acting")
         tasks = [run.task for run in work.runs]
-        # A single environment is stepped in this process: another one would only add latency.
+        # A single environment or worker would only add latency: those are stepped in this process.
         self.pool = EnvironmentPool(
             work.dataset,
             tasks,
-            workers=0 if len(tasks) == 1 else min(workers, len(tasks)),
+            workers=min(workers, len(tasks)) if min(workers, len(tasks)) > 1 else 0,
             success_timing=work.params.offline.success_timing,
         )
         self.episodes = [0] * len(tasks)

@@ -24,6 +24,10 @@ def profiled(folder: Path) -> Iterator[None]:
     temporary = folder / ".trace.json.gz"  # the exporter chooses compression by the name
     folder.mkdir(parents=True, exist_ok=True)
     profiler.export_chrome_trace(str(temporary))
-    write_verified(path, lambda target: temporary.replace(target) and None)
+
+    def move(target: Path) -> None:
+        temporary.replace(target)
+
+    write_verified(path, move)
     print(profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=15), file=sys.stderr)
     print(f"trace: {path}", file=sys.stderr)

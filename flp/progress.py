@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+_REWRITE = "\r\x1b[K"  # to the line's beginning, and erase it
+
 
 class Progress:
     """Counts steps and the seconds spent in each section; prints to stderr.
@@ -19,9 +21,13 @@ class Progress:
         total: number of steps.
         unit: what a step is.
         interval: seconds between lines that are not rewritten.
+        quiet: only speak, print no progress: for all but one of several that go the same way.
     """
 
-    def __init__(self, label: str, total: int, unit: str = "updates", interval: float = 15.0) -> None:
+    def __init__(
+        self, label: str, total: int, unit: str = "updates", interval: float = 15.0, quiet: bool = False
+    ) -> None:
+        self.quiet = quiet
         self.label, self.total, self.unit = label, total, unit
         self.tty = sys.stderr.isatty()
         self.interval = 0.2 if self.tty else interval
@@ -43,22 +49,28 @@ class Progress:
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start
 
-    def update(self, step: int, notes: str | None = None) -> None:
+    def say(self, text: str) -> None:
+        """Print a line of its own."""
+        sys.stderr.write(f"{_REWRITE if self.tty else ''}{self.label} {text}\n")
+        sys.stderr.flush()
+
+    def update(self, step: int) -> None:
         """Report the step reached, and print if it is time to."""
         self.step = step
-        self.notes = notes if notes is not None else self.notes
         now = time.monotonic()
         if now - self.printed >= self.interval:
             self.printed = now
-            self._print("\r" if self.tty else "", "" if self.tty else "\n")
+            self._print(_REWRITE if self.tty else "", "" if self.tty else "\n")
 
     def close(self) -> None:
         """Print the last line."""
-        self._print("\r" if self.tty else "", "\n")
+        self._print(_REWRITE if self.tty else "", "\n")
 
     def _print(self, begin: str, end: str) -> None:
+        if self.quiet:
+            return
         line = self.line()
-        sys.stderr.write(f"{begin}{line}{chr(27) + '[K' if self.tty else ''}{end}")
+        sys.stderr.write(f"{begin}{line}{end}")
         sys.stderr.flush()
 
     def line(self) -> str:

@@ -42,7 +42,8 @@ class Recorder:
             [run.task for run in work.runs],
             episodes=settings.episodes,
             seed=settings.seed,
-            workers=workers,
+            # One worker would only add a process: a single-threaded shard steps its environments itself.
+            workers=workers if workers > 1 else 0,
             success_timing=work.params.offline.success_timing,
             record=RECORDED,
             device=work.device,
@@ -57,10 +58,13 @@ class Recorder:
         """Put back what `state` gave."""
         self.evaluations, self.logs, self.seconds = info["evaluations"], info["logs"], info["seconds"]
 
-    def evaluate(self, agent: Agent, step: int) -> float:
-        """Evaluate the policies; return the mean success."""
+    def evaluate(self, agent: Agent, step: int) -> str:
+        """Evaluate the policies; return a line about it."""
         result = self.evaluator.evaluate(lambda observations, streams: agent.act(observations, streams)[0])
-        return self._keep(self.phase, step, result)
+        self._keep(self.phase, step, result)
+        return f"step {step}: success " + ", ".join(
+            f"{run.name} {success:.0%}" for run, success in zip(self.work.runs, result.success.mean(1), strict=True)
+        )
 
     def evaluate_behavior(self, agent: Agent) -> None:
         """Evaluate the behaviour policy on the same episodes, where the agent has one."""
@@ -73,7 +77,7 @@ class Recorder:
         if type(agent).behave is not Agent.behave:
             self._keep("behavior", 0, self.evaluator.evaluate(act))
 
-    def _keep(self, phase: str, step: int, result: Evaluation) -> float:
+    def _keep(self, phase: str, step: int, result: Evaluation) -> None:
         if result.trajectories is not None:
             self.paths[phase] = result.trajectories
         # A resumed session repeats an evaluation whose trajectories it needs; its rows are there already.
@@ -90,7 +94,6 @@ class Recorder:
                         "length": float(result.lengths[i].mean()),
                     }
                 )
-        return float(result.success.mean())
 
     def log(self, step: int, logs: Logs) -> None:
         """Keep the training scalars, `[R]` each."""

@@ -8,6 +8,7 @@ once and replayed; on CPU the same code runs eagerly.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -65,39 +66,43 @@ class Trainer:
         self,
         steps: int,
         stops: tuple[int, ...],
-        at_stop: Callable[[int, Logs], str],
+        at_stop: Callable[[int, Logs], None],
         checkpoint: Callable[[], None],
         progress: Progress,
         before_update: Callable[[], None] | None = None,
+        turn: Callable[[int], AbstractContextManager[None]] = lambda step: nullcontext(),
     ) -> None:
         """Train up to step `steps`.
 
         Args:
             steps: the last step.
             stops: intervals; at every multiple of one of them, and at the end, training stops to look.
-            at_stop: called with the step and the means of the logs since the last stop; returns a note for
-                the progress line.
+            at_stop: called with the step and the means of the logs since the last stop.
             checkpoint: called between chunks; saves if it is time to.
             progress: the progress line.
             before_update: called before every single update: updates are then taken one by one.
+            turn: entered with the step reached before anything is computed (see `flp.shards`).
         """
         chunk = CHUNK if before_update is None else 1
         progress.begin(self.step)
         while self.step < steps:
             stop = min(steps, *((self.step // every + 1) * every for every in stops))
             while self.step < stop:
-                if before_update is not None:
-                    before_update()
-                with progress.section("update"):
-                    logs = self.chunk(min(chunk, stop - self.step))
-                    self.totals = {k: v + self.totals.get(k, 0.0) for k, v in logs.items()}
-                    self.chunks += 1
+                with turn(self.step):
+                    if before_update is not None:
+                        before_update()
+                    with progress.section("update"):
+                        logs = self.chunk(min(chunk, stop - self.step))
+                        self.totals = {k: v + self.totals.get(k, 0.0) for k, v in logs.items()}
+                        self.chunks += 1
                 progress.update(self.step)
                 if self.step < stop:
                     checkpoint()
             means = {name: total / self.chunks for name, total in self.totals.items()}
             self.totals, self.chunks = {}, 0
-            progress.update(self.step, at_stop(self.step, means))
+            with turn(self.step):
+                at_stop(self.step, means)
+            progress.update(self.step)
             checkpoint()
         progress.close()
 
@@ -157,7 +162,7 @@ class _Captured:
         if shape not in self.seen:
             self.seen.add(shape)
             # A side stream, as capture demands of the warm-up.
-            stream = torch.cuda.Stream()
+            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
                 logs = self.function(indices, noise)

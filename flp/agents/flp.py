@@ -107,7 +107,8 @@ class FLP(Agent):
         """Aggregated Q of candidates `[R, B, N, d]` → `[R, B, N]`; a run's surplus candidates score −∞."""
         n = candidates.shape[2]
         repeated = observations.unsqueeze(2).expand(-1, -1, n, -1).flatten(1, 2)
-        values = aggregate(critic(repeated, candidates.flatten(1, 2)), self.aggregation).unflatten(1, (-1, n))
+        values = aggregate(critic(repeated, candidates.flatten(1, 2)), self.aggregation)
+        values = values.view(len(values), -1, n)
         return values if self.surplus is None else values.masked_fill(self.surplus, -torch.inf)
 
     @torch.no_grad()

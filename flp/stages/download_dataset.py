@@ -70,7 +70,7 @@ def obtain(name: str, settings: Download, train: Path, validation: Path, resume:
         )
     elif settings.source == "path":
         assert settings.path is not None
-        link_existing(Path(settings.path), train, validation)
+        link_existing(name, Path(settings.path), train, validation)
     else:
         fetch(
             name,

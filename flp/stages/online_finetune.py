@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,17 @@ from torch import Tensor
 from flp import layout
 from flp.artifacts import load_tensors, write_json
 from flp.cli import Job, run_stage
-from flp.devices import set_up
+from flp.devices import runs_on_cpu, set_up
 from flp.errors import FLPError
-from flp.keys import OFFLINE_ONLY, hash_of
+from flp.keys import OFFLINE_ONLY, Run, hash_of
 from flp.learner import Logs
 from flp.online import Interaction
+from flp.params import Params
 from flp.progress import Progress
 from flp.recorder import Recorder
 from flp.resume import Resume
 from flp.runs import Batchwork, clear_others, is_finished, restore_parameters
+from flp.shards import Turns, deal, run_shards
 from flp.trainer import Trainer
 
 
@@ -48,30 +51,37 @@ def run(job: Job) -> None:
     clear_others(folder, list(keys))
     missing = [run for run in runs if not is_finished(folder / run.name, keys[run.name])]
     if missing:
-        device = set_up(job.args.threads, job.args.device, job.params.offline.precision)
-        saved = [
-            load_tensors(source / run.name / "policy.safetensors", device, key=job.keys.offline_run(name, agent, run))[
-                0
-            ]
-            for run in missing
-        ]
-        work = Batchwork(name, agent, missing, job.params, device)
-        finetune(work, saved, folder, keys, job.args.threads)
+        shards = deal(missing, job.args.threads) if runs_on_cpu(job.args.device) else [missing]
+        before = {run.name: job.keys.offline_run(name, agent, run) for run in missing}
+        work = partial(finetune, name, agent, job.params, job.args.device, source, before, folder, keys)
+        run_shards(work, shards, job.args.threads)
     key = job.keys.online_job(name, agent, seeds)
     write_json(folder / "manifest.json", {"key": key, "dataset": name, "agent": agent, "runs": keys})
 
 
 def finetune(
-    work: Batchwork, saved_runs: Sequence[dict[str, Tensor]], folder: Path, keys: dict[str, str], threads: int
+    dataset: str,
+    agent_name: str,
+    params: Params,
+    device: str,
+    source: Path,
+    before: dict[str, str],
+    folder: Path,
+    keys: dict[str, str],
+    runs: list[Run],
+    threads: int,
+    turns: Turns,
 ) -> None:
-    """Fine-tune, evaluate and save a batch of runs."""
-    steps, every = work.params.online.steps, work.params.evaluation.every
+    """Fine-tune, evaluate and save a batch of runs; `before` holds the keys of their offline runs."""
+    steps, every = params.online.steps, params.evaluation.every
+    work = Batchwork(dataset, agent_name, runs, params, set_up(threads, device, params.offline.precision))
     agent, replay = work.load(capacity=steps)
-    restore_parameters(agent, saved_runs)
+    files = {run.name: source / run.name / "policy.safetensors" for run in runs}
+    restore_parameters(agent, [load_tensors(files[r], work.device, key=before[r])[0] for r in files])
     # Every update follows an environment step, so there is nothing to capture ahead.
-    trainer = Trainer(agent, replay, work.streams("online"), work.params.offline.batch_size, capture=False)
+    trainer = Trainer(agent, replay, work.streams("online"), params.offline.batch_size, capture=False)
     resume = Resume(layout.resume_folder("online-finetune", hash_of([keys[run.name] for run in work.runs])))
-    progress = Progress(f"{work.agent} {work.dataset} x{len(work.runs)} online", steps)
+    progress = Progress(f"{agent_name} {dataset} online", steps, quiet=turns.index > 0)
     saved = resume.start()
     with closing(Recorder(work, "online", threads)) as recorder, closing(Interaction(work, threads)) as interaction:
         if saved:
@@ -85,12 +95,11 @@ def finetune(
             more, counts = interaction.state()
             return tensors | replay.state() | more, info | counts | recorder.state()
 
-        def at_stop(step: int, logs: Logs) -> str:
+        def at_stop(step: int, logs: Logs) -> None:
             recorder.log(step, logs)
-            if step % every and step < steps:
-                return progress.notes
-            with progress.section("evaluation"):
-                return f"success {recorder.evaluate(agent, step):.0%}"
+            if step % every == 0 or step == steps:
+                with progress.section("evaluation"):
+                    progress.say(recorder.evaluate(agent, step))
 
         def checkpoint() -> None:
             with progress.section("checkpoint"):
@@ -102,7 +111,8 @@ def finetune(
 
         if not saved:
             recorder.evaluate(agent, 0)
-        trainer.fit(steps, (max(1, steps // 100), every), at_stop, checkpoint, progress, before_update=interact)
+        stops = (max(1, steps // 100), every)
+        trainer.fit(steps, stops, at_stop, checkpoint, progress, before_update=interact, turn=turns)
         recorder.save(agent, folder, keys, steps)
     resume.clear()
 

@@ -90,7 +90,7 @@ def fit(trainer: Trainer, learner: FlowLearner, validation: Pairs, settings: Any
         trainer.restore(*saved)
         curve = saved[1]["curve"]
 
-    def at_stop(step: int, logs: Logs) -> str:
+    def at_stop(step: int, logs: Logs) -> None:
         with progress.section("validation"):
             # The same noise every time, so that the curve shows the flow and not the noise.
             fresh = RunStreams([seed_of("flow validation")], trainer.streams.device)
@@ -98,7 +98,7 @@ def fit(trainer: Trainer, learner: FlowLearner, validation: Pairs, settings: Any
         if not loss < 1e6:
             raise FLPError(f"{label}: the validation loss is {loss} at step {step}; lower flow.learning_rate")
         curve.append({"step": step, "loss": float(logs["loss"]), "validation_loss": loss})
-        return f"validation loss {loss:.4f}"
+        progress.notes = f"validation loss {loss:.4f}"
 
     def checkpoint() -> None:
         with progress.section("checkpoint"):
