@@ -121,12 +121,9 @@ def test_same_seed_same_episode_whatever_happened_before(name):
 @pytest.mark.parametrize("name", ["antmaze-large-navigate", "scene-play"])
 def test_same_seed_same_start_in_another_process(name):
     code = (
-        "from flp.data.environments import *; "
-        f"print(seeded_reset(make_environment({name!r}, 1), 7)[0].tobytes().hex())"
+        f"from flp.data.environments import *; print(seeded_reset(make_environment({name!r}, 1), 7)[0].tobytes().hex())"
     )
-    run = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True
-    )
+    run = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
     here, _ = seeded_reset(make_environment(name, 1), 7)
     assert run.stdout.strip() == here.tobytes().hex()
 

@@ -172,6 +172,11 @@ def test_lying_headers_do_not_allocate(tmp_path, arrays, shape):
         tracemalloc.stop()
 
 
+def test_absurd_sizes_are_refused_even_if_true(path, monkeypatch):
+    monkeypatch.setattr("flp.data.load.MAX_BYTES", 1000)
+    refused(path, "'observations' claims 16000 bytes")
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"\x93NUMPY\x01\x00\xff\xff{", b"not numpy", b"\x93NUMPY\x09\x00" + bytes(80)]
 )

@@ -242,7 +242,7 @@ def _read(path: Path, archive: zipfile.ZipFile, key: str, shape: tuple[int, ...]
                 raise EOFError(f"'{key}' ends early")
             target[done : done + len(piece)] = np.frombuffer(piece, np.uint8)
             done += len(piece)
-        if member.read(1):
+        if member.read(1):  # only at its end is the checksum compared
             raise EOFError(f"'{key}' goes on too long")
     return array
 
