@@ -108,7 +108,7 @@ def ours(dataset: str, steps: int) -> Callable[[int], object]:
 def speeds(dataset: str, steps: int, rounds: int) -> list[float]:
     """Steps per second of processor time in the same episode, ours and the baseline's.
 
-    They take turns, and the best of the rounds counts, for neighbours on a shared machine come and go.
+    They take turns, and the best of the rounds counts, for other programs come and go.
     """
     makers = [ours(dataset, steps), baseline(dataset, steps)]
     best = [np.inf, np.inf]

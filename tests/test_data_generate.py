@@ -25,10 +25,10 @@ SCRIPTED = [
     "pointmaze-medium-navigate",
     "pointmaze-teleport-stitch",
     "cube-double-play",
-    "cube-single-noisy",
-    "scene-play",
-    "scene-noisy",
-    "puzzle-3x3-noisy",
+    pytest.param("cube-single-noisy", marks=pytest.mark.slow),
+    pytest.param("scene-play", marks=pytest.mark.slow),
+    pytest.param("scene-noisy", marks=pytest.mark.slow),
+    pytest.param("puzzle-3x3-noisy", marks=pytest.mark.slow),
 ]
 
 
