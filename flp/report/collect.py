@@ -1,0 +1,204 @@
+"""Read what the stages left on disk into tidy tables: one row per run and evaluation, log line, or flow."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from flp import layout
+from flp.artifacts import read_json
+from flp.errors import FLPError
+from flp.keys import Keys, Run
+from flp.params import Params
+
+REMEDY = "make it with `snakemake --cores all`, or fetch it with `dvc pull`"
+IDENTITY = ["dataset", "agent", "task", "seed", "variant", "alpha", "candidates"]
+EVALUATED = ["phase", "step", "success", "episodes"]
+
+
+@dataclass(frozen=True)
+class FlowRecord:
+    """One flow: what was measured of it."""
+
+    dataset: str
+    seed: int
+    quality: dict[str, Any]
+    curve: pd.DataFrame
+    manifest: dict[str, Any]
+    picture: bytes
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything there is to report.
+
+    Attributes:
+        params: the experiment.
+        keys: its keys.
+        evaluations: one row per run and evaluation.
+        logs: one row per run and line of its training log, `stage` offline or online.
+        runs: one row per run and stage: seconds, device, folder and versions.
+        flows: the flows.
+        data: the datasets' manifests; empty ones where the data are not at hand.
+        stale: artifacts that other parameters or another version of the source made.
+    """
+
+    params: Params
+    keys: Keys
+    evaluations: pd.DataFrame
+    logs: pd.DataFrame
+    runs: pd.DataFrame
+    flows: list[FlowRecord]
+    data: dict[str, dict[str, Any]]
+    stale: list[str]
+
+    def of(self, dataset: str) -> Params:
+        """The parameters of one dataset."""
+        return self.keys.dataset_params(dataset)
+
+    def label(self, dataset: str) -> str:
+        """What the dataset's transitions are."""
+        source = self.of(dataset).download.source
+        return str(self.data[dataset].get("label") or f"source: {source}")
+
+
+@dataclass
+class _Tables:
+    evaluations: list[pd.DataFrame] = field(default_factory=list)
+    logs: list[pd.DataFrame] = field(default_factory=list)
+    runs: list[dict[str, Any]] = field(default_factory=list)
+    stale: list[str] = field(default_factory=list)
+
+    def add(self, stage: str, dataset: str, agent: str, folder: Path, run: Run, key: str) -> None:
+        """Read one run's folder."""
+        identity: dict[str, Any] = {
+            "dataset": dataset,
+            "agent": agent,
+            "task": run.task,
+            "seed": run.seed,
+            "variant": run.variant,
+        }
+        identity |= {"alpha": run.alpha, "candidates": run.candidates}
+        manifest = _manifest(folder / "policy.json")
+        evaluations = read_table(folder / "evaluations.csv", EVALUATED)
+        if not evaluations["success"].between(0, 1).all():
+            raise FLPError(f"{folder}/evaluations.csv: a success is outside [0, 1]; delete the folder and run again")
+        self.evaluations.append(evaluations.assign(**identity, stage=stage))
+        self.logs.append(read_table(folder / "log.csv", ["step"]).assign(**identity, stage=stage))
+        details = {name: manifest.get(name) for name in ("seconds", "device", "versions")}
+        self.runs.append(identity | {"stage": stage, "folder": str(folder), **details})
+        if manifest.get("key") != key:
+            self.stale.append(str(folder))
+
+
+def collect(keys: Keys) -> Results:
+    """Read every artifact of the experiment.
+
+    Raises:
+        FLPError: one is missing or unreadable; the message names it.
+    """
+    params, tables = keys.params, _Tables()
+    flows = [_flow(dataset, seed) for dataset in params.datasets for seed in params.seeds]
+    tables.stale += [
+        layout.QUALITY.format(dataset=flow.dataset, seed=flow.seed)
+        for flow in flows
+        if flow.quality.get("key") != keys.latent(flow.dataset, flow.seed)
+    ]
+    for dataset, agent, seeds in keys.jobs():
+        for folder, run in _folders(layout.OFFLINE, dataset, agent, seeds, keys.runs(dataset, agent, seeds)):
+            tables.add("offline", dataset, agent, folder, run, keys.offline_run(dataset, agent, run))
+    for dataset, agent, seeds in keys.online_jobs():
+        for folder, run in _folders(layout.ONLINE, dataset, agent, seeds, keys.online_runs(dataset, agent, seeds)):
+            tables.add("online", dataset, agent, folder, run, keys.online_run(dataset, agent, run))
+    return Results(
+        params=params,
+        keys=keys,
+        evaluations=pd.concat(tables.evaluations, ignore_index=True),
+        logs=pd.concat(tables.logs, ignore_index=True),
+        runs=pd.DataFrame(tables.runs),
+        flows=flows,
+        data={dataset: _data(dataset) for dataset in params.datasets},
+        stale=tables.stale,
+    )
+
+
+def _folders(
+    pattern: str, dataset: str, agent: str, seeds: list[int], runs: Iterable[Run]
+) -> Iterable[tuple[Path, Run]]:
+    folder = Path(pattern.format(dataset=dataset, agent=agent, seeds=layout.join_seeds(seeds)))
+    return ((folder / run.name, run) for run in runs)
+
+
+def _flow(dataset: str, seed: int) -> FlowRecord:
+    quality = Path(layout.QUALITY.format(dataset=dataset, seed=seed))
+    model = layout.FLOW.format(dataset=dataset, seed=seed)
+    return FlowRecord(
+        dataset=dataset,
+        seed=seed,
+        quality=_manifest(quality / "quality.json"),
+        curve=read_table(Path(model + ".csv"), ["step", "loss", "validation_loss"]),
+        manifest=_manifest(Path(model + ".json")),
+        picture=_read(quality / "latent.png"),
+    )
+
+
+def _data(dataset: str) -> dict[str, Any]:
+    path = Path(layout.DATA.format(dataset=dataset) + ".json")
+    return _manifest(path) if path.exists() else {}
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise FLPError(f"{path} does not exist; {REMEDY}") from None
+    except OSError as error:
+        raise FLPError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise FLPError(f"{path} does not exist; {REMEDY}")
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise FLPError(f"{path} is not a manifest of this project; delete its folder and run again")
+    return value
+
+
+def read_table(path: Path, columns: list[str]) -> pd.DataFrame:
+    """Read a CSV file with at least these columns, whole numbers and fractions in each.
+
+    Raises:
+        FLPError: it is missing or not such a table.
+    """
+    if not path.exists():
+        raise FLPError(f"{path} does not exist; {REMEDY}")
+    try:
+        table = pd.read_csv(path)
+    except (ValueError, OSError) as error:
+        raise FLPError(f"{path} is not a table ({error}); delete its folder and run again") from error
+    if missing := [name for name in columns if name not in table]:
+        raise FLPError(f"{path} has no column '{missing[0]}'; delete its folder and run again")
+    if table.empty:
+        raise FLPError(f"{path} has no rows; delete its folder and run again")
+    return table
+
+
+def read_paths(folder: Path, phase: str) -> list[NDArray[np.float32]]:
+    """The xy paths `[T, 2]` that a run recorded in a phase, in order; none outside mazes."""
+    path = folder / "trajectories.npz"
+    if not path.exists():
+        return []
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            names = [name for name in file.files if name.rpartition("_")[0] == phase]
+            return [file[name] for name in sorted(names, key=lambda name: int(name.rpartition("_")[2]))]
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise FLPError(f"{path} cannot be read ({error}); delete its folder and run again") from error

@@ -1,0 +1,234 @@
+"""Put the report together: the page (and one per dataset), its CSV and JSON companions, the manifest last."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+import yaml
+
+from flp import layout
+from flp.artifacts import FORMAT_VERSION, sha256_of, versions, write_json, write_text
+from flp.errors import FLPError
+from flp.keys import Keys
+from flp.report import paper, sections, tables
+from flp.report.collect import FlowRecord, Results, collect
+from flp.report.figures import thousands
+from flp.report.sections import Maze, Panels
+from flp.report.tables import FLOW_METHOD, Cell, SuccessTable
+
+
+@dataclass(frozen=True)
+class DatasetView:
+    """What a page shows of one dataset."""
+
+    name: str
+    label: str
+    scale: str
+    success: SuccessTable
+    learning: Panels
+    mazes: list[Maze]
+    diagnostics: list[Panels]
+    flows: list[FlowRecord]
+    pictures: list[str]
+    flow_loss: str
+    sweeps: list[Panels]
+
+    @property
+    def flow(self) -> Cell | None:
+        """The frozen flow's mean over tasks."""
+        return self.success.overall(FLOW_METHOD)
+
+    @property
+    def lead(self) -> str:
+        """The agent of the headline: FLP where it ran."""
+        agents = [method for method in self.success.methods if method != FLOW_METHOD]
+        return "flp" if "flp" in agents else agents[0]
+
+    @property
+    def offline(self) -> Cell | None:
+        """The leading agent's mean over tasks."""
+        return self.success.overall(self.lead)
+
+    @property
+    def online(self) -> Cell | None:
+        """The same after fine-tuning."""
+        return self.success.overall(f"{self.lead} online")
+
+
+def build(keys: Keys) -> str:
+    """Make the whole report in `results/report/`; return the success table as text.
+
+    Raises:
+        FLPError: something to report is missing or unreadable, or the folder cannot be written.
+    """
+    results = collect(keys)
+    final = tables.finals(results.evaluations, results.params.report.average_last)
+    views = [_view(results, final, dataset) for dataset in results.params.datasets]
+    folder = Path(layout.REPORT)
+    (folder / "manifest.json").unlink(missing_ok=True)
+    texts = _companions(results, final, views) | _pages(results, final, views)
+    for page in folder.glob("*.html") if folder.exists() else ():
+        if page.name not in texts:
+            page.unlink()
+    for name, text in texts.items():
+        write_text(folder / name, text)
+    write_json(folder / "metrics.json", tables.metrics([view.success for view in views]))
+    files = {name: sha256_of(folder / name) for name in sorted([*texts, "metrics.json"])}
+    manifest = {"format_version": FORMAT_VERSION, "kind": "report", "key": keys.report}
+    write_json(folder / "manifest.json", manifest | {"files": files, "versions": versions()})
+    return tables.plain([view.success for view in views])
+
+
+def _view(results: Results, final: pd.DataFrame, dataset: str) -> DatasetView:
+    params = results.of(dataset)
+    flows = [flow for flow in results.flows if flow.dataset == dataset]
+    agents, episodes = params.offline.agents, params.evaluation.episodes
+    scale = (
+        f"{thousands(params.flow.steps)} flow steps, {thousands(params.offline.steps)} offline steps, "
+        f"{thousands(params.online.steps)} online steps, {episodes} episodes per evaluation"
+    )
+    return DatasetView(
+        name=dataset,
+        label=results.label(dataset),
+        scale=scale,
+        success=tables.success_table(final, dataset, agents, results.params.report.bootstrap),
+        learning=sections.learning_curves(results, dataset),
+        mazes=sections.mazes(results, dataset),
+        diagnostics=[sections.diagnostics(results, dataset, agent) for agent in agents],
+        flows=flows,
+        pictures=[sections.data_uri(flow.picture) for flow in flows],
+        flow_loss=sections.flow_loss(results, dataset),
+        sweeps=sections.sweeps(results, final, dataset),
+    )
+
+
+def _companions(results: Results, final: pd.DataFrame, views: list[DatasetView]) -> dict[str, str]:
+    found = {
+        "summary.csv": tables.summary(results),
+        "sweep.csv": tables.sweep(results),
+        "curves.csv": tables.curves(results),
+        "training.csv": tables.training(results),
+        "table1.csv": paper.table1(results, final),
+        "table2.csv": paper.table2(results, final),
+        "compute.csv": _compute(results),
+        "success.csv": _long(views),
+    }
+    return {name: table.to_csv(index=False, lineterminator="\n") for name, table in found.items()}
+
+
+def _long(views: list[DatasetView]) -> pd.DataFrame:
+    columns = ["dataset", "task", "method", "mean", "std", "low", "high", "seeds", "tasks", "episodes"]
+    rows = [
+        [view.name, task, method, *(getattr(value, name) for name in columns[3:])]
+        for view in views
+        for task, cells in view.success.rows
+        for method, value in zip(view.success.methods, cells, strict=True)
+        if value is not None
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _compute(results: Results) -> pd.DataFrame:
+    """What the numbers cost: each run's share of its job's time, by dataset, agent and stage."""
+    runs = results.runs.assign(device=results.runs["device"].fillna("unknown"))
+    grouped = runs.groupby(["dataset", "agent", "stage", "device"], as_index=False, sort=False)
+    return grouped.agg(
+        runs=("task", "size"), seconds_per_run=("seconds", "mean"), seconds=("seconds", lambda s: s.sum(min_count=1))
+    ).round(1)
+
+
+def _pages(results: Results, final: pd.DataFrame, views: list[DatasetView]) -> dict[str, str]:
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_template),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals["color_of"] = sections.color_of
+    filters: dict[str, Callable[..., str]] = {"percent": percent, "method": tables.name_of, "duration": duration}
+    environment.filters |= filters
+    common: dict[str, Any] = {
+        "title": results.params.report.title,
+        "average_last": results.params.report.average_last,
+        "bootstrap": results.params.report.bootstrap,
+        "seeds": results.params.seeds,
+        "stale": results.stale,
+        "views": views,
+    }
+    index = {
+        "table1": _split(paper.table1(results, final)),
+        "table2": _split(paper.table2(results, final)),
+        "overview": sections.overview(results) if len(views) > 1 else None,
+        "aggregates": sections.aggregates(results, final),
+        "scatter": sections.quality_scatter(results, final),
+        "compute": _compute(results).to_dict("records"),
+        "config": yaml.safe_dump(results.params.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
+        "versions": _versions(results),
+    }
+    pages = {"index.html": environment.get_template("index.html").render(**common, **index)}
+    if len(views) > 1:
+        template = environment.get_template("dataset.html")
+        pages |= {f"{view.name}.html": template.render(**common, view=view) for view in views}
+    # Alike on every system: one newline at each line's end, none of the blank lines that templates leave.
+    return {name: re.sub(r"\n\s*\n+", "\n", text).rstrip() + "\n" for name, text in pages.items()}
+
+
+def _split(table: pd.DataFrame) -> dict[str, Any]:
+    """Columns by origin, and rows of cells."""
+    origins: dict[str, list[str]] = {"paper": [], "measured": [], "": []}
+    for column in table.columns[1:]:
+        origin, _, name = column.partition(" ")
+        origins[origin if name else ""].append(column)
+    rows = table.to_dict("records")
+    return {"paper": origins["paper"], "measured": origins["measured"], "scale": origins[""], "rows": rows}
+
+
+def _versions(results: Results) -> list[dict[str, Any]]:
+    """Package versions behind each stage, as their manifests recorded them; this stage's own last."""
+    found: dict[str, list[str]] = {}
+
+    def note(stage: str, recorded: object) -> None:
+        if isinstance(recorded, dict):
+            text = ", ".join(f"{name} {value}" for name, value in recorded.items())
+            if text not in found.setdefault(stage, []):
+                found[stage].append(text)
+
+    for manifest in results.data.values():
+        note("data", manifest.get("versions"))
+    for flow in results.flows:
+        note("flow", flow.manifest.get("versions"))
+    for stage, recorded in zip(results.runs["stage"], results.runs["versions"], strict=True):
+        note(str(stage), recorded)
+    note("report", versions())
+    return [{"stage": stage, "lines": lines} for stage, lines in found.items()]
+
+
+def _template(name: str) -> str:
+    path = resources.files("flp.report").joinpath("templates", name)
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise FLPError(f"flp's own template {name} is not installed; install flp again") from None
+
+
+def percent(share: float) -> str:
+    """`0.634` → `63`."""
+    return f"{100 * share:.0f}"
+
+
+def duration(seconds: float | None) -> str:
+    """`75.0` → `1 min 15 s`."""
+    if seconds is None or seconds != seconds:
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = [f"{hours} h"] * (hours > 0) + [f"{minutes} min"] * (minutes > 0)
+    return " ".join(parts + [f"{rest} s"] * (hours == 0))

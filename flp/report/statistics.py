@@ -1,0 +1,87 @@
+"""Statistics over runs × tasks, after rliable (Agarwal et al. 2021), in plain NumPy.
+
+Scores are arrays `[seeds, tasks]` in [0, 1]; functions of scores also take a leading batch of resamples,
+`[resamples, seeds, tasks]`, and then return one value per resample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+LEVEL = 0.95
+
+
+def mean(scores: Array) -> Array:
+    """Mean over seeds and tasks."""
+    return np.asarray(scores.mean((-2, -1)))
+
+
+def interquartile_mean(scores: Array) -> Array:
+    """Mean of the middle half of all runs: ⌊n/4⌋ runs are dropped at either end."""
+    flat = np.sort(scores.reshape(*scores.shape[:-2], -1), axis=-1)
+    cut = flat.shape[-1] // 4
+    return np.asarray(flat[..., cut : flat.shape[-1] - cut].mean(-1))
+
+
+def probability_of_improvement(better: Array, other: Array) -> Array:
+    """P(a run of `better` beats a run of `other` on the same task), ties counting half, mean over tasks."""
+    first, second = better[..., :, None, :], other[..., None, :, :]
+    wins = (first > second) + 0.5 * (first == second)
+    return np.asarray(wins.mean((-3, -2)).mean(-1))
+
+
+def performance_profile(scores: Array, thresholds: Array) -> Array:
+    """Share of runs whose score is above each threshold: `[thresholds]`, or `[resamples, thresholds]`."""
+    flat = scores.reshape(*scores.shape[:-2], -1)
+    return np.asarray(np.stack([(flat > threshold).mean(-1) for threshold in thresholds], axis=-1))
+
+
+def resample(scores: Array, trials: Array, resamples: int, generator: np.random.Generator) -> Array:
+    """Draw what the scores could have been: `[resamples, seeds, tasks]`.
+
+    With several seeds, seeds are drawn with replacement, for each task on its own (stratified bootstrap). One
+    seed has nothing to be drawn from: its success rates are drawn from their posterior given `trials`
+    episodes each (Jeffreys' prior), which covers the chance of the episodes, not of training.
+
+    Args:
+        scores: `[seeds, tasks]`.
+        trials: episodes behind each score, `[seeds, tasks]`.
+        resamples: how many.
+        generator: where the randomness comes from.
+    """
+    seeds, tasks = scores.shape
+    if seeds > 1:
+        picks = generator.integers(0, seeds, (resamples, seeds, tasks))
+        return np.asarray(scores[picks, np.arange(tasks)])
+    successes = scores * trials
+    return generator.beta(successes + 0.5, trials - successes + 0.5, (resamples, 1, tasks))
+
+
+def interval(samples: Array, level: float = LEVEL) -> Array:
+    """Percentile interval over the first axis: `[2, …]`."""
+    tail = (1 - level) / 2
+    return np.asarray(np.quantile(samples, [tail, 1 - tail], axis=0))
+
+
+def bootstrap(
+    statistic: Callable[..., Array],
+    *scores_and_trials: tuple[Array, Array],
+    resamples: int,
+    seed: int = 0,
+) -> tuple[Any, Any, Any]:
+    """A statistic of one or more methods' scores with its 95 % interval: `(value, low, high)`.
+
+    The interval always holds the value: a posterior's percentiles may miss a rate of exactly 0 or 1.
+    """
+    generator = np.random.default_rng(seed)
+    value = statistic(*(scores for scores, _ in scores_and_trials))
+    drawn = [resample(scores, trials, resamples, generator) for scores, trials in scores_and_trials]
+    chunks = range(0, resamples, 1000)  # statistics may need many times the memory of their scores
+    values = np.concatenate([statistic(*(d[start : start + 1000] for d in drawn)) for start in chunks])
+    low, high = interval(values)
+    return value, np.minimum(low, value), np.maximum(high, value)

@@ -1,0 +1,30 @@
+"""Make the tables, the figures and the page.
+
+Reads the flows' quality reports and the runs' evaluations, logs and trajectories of the whole experiment; writes
+results/report/: index.html, summary.csv and other tables, metrics.json, and manifest.json last.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from flp import layout
+from flp.cli import Job, run_stage
+from flp.report.page import build
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the stage; return the exit status."""
+    return run_stage("report", (), run, argv, __doc__)
+
+
+def run(job: Job) -> None:
+    """Make the report and show its success table."""
+    print(build(job.keys))
+    print(f"report: {Path(layout.REPORT, 'index.html').resolve()}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
