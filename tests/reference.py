@@ -88,6 +88,7 @@ def double(agent):
     """The agent in float64."""
     agent.double()
     agent.alpha = agent.alpha.double()
+    agent.optimizers = [type(o)(o.parameters, o.learning_rate) for o in agent.optimizers]
     return agent
 
 
@@ -99,7 +100,7 @@ class Network(nn.Module):
         layers, index = [], run * mlp.members + member
         for i, weight in enumerate(mlp.weights):
             linear = nn.Linear(weight.shape[1], weight.shape[2], dtype=weight.dtype)
-            linear.weight.data = weight.data[index].T.clone()
+            linear.weight.data = weight.data[index].T.contiguous()
             linear.bias.data = mlp.biases[i].data[index, 0].clone()
             layers.append(linear)
             if i < len(mlp.weights) - 1:

@@ -195,8 +195,7 @@ def trained():
     streams, generator = RunStreams([3, 4]), torch.Generator().manual_seed(5)
     steps = 1500
     for step in range(steps):
-        for group in learner.optimizers[0].param_groups:
-            group["lr"] = 3e-3 * (1 - step / steps) + 1e-5
+        learner.optimizers[0].learning_rate = 3e-3 * (1 - step / steps) + 1e-5
         noise = {name: value[0] for name, value in learner.draw(streams, 1, 512).items()}
         learner.update(draw(generator, 512), noise)
     return Flow(learner.field, "midpoint", 20).freeze()
