@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable
-from glob import glob
 from pathlib import Path
 
 from flp.artifacts import write_json, write_text
@@ -50,7 +49,7 @@ def mark(artifacts: Iterable[Artifact], judge: bool = True) -> dict[tuple[str, s
             text: str | None = path.read_text()
         except OSError:
             text = None
-        if text is None or judge and text != artifact.key:
+        if text is None or (judge and text != artifact.key):
             write_text(path, artifact.key)
         current[artifact.stage, artifact.name] = judge and artifact.is_current()
         if judge:
@@ -104,4 +103,4 @@ def machine_gpus() -> int:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return len([device for device in visible.split(",") if device.strip() not in {"", "-1"}])
-    return len(glob("/dev/nvidia[0-9]*"))
+    return len(list(Path("/dev").glob("nvidia[0-9]*")))
