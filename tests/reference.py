@@ -100,7 +100,7 @@ class Network(nn.Module):
         layers, index = [], run * mlp.members + member
         for i, weight in enumerate(mlp.weights):
             linear = nn.Linear(weight.shape[1], weight.shape[2], dtype=weight.dtype)
-            linear.weight.data = weight.data[index].T.contiguous()
+            linear.weight.data = weight.data[index].T.clone(memory_format=torch.contiguous_format)
             linear.bias.data = mlp.biases[i].data[index, 0].clone()
             layers.append(linear)
             if i < len(mlp.weights) - 1:
