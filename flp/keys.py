@@ -43,7 +43,7 @@ class Run:
         return layout.run_name(self.task, self.seed, self.variant)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Artifact:
     """What one job makes.
 
@@ -241,14 +241,14 @@ class Keys:
             agents("online_finetune", layout.ONLINE, self.online_job(*job), self.online_runs(*job), job)
             for job in self.online_jobs()
         )
-        inputs = {
+        everything: dict[str, tuple[Artifact, ...]] = {
             "flow": tuple(flows.values()),
             "latent": tuple(latents.values()),
             "offline": offline,
             "online": online,
         }
         files = [f"{layout.REPORT}/{file}" for file in REPORT_FILES]
-        add("report", "report", self.report, files, files[-1:], inputs=inputs)
+        add("report", "report", self.report, files, files[-1:], inputs=everything)
         return found
 
     @cached_property
