@@ -8,6 +8,24 @@ from torch import Tensor
 from flp.learner import Batch
 
 
+class Transitions(dict[str, Tensor]):
+    """A batch. An agent that asks for `next_actions` and `has_next_action` gets them too, and others do not pay.
+
+    `next_actions` `[R, B, a]` are the actions stored after these; `has_next_action` `[R, B]` is 0 where those belong
+    to another trajectory or are not there.
+    """
+
+    def __init__(self, entries: Batch, replay: Replay, indices: Tensor) -> None:
+        super().__init__(entries)
+        self._replay, self._indices = replay, indices
+
+    def __missing__(self, name: str) -> Tensor:
+        if name not in ("next_actions", "has_next_action"):
+            raise KeyError(name)
+        self.update(self._replay.successors(self._indices))
+        return self[name]
+
+
 class Replay:
     """A merged offline and online buffer with uniform sampling, R runs wide.
 
@@ -66,7 +84,7 @@ class Replay:
     def batch(self, indices: Tensor) -> Batch:
         """Gather transitions by indices `[R, B]` into `len(self)`: each entry `[R, B, ...]`."""
         if self.added == 0:
-            return self._offline(indices)
+            return Transitions(self._offline(indices), self, indices)
         is_online = indices >= self.offline_size
         offline = self._offline(indices.clamp(max=self.offline_size - 1))
         runs = torch.arange(len(indices), device=indices.device)[:, None]
@@ -75,7 +93,24 @@ class Replay:
         for name, old in offline.items():
             pick = is_online.unsqueeze(-1) if old.dim() == 3 else is_online
             merged[name] = torch.where(pick, self.online[name][runs, slots], old)
-        return merged
+        return Transitions(merged, self, indices)
+
+    def successors(self, indices: Tensor) -> Batch:
+        """The actions that follow those of `batch(indices)`, and whether the same trajectory goes on there."""
+        last = self.offline_size - 1
+        after = (indices + 1).clamp(max=last)
+        goes_on = self.transitions[after] == self.transitions[indices.clamp(max=last)] + 1
+        actions = self.actions[self.action_of_run, after]
+        if self.added > 0:
+            is_online = indices >= self.offline_size
+            runs = torch.arange(len(indices), device=indices.device)[:, None]
+            slots = (indices - self.offline_size).clamp(min=0)
+            after = (slots + 1) % self.capacity
+            # The next transition is of the same trajectory if it starts where this one ended.
+            same = (self.online["observations"][runs, after] == self.online["next_observations"][runs, slots]).all(-1)
+            goes_on = torch.where(is_online, same & (after != self.added % self.capacity), goes_on)
+            actions = torch.where(is_online.unsqueeze(-1), self.online["actions"][runs, after], actions)
+        return {"next_actions": actions, "has_next_action": goes_on.to(self.rewards.dtype)}
 
     def _offline(self, indices: Tensor) -> Batch:
         rows = self.transitions[indices]

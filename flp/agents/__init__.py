@@ -6,7 +6,15 @@ from importlib import import_module
 
 from flp.agents.base import Agent, Spec
 
-AGENTS = {"flp": "FLP"}
+AGENTS = {
+    "flp": "FLP",
+    "bc": "BC",
+    "fbc": "FBC",
+    "iql": "IQL",
+    "rebrac": "ReBRAC",
+    "ifql": "IFQL",
+    "fql": "FQL",
+}
 
 
 def make_agent(name: str, spec: Spec) -> Agent:

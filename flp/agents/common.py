@@ -1,0 +1,166 @@
+"""What the baselines share: a Gaussian actor, a behaviour flow, and in-sample values.
+
+All of it behaves like the official code of FQL (agents/*.py, utils/networks.py). There every loss is computed from
+the parameters before the update, and the target critic follows the critic before its update.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+
+from flp.agents.base import Agent, Spec
+from flp.flow import Flow, VelocityField, flow_matching_loss
+from flp.learner import Batch, Logs
+from flp.nets import MLP, Critic, Value, aggregate
+from flp.streams import RunStreams
+
+# Variance scaling by 0.01 (FQL, final_fc_init_scale) scales the weights by its root.
+_HEAD_SCALE = 0.1
+
+
+class GaussianActor(nn.Module):
+    """The mean of a Gaussian of standard deviation 1 per run (FQL, utils/networks.py, Actor with const_std).
+
+    Args:
+        streams: the runs' random streams, for initialisation.
+        observation_dim: width of s.
+        action_dim: width of a.
+        hidden: widths of the hidden layers.
+        tanh: squash the mean.
+    """
+
+    def __init__(
+        self,
+        streams: RunStreams,
+        observation_dim: int,
+        action_dim: int,
+        hidden: Sequence[int],
+        *,
+        tanh: bool = False,
+    ) -> None:
+        super().__init__()
+        self.tanh = tanh
+        self.net = MLP(streams, observation_dim, hidden, action_dim)
+        with torch.no_grad():
+            self.net.weights[-1].mul_(_HEAD_SCALE)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Map `[R, B, o]` to `[R, B, a]`."""
+        mean: Tensor = self.net(observations).squeeze(1)
+        return mean.tanh() if self.tanh else mean
+
+
+def log_prob(mean: Tensor, actions: Tensor) -> Tensor:
+    """log N(a; mean, I), summed over the last axis."""
+    return -0.5 * ((actions - mean).square() + math.log(2 * math.pi)).sum(-1)
+
+
+def make_critic(spec: Spec) -> tuple[Critic, Critic]:
+    """Q_φ(s, a) and its target, equal at first."""
+    o = spec.offline
+    critic = Critic(
+        spec.streams,
+        spec.observation_dim,
+        spec.action_dim,
+        o.hidden,
+        members=o.critics,
+        layer_norm=o.critic_layer_norm,
+    )
+    return critic, deepcopy(critic).requires_grad_(False)
+
+
+def critic_logs(loss: Tensor, q: Tensor) -> Logs:
+    """A critic's scalars from its loss `[R]` and its values `[R, members, B]`."""
+    q = q.detach()
+    return {"critic_loss": loss.detach(), "q": q.mean((1, 2)), "q_max": q.amax((1, 2))}
+
+
+class FlowAgent(Agent):
+    """Base of agents with a behaviour flow: one of their own trained jointly, or the shared pretrained one.
+
+    The shared one is called `flow` and is frozen; an own one is saved with its run.
+
+    Args:
+        spec: what the agent is made from.
+        source: "joint" or "pretrained".
+        steps: Euler steps of an own flow.
+    """
+
+    def __init__(self, spec: Spec, source: str, steps: int) -> None:
+        super().__init__()
+        self.action_dim, self.is_joint = spec.action_dim, source == "joint"
+        if self.is_joint:
+            field = VelocityField(spec.streams, spec.observation_dim, spec.action_dim, spec.offline.hidden)
+            self.own_flow = Flow(field, "euler", steps)
+        elif spec.flow is None:
+            raise ValueError("the pretrained flow is missing")
+        else:
+            self.flow = spec.flow.freeze()
+
+    @property
+    def behavior(self) -> Flow:
+        """The behaviour flow."""
+        return self.own_flow if self.is_joint else self.flow
+
+    def behavior_parameters(self) -> list[nn.Parameter]:
+        """What is to be trained of it: nothing if it is the shared one."""
+        return list(self.own_flow.parameters()) if self.is_joint else []
+
+    def draw_behavior(self, streams: RunStreams, updates: int, batch_size: int) -> dict[str, Tensor]:
+        """x_0 ~ N(0, I) and t ~ U[0, 1) of its matching loss, if it has one."""
+        if not self.is_joint:
+            return {}
+        x_0 = streams.normal(updates, batch_size, self.action_dim).transpose(0, 1)
+        return {"x_0": x_0, "t": streams.uniform(updates, batch_size, 1).transpose(0, 1)}
+
+    def behavior_loss(self, batch: Batch, noise: dict[str, Tensor]) -> Tensor:
+        """Eq. 3 per run `[R]`; zero for the frozen flow."""
+        if not self.is_joint:
+            return torch.zeros_like(batch["rewards"][:, 0])
+        field = self.own_flow.field
+        return flow_matching_loss(field, batch["observations"], batch["actions"], noise["x_0"], noise["t"])
+
+
+class InSampleValues(nn.Module):
+    """V(s) and Q(s, a) of implicit Q-learning, which asks for dataset actions alone (FQL, agents/iql.py)."""
+
+    def __init__(self, spec: Spec, expectile: float) -> None:
+        super().__init__()
+        o = spec.offline
+        self.expectile, self.discount = expectile, o.discount
+        self.value = Value(spec.streams, spec.observation_dim, o.hidden, layer_norm=o.critic_layer_norm)
+        self.critic, self.target_critic = make_critic(spec)
+
+    def trained(self) -> list[nn.Parameter]:
+        """The parameters of V and Q."""
+        return [*self.value.parameters(), *self.critic.parameters()]
+
+    def value_loss(self, batch: Batch) -> tuple[Tensor, Logs]:
+        """Expectile regression of V towards min Q_φ⁻ over the dataset's actions, per run `[R]`."""
+        with torch.no_grad():
+            q = aggregate(self.target_critic(batch["observations"], batch["actions"]), "min")
+        v = self.value(batch["observations"])
+        difference = q - v
+        weight = torch.where(difference >= 0, self.expectile, 1 - self.expectile)
+        loss = (weight * difference.square()).mean(1)
+        return loss, {"value_loss": loss.detach(), "v": v.detach().mean(1)}
+
+    def critic_loss(self, batch: Batch) -> tuple[Tensor, Logs]:
+        """(Q − (r + γ · mask · V(s′)))², summed over the ensemble, per run `[R]`."""
+        with torch.no_grad():
+            y = batch["rewards"] + self.discount * batch["masks"] * self.value(batch["next_observations"])
+        q = self.critic(batch["observations"], batch["actions"])
+        loss = (q - y.unsqueeze(1)).square().sum(1).mean(1)
+        return loss, critic_logs(loss, q)
+
+    @torch.no_grad()
+    def advantage(self, batch: Batch) -> Tensor:
+        """min Q(s, a) − V(s), `[R, B]`."""
+        q = aggregate(self.critic(batch["observations"], batch["actions"]), "min")
+        advantage: Tensor = q - self.value(batch["observations"])
+        return advantage

@@ -1,0 +1,47 @@
+"""Implicit flow Q-learning: in-sample values, and the best of N actions of a behaviour flow (FQL, agents/ifql.py)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from flp.agents.base import Spec, settings_of
+from flp.agents.common import FlowAgent, InSampleValues
+from flp.latent import best_of_n
+from flp.learner import Adam, Batch, Logs, descend
+from flp.nets import aggregate, follow
+from flp.streams import RunStreams
+
+
+class IFQL(FlowAgent):
+    """R behaviour flows whose draws are ranked by Q."""
+
+    def __init__(self, spec: Spec) -> None:
+        o, own = spec.offline, settings_of(spec, "ifql")
+        super().__init__(spec, own.flow, own.flow_steps)
+        self.candidates, self.target_rate = own.candidates, o.target_rate
+        self.values = InSampleValues(spec, own.expectile)
+        self.optimizers = [Adam([*self.behavior_parameters(), *self.values.trained()], o.learning_rate)]
+
+    def draw(self, streams: RunStreams, updates: int, batch_size: int) -> dict[str, Tensor]:
+        """Noise and times of flow matching, for an own flow."""
+        return self.draw_behavior(streams, updates, batch_size)
+
+    def update(self, batch: Batch, noise: dict[str, Tensor]) -> Logs:
+        """One step of V, Q and flow at once; each loss reaches its own network alone."""
+        value_loss, value_logs = self.values.value_loss(batch)
+        critic_loss, critic_logs = self.values.critic_loss(batch)
+        flow_loss = self.behavior_loss(batch, noise)
+        follow(self.values.target_critic, self.values.critic, self.target_rate)
+        descend(self.optimizers[0], value_loss + critic_loss + flow_loss)
+        return {"flow_loss": flow_loss.detach()} | value_logs | critic_logs
+
+    @torch.no_grad()
+    def act(self, observations: Tensor, streams: RunStreams) -> tuple[Tensor, Tensor]:
+        """Decode N draws and take the one with the largest min Q."""
+        batch, n = observations.shape[1], self.candidates
+        repeated = observations.unsqueeze(2).expand(-1, -1, n, -1).flatten(1, 2)
+        candidates = self.behavior.decode(repeated, streams.normal(batch * n, self.action_dim))
+        values = aggregate(self.values.critic(repeated, candidates), "min")
+        actions = best_of_n(values.view(-1, batch, n), candidates.view(-1, batch, n, self.action_dim))
+        return actions, actions

@@ -1,0 +1,57 @@
+"""Implicit Q-learning with advantage-weighted regression (FQL, agents/iql.py)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from flp.agents.base import Agent, Spec, settings_of
+from flp.agents.common import GaussianActor, InSampleValues, log_prob
+from flp.learner import Adam, Batch, Logs, descend
+from flp.nets import follow
+from flp.streams import RunStreams
+
+
+class IQL(Agent):
+    """R Gaussian policies N(μ_θ(s), I) with in-sample values."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        o, own = spec.offline, settings_of(spec, "iql")
+        self.alpha, self.max_weight, self.target_rate = own.alpha, own.max_weight, o.target_rate
+        self.actor = GaussianActor(spec.streams, spec.observation_dim, spec.action_dim, o.hidden)
+        self.values = InSampleValues(spec, own.expectile)
+        self.optimizers = [Adam([*self.actor.parameters(), *self.values.trained()], o.learning_rate)]
+
+    def draw(self, streams: RunStreams, updates: int, batch_size: int) -> dict[str, Tensor]:
+        """Nothing: the losses are deterministic."""
+        return {}
+
+    def update(self, batch: Batch, noise: dict[str, Tensor]) -> Logs:
+        """One step of V, Q and policy at once; each loss reaches its own network alone."""
+        value_loss, value_logs = self.values.value_loss(batch)
+        critic_loss, critic_logs = self.values.critic_loss(batch)
+        actor_loss, logs = self.actor_loss(batch)
+        follow(self.values.target_critic, self.values.critic, self.target_rate)
+        descend(self.optimizers[0], value_loss + critic_loss + actor_loss)
+        return logs | value_logs | critic_logs
+
+    def actor_loss(self, batch: Batch) -> tuple[Tensor, Logs]:
+        """−min(exp(α A(s, a)), 100) log π_θ(a | s), per run `[R]`."""
+        advantage = self.values.advantage(batch)
+        weight = (self.alpha * advantage).exp().clamp(max=self.max_weight)
+        loss = -(weight * log_prob(self.actor(batch["observations"]), batch["actions"])).mean(1)
+        return loss, {"actor_loss": loss.detach(), "advantage": advantage.mean(1), "weight": weight.mean(1)}
+
+    @torch.no_grad()
+    def act(self, observations: Tensor, streams: RunStreams) -> tuple[Tensor, Tensor]:
+        """The mean, as at temperature 0."""
+        actions = self.actor(observations).clamp(-1, 1)
+        return actions, actions
+
+    @torch.no_grad()
+    def explore(self, observations: Tensor, streams: RunStreams) -> tuple[Tensor, Tensor]:
+        """A draw from the policy, as at temperature 1."""
+        mean = self.actor(observations)
+        actions = (mean + streams.normal(*mean.shape[1:])).clamp(-1, 1)
+        return actions, actions

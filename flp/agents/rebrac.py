@@ -1,0 +1,104 @@
+"""ReBRAC: TD3+BC with behaviour penalties in actor and critic (FQL, agents/rebrac.py)."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+
+from flp.agents.base import Agent, Spec, settings_of
+from flp.agents.common import GaussianActor, critic_logs, make_critic
+from flp.learner import Adam, Batch, Logs, descend
+from flp.nets import aggregate
+from flp.streams import RunStreams
+
+
+class ReBRAC(Agent):
+    """R deterministic policies a = tanh μ_θ(s) with clipped double Q."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        o, own = spec.offline, settings_of(spec, "rebrac")
+        self.discount, self.target_rate = o.discount, o.target_rate
+        self.alpha_actor, self.alpha_critic = own.alpha_actor, own.alpha_critic
+        self.actor_every, self.noise, self.noise_clip = own.actor_every, own.noise, own.noise_clip
+        self.action_dim = spec.action_dim
+        self.actor = GaussianActor(spec.streams, spec.observation_dim, spec.action_dim, o.hidden, tanh=True)
+        self.target_actor = deepcopy(self.actor).requires_grad_(False)
+        self.critic, self.target_critic = make_critic(spec)
+        # Counted on the device, so that captured updates know which of them move the actor.
+        self.updates: Tensor
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64, device=spec.streams.device))
+        self.optimizers = [
+            Adam(self.actor.parameters(), o.learning_rate),
+            Adam(self.critic.parameters(), o.learning_rate),
+        ]
+
+    def draw(self, streams: RunStreams, updates: int, batch_size: int) -> dict[str, Tensor]:
+        """Noise of the target policy."""
+        return {"target": streams.normal(updates, batch_size, self.action_dim).transpose(0, 1)}
+
+    def update(self, batch: Batch, noise: dict[str, Tensor]) -> Logs:
+        """One step of the critic; every `actor_every`-th moves actor and targets too.
+
+        In the others the actor's gradient is zero, which is not to rest: Adam goes on with its momentum, as the
+        official code's does.
+        """
+        self.updates += 1
+        moves = (self.updates % self.actor_every == 0).to(batch["rewards"].dtype)
+        actor_loss, logs = self.actor_loss(batch)
+        critic_loss, critic_logs = self.critic_loss(batch, noise["target"])
+        self._follow(self.target_critic, self.critic, moves)
+        self._follow(self.target_actor, self.actor, moves)
+        descend(self.optimizers[0], moves * actor_loss)
+        descend(self.optimizers[1], critic_loss)
+        return logs | critic_logs
+
+    @torch.no_grad()
+    def _follow(self, target: nn.Module, source: nn.Module, moves: Tensor) -> None:
+        for t, s in zip(target.parameters(), source.parameters(), strict=True):
+            t.lerp_(s, self.target_rate * moves)
+
+    def actor_loss(self, batch: Batch) -> tuple[Tensor, Logs]:
+        """−Q(s, a) / mean |Q| + α_actor ‖a − a_data‖² with Q the ensemble's least, per run `[R]`."""
+        actions = self.actor(batch["observations"])
+        q = aggregate(self.critic(batch["observations"], actions), "min")
+        mse = (actions - batch["actions"]).square().sum(-1).mean(1)
+        loss = -q.mean(1) / q.detach().abs().mean(1) + self.alpha_actor * mse
+        return loss, {"actor_loss": loss.detach(), "actor_q": q.detach().mean(1), "mse": mse.detach()}
+
+    def critic_loss(self, batch: Batch, noise: Tensor) -> tuple[Tensor, Logs]:
+        """(Q − y)², mean over the ensemble, per run `[R]`; noise is `[R, B, a]`."""
+        y = self.target(batch, noise)
+        q = self.critic(batch["observations"], batch["actions"])
+        loss = (q - y.unsqueeze(1)).square().mean((1, 2))
+        return loss, critic_logs(loss, q)
+
+    @torch.no_grad()
+    def target(self, batch: Batch, noise: Tensor) -> Tensor:
+        """y = r + γ · mask · (min Q_φ⁻(s′, a′) − α_critic ‖a′ − a′_data‖²), `[R, B]`."""
+        actions = self._smooth(self.target_actor(batch["next_observations"]), noise)
+        q = aggregate(self.target_critic(batch["next_observations"], actions), "min")
+        # Where the trajectory ends there is no a′_data. The official code takes the next trajectory's first action
+        # (and warns of it); here nothing is penalised.
+        penalty = (actions - batch["next_actions"]).square().sum(-1) * batch["has_next_action"]
+        y: Tensor = batch["rewards"] + self.discount * batch["masks"] * (q - self.alpha_critic * penalty)
+        return y
+
+    def _smooth(self, actions: Tensor, noise: Tensor) -> Tensor:
+        noise = (self.noise * noise).clamp(-self.noise_clip, self.noise_clip)
+        return (actions + noise).clamp(-1, 1)
+
+    @torch.no_grad()
+    def act(self, observations: Tensor, streams: RunStreams) -> tuple[Tensor, Tensor]:
+        """The policy without noise, as at temperature 0."""
+        actions = self.actor(observations)
+        return actions, actions
+
+    @torch.no_grad()
+    def explore(self, observations: Tensor, streams: RunStreams) -> tuple[Tensor, Tensor]:
+        """The policy with the target policy's noise, as at temperature 1."""
+        mean = self.actor(observations)
+        actions = self._smooth(mean, streams.normal(*mean.shape[1:]))
+        return actions, actions
