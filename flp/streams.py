@@ -52,4 +52,4 @@ class RunStreams:
         if len(state) != len(self.generators):
             raise ValueError(f"{len(state)} stream states for {len(self.generators)} runs")
         for generator, s in zip(self.generators, state.cpu(), strict=True):
-            generator.set_state(s)
+            generator.set_state(s.clone())  # a view into the middle of a tensor crashes PyTorch

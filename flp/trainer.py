@@ -56,7 +56,7 @@ class Trainer:
     ) -> None:
         self.learner, self.source, self.streams, self.batch_size = learner, source, streams, batch_size
         self.autocast = autocast
-        self.step = self.chunks = 0
+        self.step = self.logged = 0
         self.totals: Logs = {}
         self.updates: Callable[[Tensor, dict[str, Tensor]], Logs] = self._updates
         if capture and streams.device.type == "cuda":
@@ -92,14 +92,15 @@ class Trainer:
                     if before_update is not None:
                         before_update()
                     with progress.section("update"):
-                        logs = self.chunk(min(chunk, stop - self.step))
-                        self.totals = {k: v + self.totals.get(k, 0.0) for k, v in logs.items()}
-                        self.chunks += 1
+                        count = min(chunk, stop - self.step)
+                        logs = self.chunk(count)
+                        self.totals = {k: v * count + self.totals.get(k, 0.0) for k, v in logs.items()}
+                        self.logged += count
                 progress.update(self.step)
                 if self.step < stop:
                     checkpoint()
-            means = {name: total / self.chunks for name, total in self.totals.items()}
-            self.totals, self.chunks = {}, 0
+            means = {name: total / self.logged for name, total in self.totals.items()}
+            self.totals, self.logged = {}, 0
             with turn(self.step):
                 at_stop(self.step, means)
             progress.update(self.step)
@@ -120,7 +121,7 @@ class Trainer:
         tensors = {f"learner/{k}": v for k, v in self.learner.state_dict().items()}
         tensors |= {f"optimizer/{k}": v for k, v in self.learner.optimizer_state().items()}
         tensors |= {f"total/{k}": v for k, v in self.totals.items()}
-        return tensors | {"streams": self.streams.state()}, {"step": self.step, "chunks": self.chunks}
+        return tensors | {"streams": self.streams.state()}, {"step": self.step, "logged": self.logged}
 
     def restore(self, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
         """Put back what `state` gave."""
@@ -132,7 +133,7 @@ class Trainer:
         self.learner.load_optimizer_state(group("optimizer/"))
         self.totals = {k: v.to(self.streams.device) for k, v in group("total/").items()}
         self.streams.restore(tensors["streams"])
-        self.step, self.chunks = info["step"], info["chunks"]
+        self.step, self.logged = info["step"], info["logged"]
 
     def _updates(self, indices: Tensor, noise: dict[str, Tensor]) -> Logs:
         total: Logs = {}
