@@ -212,12 +212,12 @@ def maze_panel(
     rows, columns = maze.walls.shape
     width = 2.6
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(width, width * rows / columns + 0.28), layout="constrained")
+        figure = Figure(figsize=(width, width * rows / columns + 0.32), layout="constrained")
         axes = figure.subplots()
         half = maze.unit / 2
         for i, j in np.argwhere(maze.walls):
             corner = (j * maze.unit - maze.offset - half, i * maze.unit - maze.offset - half)
-            axes.add_patch(Rectangle(corner, maze.unit, maze.unit, facecolor=WALL, edgecolor=WALL, linewidth=0.3))
+            axes.add_patch(Rectangle(corner, maze.unit, maze.unit, facecolor=WALL, edgecolor=WALL, linewidth=0.6))
         for path in paths:
             thin = path[_thinned(path, maze.unit / 20)]
             axes.plot(thin[:, 0], thin[:, 1], color=color, linewidth=1.0, alpha=0.75)
@@ -231,7 +231,7 @@ def maze_panel(
         axes.set_ylim(-maze.offset - half, (rows - 0.5) * maze.unit - maze.offset)
         axes.set_aspect("equal")
         axes.set_axis_off()
-        axes.set_title(title)
+        axes.set_title(title, fontsize=11)
         return render(figure, name, title)
 
 

@@ -114,13 +114,14 @@ def _companions(results: Results, final: pd.DataFrame, views: list[DatasetView])
         "summary.csv": tables.summary(results),
         "sweep.csv": tables.sweep(results),
         "curves.csv": tables.curves(results),
-        "training.csv": tables.training(results),
         "table1.csv": paper.table1(results, final),
         "table2.csv": paper.table2(results, final),
         "compute.csv": _compute(results),
         "success.csv": _long(views),
     }
-    return {name: table.to_csv(index=False, lineterminator="\n") for name, table in found.items()}
+    texts = {name: table.to_csv(index=False, lineterminator="\n") for name, table in found.items()}
+    logs = tables.training(results).to_csv(index=False, lineterminator="\n", float_format="%.6g")
+    return texts | {"training.csv": logs}
 
 
 def _long(views: list[DatasetView]) -> pd.DataFrame:
@@ -170,7 +171,9 @@ def _pages(results: Results, final: pd.DataFrame, views: list[DatasetView]) -> d
         "aggregates": sections.aggregates(results, final),
         "scatter": sections.quality_scatter(results, final),
         "compute": _compute(results).to_dict("records"),
-        "config": yaml.safe_dump(results.params.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
+        "config": yaml.safe_dump(
+            results.params.model_dump(mode="json"), sort_keys=False, default_flow_style=None, width=100
+        ),
         "versions": _versions(results),
     }
     pages = {"index.html": environment.get_template("index.html").render(**common, **index)}
@@ -183,12 +186,8 @@ def _pages(results: Results, final: pd.DataFrame, views: list[DatasetView]) -> d
 
 def _split(table: pd.DataFrame) -> dict[str, Any]:
     """Columns by origin, and rows of cells."""
-    origins: dict[str, list[str]] = {"paper": [], "measured": [], "": []}
-    for column in table.columns[1:]:
-        origin, _, name = column.partition(" ")
-        origins[origin if name else ""].append(column)
-    rows = table.to_dict("records")
-    return {"paper": origins["paper"], "measured": origins["measured"], "scale": origins[""], "rows": rows}
+    by_origin = {o: [c for c in table.columns if c.startswith(o + " ")] for o in ("paper", "measured")}
+    return {**by_origin, "rows": table.to_dict("records")}
 
 
 def _versions(results: Results) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from flp.report.tables import NAMES, Cell, cell
 
 OFFLINE = ["BC", "IQL", "ReBRAC", "IDQL", "SRPO", "CAC", "FAWAC", "FBRAC", "IFQL", "FQL", "FLP"]
 ONLINE = ["ReBRAC", "Cal-QL", "RLPD", "IFQL", "FQL", "FLP"]
-SCALE = ["data", "steps", "evaluations", "episodes", "seeds", "tasks", "networks"]
+SCALE = ["steps", "evaluations", "episodes", "seeds", "tasks", "networks", "data"]
 
 
 def quoted() -> pd.DataFrame:

@@ -281,7 +281,8 @@ def aggregates(results: Results, final: pd.DataFrame) -> Panels | None:
         return None
     strata = {m: set(map(tuple, rows.loc[rows["method"] == m, ["dataset", "task"]].to_numpy())) for m in names}
     widest = set().union(*strata.values())
-    names = [m for m in names if strata[m] == widest]  # a fair comparison is over the same tasks
+    omitted = [name_of(m) for m in names if strata[m] != widest]  # a fair comparison is over the same tasks
+    names = [m for m in names if strata[m] == widest]
     scores = {m: matrix(rows[rows["method"] == m]) for m in names}
     draws = results.params.report.bootstrap
     iqm = [
@@ -308,6 +309,8 @@ def aggregates(results: Results, final: pd.DataFrame) -> Panels | None:
         f"Over {count} tasks × {len(results.params.seeds)} seed(s), after rliable; bars and bands are 95 % intervals "
         f"of {draws} stratified bootstrap resamples. A profile shows the share of runs above a success rate."
     )
+    if omitted:
+        note += f" Left out, for not having run on all of the tasks: {', '.join(omitted)}."
     return Panels("Over all tasks", svgs, legend_of(names), note)
 
 

@@ -46,7 +46,8 @@ def resample(scores: Array, trials: Array, resamples: int, generator: np.random.
 
     With several seeds, seeds are drawn with replacement, for each task on its own (stratified bootstrap). One
     seed has nothing to be drawn from: its success rates are drawn from their posterior given `trials`
-    episodes each (Jeffreys' prior), which covers the chance of the episodes, not of training.
+    episodes each, which covers the chance of the episodes, not of training. The prior is Jeffreys', its weight
+    shared among the tasks, lest fifty halves of a success pull up a mean of zeros.
 
     Args:
         scores: `[seeds, tasks]`.
@@ -59,7 +60,8 @@ def resample(scores: Array, trials: Array, resamples: int, generator: np.random.
         picks = generator.integers(0, seeds, (resamples, seeds, tasks))
         return np.asarray(scores[picks, np.arange(tasks)])
     successes = scores * trials
-    return generator.beta(successes + 0.5, trials - successes + 0.5, (resamples, 1, tasks))
+    prior = 0.5 / tasks
+    return generator.beta(successes + prior, trials - successes + prior, (resamples, 1, tasks))
 
 
 def interval(samples: Array, level: float = LEVEL) -> Array:

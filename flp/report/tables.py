@@ -82,14 +82,15 @@ def sweep(results: Results) -> pd.DataFrame:
 def curves(results: Results) -> pd.DataFrame:
     """Mean success over tasks and seeds at each step."""
     rows = base(results.evaluations)
-    grouped = rows.groupby(["dataset", "agent", "phase", "step"], as_index=False)["success"].mean()
+    grouped = rows.groupby(["dataset", "agent", "phase", "step"], as_index=False)[["success"]].mean()
     return grouped.sort_values(["dataset", "agent", "phase", "step"], ignore_index=True)[CURVES]
 
 
 def training(results: Results) -> pd.DataFrame:
-    """The training logs of every run."""
-    first = [*IDENTITY, "stage", "step"]
-    return results.logs[[*first, *(name for name in results.logs if name not in first)]]
+    """The training logs of every run but the sweeps'."""
+    logs = results.logs.loc[results.logs["variant"] == ""].drop(columns=["variant", "alpha", "candidates"])
+    first = ["dataset", "agent", "task", "seed", "stage", "step"]
+    return logs[[*first, *(name for name in logs if name not in first)]]
 
 
 def finals(evaluations: pd.DataFrame, last: int) -> pd.DataFrame:
