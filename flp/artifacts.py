@@ -9,7 +9,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
@@ -105,6 +105,8 @@ def write_verified(path: Path | str, write: Callable[[Path], None]) -> str:
     Raises:
         FLPError: the folder cannot be written, the disk is full, or what was read back differs.
     """
+    from safetensors import SafetensorError  # what its writer raises on a full disk
+
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -115,13 +117,14 @@ def write_verified(path: Path | str, write: Callable[[Path], None]) -> str:
         digest = sha256_of(temporary)
         os.replace(temporary, path)
         _sync_directory(path.parent)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise FLPError(
-            f"cannot write {path}: {error.strerror or error}; free some space or mend the folder's "
+            f"cannot write {path}: {getattr(error, 'strerror', None) or error}; free some space or mend the folder's "
             "permissions, then run again (an earlier version of the file, if any, is intact)"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
     if sha256_of(path) != digest:
         raise FLPError(f"{path} reads back differently from what was written; check the disk")
     return digest
@@ -148,8 +151,12 @@ def save_tensors(path: Path | str, tensors: dict[str, Any], **manifest: Any) -> 
 
     path = Path(path)
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    path.with_suffix(".json").unlink(missing_ok=True)
-    digest = write_verified(path, lambda temporary: save_file(contiguous, temporary))
+
+    def write(temporary: Path) -> None:
+        save_file(contiguous, temporary)
+        path.with_suffix(".json").unlink(missing_ok=True)  # an earlier artifact stays whole until here
+
+    digest = write_verified(path, write)
     write_json(
         path.with_suffix(".json"),
         {

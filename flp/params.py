@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import reprlib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -38,6 +39,8 @@ def _number(value: object) -> object:
 
 Float = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Positive = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, BeforeValidator(_number), Field(ge=0, allow_inf_nan=False)]
+Expectile = Annotated[float, BeforeValidator(_number), Field(gt=0, lt=1)]
 Count = Annotated[int, Field(gt=0, le=10**12)]
 Natural = Annotated[int, Field(ge=0, le=10**12)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -141,7 +144,7 @@ class FQL(Section):
 class IFQL(Section):
     """Implicit flow Q-learning (FQL, agents/ifql.py)."""
 
-    expectile: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    expectile: Expectile = 0.9
     """Expectile of the value loss."""
     candidates: Count = 32
     """Actions drawn from the flow, the best by Q taken."""
@@ -154,7 +157,7 @@ class IFQL(Section):
 class IQL(Section):
     """Implicit Q-learning (FQL, agents/iql.py)."""
 
-    expectile: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    expectile: Expectile = 0.9
     """Expectile of the value loss."""
     alpha: Positive = 10.0
     """Inverse temperature of advantage-weighted regression."""
@@ -165,15 +168,15 @@ class IQL(Section):
 class ReBRAC(Section):
     """ReBRAC (FQL, agents/rebrac.py)."""
 
-    alpha_actor: Annotated[float, BeforeValidator(_number), Field(ge=0)] = 0.003
+    alpha_actor: NonNegative = 0.003
     """Weight of the actor's behaviour cloning."""
-    alpha_critic: Annotated[float, BeforeValidator(_number), Field(ge=0)] = 0.01
+    alpha_critic: NonNegative = 0.01
     """Weight of the critic's behaviour penalty."""
     actor_every: Count = 2
     """Critic updates per actor update."""
-    noise: Annotated[float, Field(ge=0)] = 0.2
+    noise: NonNegative = 0.2
     """Target-policy noise, standard deviation."""
-    noise_clip: Annotated[float, Field(ge=0)] = 0.5
+    noise_clip: NonNegative = 0.5
     """Largest target-policy noise."""
 
 
@@ -357,9 +360,14 @@ def parse(values: object, source: str = "params.yaml") -> Params:
         params = Params.model_validate(values)
     except ValidationError as error:
         raise FLPError(f"{source}: {_first_problem(error)}") from None
+    except UnicodeEncodeError as error:
+        raise FLPError(f"{source}: {error.object!a} holds half a character; write it anew") from None
     for dataset, overlay in params.overrides.items():
-        specification(dataset)
         place = f"{source}: overrides.{dataset}"
+        try:
+            specification(dataset)
+        except FLPError as error:
+            raise FLPError(f"{place}: {error}") from None
         if forbidden := {"datasets", "seeds", "overrides", "report"} & set(overlay):
             raise FLPError(f"{place}.{min(forbidden)}: cannot differ between datasets; set it at the top level")
         values_without = params.model_dump(mode="json", exclude={"overrides"})
@@ -377,11 +385,20 @@ def _first_problem(error: ValidationError) -> str:
         return f"{place}: missing; see the default params.yaml for its meaning and a sensible value"
     if problem["type"] == "value_error":
         return f"{place}: {problem['msg'].removeprefix('Value error, ')}"
-    shown = repr(problem["input"])
-    shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    shown = _shown(problem["input"])
     message = problem["msg"][0].lower() + problem["msg"][1:]
     hint = nearest(problem["input"], _literals(problem["msg"])) if isinstance(problem["input"], str) else ""
     return f"{place}: {message}, got {shown}{hint}"
+
+
+def _shown(value: object) -> str:
+    """A short representation, however large or deep the value is."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = 60
+    try:
+        return short.repr(value)
+    except ValueError:  # an integer of more digits than Python prints
+        return "an integer too large to show"
 
 
 def _literals(message: str) -> list[str]:
@@ -400,6 +417,12 @@ def _keys_at(path: list[str]) -> list[str]:
 
 class _Loader(yaml.SafeLoader):
     """A safe YAML loader that refuses a key given twice (plain YAML keeps the last in silence)."""
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+        value = super().construct_scalar(node)
+        if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+            raise yaml.constructor.ConstructorError(None, None, "half a character (a surrogate)", node.start_mark)
+        return value
 
 
 def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -428,7 +451,8 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
         values = yaml.load(text.decode(), _Loader)
     except OSError as error:
         raise FLPError(f"cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError, TypeError, LookupError, AttributeError) as error:
+        # PyYAML's own constructors stumble over tags such as `!!int ""` or `!!timestamp x`.
         raise FLPError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise FLPError(f"{path} must hold a mapping of sections (datasets, seeds, download, …)")

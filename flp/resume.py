@@ -7,6 +7,7 @@ covers everything the result depends on, hence a changed experiment never goes o
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import sys
@@ -76,8 +77,9 @@ class Resume:
                 info = json.loads(file.metadata()["info"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-            print(f"warning: {self.file} cannot be read ({error}); starting over", file=sys.stderr)
-            self.clear()
+            aside = self.file.with_suffix(".unreadable")
+            print(f"warning: {self.file} cannot be read ({error}); it is set aside, starting over", file=sys.stderr)
+            os.replace(self.file, aside)
             return None
         return tensors, info
 
