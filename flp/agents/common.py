@@ -146,8 +146,8 @@ class InSampleValues(nn.Module):
             q = aggregate(self.target_critic(batch["observations"], batch["actions"]), "min")
         v = self.value(batch["observations"])
         difference = q - v
-        weight = torch.where(difference >= 0, self.expectile, 1 - self.expectile)
-        loss = (weight * difference.square()).mean(1)
+        squared = difference.square()
+        loss = torch.where(difference >= 0, self.expectile * squared, (1 - self.expectile) * squared).mean(1)
         return loss, {"value_loss": loss.detach(), "v": v.detach().mean(1)}
 
     def critic_loss(self, batch: Batch) -> tuple[Tensor, Logs]:
