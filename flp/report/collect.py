@@ -20,7 +20,12 @@ from flp.params import Params
 
 REMEDY = "make it with `snakemake --cores all`, or fetch it with `dvc pull`"
 IDENTITY = ["dataset", "agent", "task", "seed", "variant", "alpha", "candidates"]
+PHASES = ("behavior", "offline", "online")
 EVALUATED = ["phase", "step", "success", "episodes"]
+QUALITY = [
+    *("roundtrip_mean", "roundtrip_p99", "roundtrip_max", "latent_mean", "latent_std", "latent_wasserstein"),
+    *("validation_loss", "validation_nll", "clipped_fraction", "solver", "solver_steps"),
+]
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ class Results:
     def label(self, dataset: str) -> str:
         """What the dataset's transitions are."""
         source = self.of(dataset).download.source
-        return str(self.data[dataset].get("label") or f"source: {source}")
+        return str(self.data[dataset].get("label") or f"download.source is {source}")
 
 
 @dataclass
@@ -88,8 +93,11 @@ class _Tables:
         identity |= {"alpha": run.alpha, "candidates": run.candidates}
         manifest = _manifest(folder / "policy.json")
         evaluations = read_table(folder / "evaluations.csv", EVALUATED)
-        if not evaluations["success"].between(0, 1).all():
-            raise FLPError(f"{folder}/evaluations.csv: a success is outside [0, 1]; delete the folder and run again")
+        if not (evaluations["success"].between(0, 1).all() and evaluations["phase"].isin(PHASES).all()):
+            raise FLPError(
+                f"{folder}/evaluations.csv: a success is outside [0, 1], or a phase is none of {', '.join(PHASES)}; "
+                "delete the folder and run again"
+            )
         self.evaluations.append(evaluations.assign(**identity, stage=stage))
         self.logs.append(read_table(folder / "log.csv", ["step"]).assign(**identity, stage=stage))
         details = {name: manifest.get(name) for name in ("seconds", "device", "versions")}
@@ -142,7 +150,7 @@ def _flow(dataset: str, seed: int) -> FlowRecord:
     return FlowRecord(
         dataset=dataset,
         seed=seed,
-        quality=_manifest(quality / "quality.json"),
+        quality=_manifest(quality / "quality.json", QUALITY),
         curve=read_table(Path(model + ".csv"), ["step", "loss", "validation_loss"]),
         manifest=_manifest(Path(model + ".json")),
         picture=_read(quality / "latent.png"),
@@ -163,12 +171,12 @@ def _read(path: Path) -> bytes:
         raise FLPError(f"cannot read {path}: {error.strerror}") from error
 
 
-def _manifest(path: Path) -> dict[str, Any]:
+def _manifest(path: Path, entries: Iterable[str] = ()) -> dict[str, Any]:
     if not path.exists():
         raise FLPError(f"{path} does not exist; {REMEDY}")
     value = read_json(path)
-    if not isinstance(value, dict):
-        raise FLPError(f"{path} is not a manifest of this project; delete its folder and run again")
+    if not isinstance(value, dict) or any(entry not in value for entry in entries):
+        raise FLPError(f"{path} lacks what this version of flp writes there; delete its folder and run again")
     return value
 
 
@@ -197,7 +205,7 @@ def read_paths(folder: Path, phase: str) -> list[NDArray[np.float32]]:
     if not path.exists():
         return []
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             names = [name for name in file.files if name.rpartition("_")[0] == phase]
             return [file[name] for name in sorted(names, key=lambda name: int(name.rpartition("_")[2]))]
     except (OSError, ValueError, zipfile.BadZipFile) as error:

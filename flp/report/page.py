@@ -83,21 +83,23 @@ def build(keys: Keys) -> str:
     files = {name: sha256_of(folder / name) for name in sorted([*texts, "metrics.json"])}
     manifest = {"format_version": FORMAT_VERSION, "kind": "report", "key": keys.report}
     write_json(folder / "manifest.json", manifest | {"files": files, "versions": versions()})
-    return tables.plain([view.success for view in views])
+    text = tables.plain([view.success for view in views])
+    if results.stale:
+        text += f"note: other parameters or another version of the source made {len(results.stale)} of the artifacts\n"
+    return text
 
 
 def _view(results: Results, final: pd.DataFrame, dataset: str) -> DatasetView:
     params = results.of(dataset)
     flows = [flow for flow in results.flows if flow.dataset == dataset]
     agents, episodes = params.offline.agents, params.evaluation.episodes
-    scale = (
-        f"{thousands(params.flow.steps)} flow steps, {thousands(params.offline.steps)} offline steps, "
-        f"{thousands(params.online.steps)} online steps, {episodes} episodes per evaluation"
-    )
+    scale = f"{thousands(params.flow.steps)} flow steps, {thousands(params.offline.steps)} offline steps, "
+    if params.online.steps:
+        scale += f"{thousands(params.online.steps)} online steps, "
     return DatasetView(
         name=dataset,
         label=results.label(dataset),
-        scale=scale,
+        scale=f"{scale}{episodes} episodes per evaluation",
         success=tables.success_table(final, dataset, agents, results.params.report.bootstrap),
         learning=sections.learning_curves(results, dataset),
         mazes=sections.mazes(results, dataset),
@@ -162,6 +164,7 @@ def _pages(results: Results, final: pd.DataFrame, views: list[DatasetView]) -> d
         "bootstrap": results.params.report.bootstrap,
         "seeds": results.params.seeds,
         "stale": results.stale,
+        "key": results.keys.report,
         "views": views,
     }
     index = {

@@ -10,14 +10,13 @@ import numpy as np
 import pandas as pd
 
 from flp.report import statistics
-from flp.report.collect import IDENTITY, Results
+from flp.report.collect import IDENTITY, PHASES, Results
 
 SUMMARY = ["dataset", "agent", "task", "seed", "phase", "step", "success", "episodes"]
 SWEEP = [*SUMMARY, "variant", "alpha", "candidates"]
 CURVES = ["dataset", "agent", "phase", "step", "success"]
 FLOW_METHOD = "flow"
 NAMES = {"flp": "FLP", "bc": "BC", "fbc": "flow BC", "iql": "IQL", "rebrac": "ReBRAC", "ifql": "IFQL", "fql": "FQL"}
-PHASES = ("behavior", "offline", "online")
 
 
 @dataclass(frozen=True)
