@@ -37,10 +37,10 @@ def _number(value: object) -> object:
     return value
 
 
-Float = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
-Positive = Annotated[float, BeforeValidator(_number), Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, BeforeValidator(_number), Field(ge=0, allow_inf_nan=False)]
-Expectile = Annotated[float, BeforeValidator(_number), Field(gt=0, lt=1)]
+Float = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_number)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_number)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(_number)]
+Expectile = Annotated[float, Field(gt=0, lt=1), BeforeValidator(_number)]
 Count = Annotated[int, Field(gt=0, le=10**12)]
 Natural = Annotated[int, Field(ge=0, le=10**12)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -78,7 +78,7 @@ class Download(Section):
     """Training episodes to generate; empty for OGBench's own number."""
     steps_per_episode: Annotated[int, Field(ge=2, le=10**7)] | None = None
     """Rows per generated episode; empty for OGBench's own number."""
-    noise: Annotated[float, BeforeValidator(_number), Field(ge=0, le=10)] | None = None
+    noise: Annotated[float, Field(ge=0, le=10), BeforeValidator(_number)] | None = None
     """Standard deviation of the controller's action noise; empty for OGBench's own."""
     policy: Literal["scripted", "random"] = "scripted"
     """`random` takes uniform actions: for trials of environments whose expert is not at hand."""
@@ -226,9 +226,9 @@ class Offline(Section):
     """Transitions per step and run."""
     learning_rate: Positive
     """Adam's step size."""
-    discount: Annotated[float, BeforeValidator(_number), Field(ge=0, lt=1)]
+    discount: Annotated[float, Field(ge=0, lt=1), BeforeValidator(_number)]
     """Discount factor."""
-    target_rate: Annotated[float, BeforeValidator(_number), Field(gt=0, le=1)]
+    target_rate: Annotated[float, Field(gt=0, le=1), BeforeValidator(_number)]
     """Rate at which the target critic follows the critic."""
     log_std_min: Float
     """Lower clamp of the policy's log standard deviation."""
