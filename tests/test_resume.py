@@ -1,0 +1,162 @@
+"""What a killed job needs: saved whole, read back exactly, set aside when it cannot be read."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+import torch
+
+from flp.resume import InterruptedJobError, Resume
+
+
+def make_state():
+    shared = torch.arange(4.0)
+    return {"a": torch.ones(2, 3), "b": shared, "c": shared, "scalar": torch.tensor(3), "t": torch.ones(2, 3).T}, {
+        "step": 5,
+        "evaluations": [{"run": "task1", "success": 0.5}],
+    }
+
+
+@pytest.fixture
+def signals():
+    """The handlers as they were."""
+    old = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in old.items():
+        signal.signal(number, handler)
+
+
+def test_a_state_is_read_back_exactly(tmp_path):
+    tensors, info = make_state()
+    Resume(tmp_path / "key").save(tensors, info)
+    found, found_info = Resume(tmp_path / "key").load()
+    assert found_info == info
+    assert found.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert torch.equal(found[name], tensor)
+        assert found[name].dtype == tensor.dtype
+
+
+def test_the_last_state_counts_and_clearing_leaves_none(tmp_path):
+    resume = Resume(tmp_path / "key")
+    assert resume.load() is None
+    for step in (1, 2):
+        resume.save({"a": torch.tensor(step)}, {"step": step})
+    tensors, info = resume.load()
+    assert (tensors["a"].item(), info["step"]) == (2, 2)
+    assert [f.name for f in (tmp_path / "key").iterdir()] == ["state.safetensors"]
+    resume.clear()
+    assert resume.load() is None
+    assert not (tmp_path / "key").exists()
+    resume.clear()
+
+
+def test_another_jobs_state_is_not_taken(tmp_path):
+    Resume(tmp_path / "one").save(*make_state())
+    assert Resume(tmp_path / "other").load() is None
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "junk", "no info"])
+def test_an_unreadable_state_is_set_aside(tmp_path, capsys, damage):
+    resume = Resume(tmp_path / "key")
+    resume.save(*make_state())
+    content = resume.file.read_bytes()
+    if damage == "no info":
+        from safetensors.torch import save_file
+
+        save_file({"a": torch.ones(1)}, resume.file)
+    else:
+        resume.file.write_bytes({"truncated": content[:-5], "empty": b"", "junk": b"\xff" * 100}[damage])
+    damaged = resume.file.read_bytes()
+    assert resume.load() is None
+    warning = capsys.readouterr().err
+    assert str(resume.file) in warning
+    assert "starting over" in warning
+    assert "set aside" in warning
+    assert not resume.file.exists()
+    assert [f.read_bytes() for f in (tmp_path / "key").iterdir()] == [damaged]
+    resume.save(*make_state())  # and a new state can be saved
+    assert resume.load() is not None
+
+
+def test_a_state_is_saved_when_it_is_time(tmp_path):
+    asked = []
+
+    def state():
+        asked.append(1)
+        return make_state()
+
+    resume = Resume(tmp_path / "key", every=1000)
+    resume.maybe(state)
+    assert not asked
+    resume.saved_at -= 1001
+    resume.maybe(state)
+    resume.maybe(state)
+    assert len(asked) == 1
+    assert resume.load() is not None
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_at_the_next_opportunity_and_stops(tmp_path, signals, capsys, number):
+    resume = Resume(tmp_path / "key", every=1000)
+    assert resume.start() is None
+    os.kill(os.getpid(), number)
+    for _ in range(100):
+        if resume.stop_signal is not None:
+            break
+        time.sleep(0.01)
+    assert not resume.file.exists()
+    with pytest.raises(InterruptedJobError, match=f"{signal.Signals(number).name}; the state is saved"):
+        resume.maybe(make_state)
+    assert resume.load()[1]["step"] == 5
+    assert signal.Signals(number).name in capsys.readouterr().err
+
+
+def test_starting_again_says_where_it_goes_on(tmp_path, signals, capsys):
+    Resume(tmp_path / "key").save(*make_state())
+    assert Resume(tmp_path / "key").start()[1]["step"] == 5
+    assert "step 5" in capsys.readouterr().err
+
+
+def test_a_second_signal_stops_at_once(tmp_path, signals):
+    resume = Resume(tmp_path / "key")
+    resume.listen()
+    resume._on_signal(signal.SIGTERM, None)
+    with pytest.raises(SystemExit) as stopped:
+        resume._on_signal(signal.SIGTERM, None)
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert resume.load() is None
+
+
+def test_information_joins_a_state():
+    tensors, info = make_state()
+    assert Resume.join((tensors, info), more=3) == (tensors, info | {"more": 3})
+
+
+def test_a_job_killed_twice_dies_with_the_signals_status(tmp_path):
+    """In a process of its own, which never reaches a checkpoint."""
+    code = f"""
+        import sys, time
+        from pathlib import Path
+        from flp.resume import Resume
+        Resume(Path({str(tmp_path / "key")!r})).listen()
+        print("ready", flush=True)
+        while True:
+            time.sleep(0.01)
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGTERM)
+        assert "saving the state" in process.stderr.readline() + process.stderr.readline()
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 128 + signal.SIGTERM
+    assert not (tmp_path / "key").exists()
