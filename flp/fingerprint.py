@@ -1,8 +1,8 @@
 """Fingerprints of source code: what a stage's results depend on, comments and docstrings aside.
 
-A module's fingerprint is a hash of its syntax tree without docstrings; a stage's covers the module and every
-`flp` module it imports, directly or not. Editing the actor's loss changes the fingerprint of offline
-training and of nothing before it; editing a comment changes none.
+A module's fingerprint is a hash of its syntax tree without docstrings; a stage's covers the module, every `flp`
+module it imports, directly or not, and the data files that lie beside them (templates). Editing the actor's
+loss changes the fingerprint of offline training and of nothing before it; editing a comment changes none.
 """
 
 from __future__ import annotations
@@ -40,10 +40,13 @@ def fingerprint(*modules: str) -> str:
         module = pending.pop()
         if module not in closure and _path(module) is not None:
             closure.add(module)
+            pending.append(module.rpartition(".")[0])
             pending.extend(_imports(module))
     digest = hashlib.sha256()
     for module in sorted(closure):
         digest.update(f"{module}={_module_hash(module)}\n".encode())
+    for folder in sorted({path.parent for module in closure if (path := _path(module)) is not None} - {_ROOT}):
+        digest.update(_data_hash(folder).encode())
     return digest.hexdigest()[:16]
 
 
@@ -71,10 +74,33 @@ def _imports(module: str) -> tuple[str, ...]:
     for node in ast.walk(_tree(module)):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            names.add(node.module)
-            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            source = _absolute(module, node)
+            names.add(source)
+            names.update(f"{source}.{alias.name}" for alias in node.names)
     return tuple(sorted(name for name in names if name.split(".")[0] == _PACKAGE))
+
+
+def _absolute(module: str, node: ast.ImportFrom) -> str:
+    """The module that `from … import` names; dots count from the importing module's package."""
+    if not node.level:
+        return node.module or ""
+    path = _path(module)
+    parts = module.split(".")
+    above = node.level - (path is not None and path.name == "__init__.py")
+    return ".".join([*parts[: len(parts) - above], *filter(None, [node.module])])
+
+
+@cache
+def _data_hash(folder: Path) -> str:
+    """Hash the files of a package that are not Python, those of its folders without Python included."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and path.name != "__pycache__" and not (path / "__init__.py").exists():
+            digest.update(f"{path.name}/{_data_hash(path)}".encode())
+        elif path.is_file() and path.suffix not in {".py", ".pyc", ".so"} and not path.name.startswith("."):
+            digest.update(f"{path.name}={hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()
 
 
 @cache
