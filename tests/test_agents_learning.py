@@ -93,7 +93,8 @@ def chain(size=4000):
     }
 
 
-# The best action's value is 1, less under ReBRAC's noise; the 0.9-expectile of uniform rewards m solves 0.9 (1 - m)² = 0.1 m².
+# The best action's value is 1, less under ReBRAC's noise; the 0.9-expectile m of uniform rewards solves
+# 0.9 (1 - m)² = 0.1 m².
 RIGHT = {"fql": 1.0, "rebrac": 0.93, "iql": 0.75, "ifql": 0.75}
 
 

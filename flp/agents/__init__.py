@@ -1,4 +1,4 @@
-"""The algorithms, one file each; a new one is a file and a line here."""
+"""The algorithms, one file each, found by their names."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ from importlib import import_module
 
 from flp.agents.base import Agent, Spec
 
-AGENTS = {
-    "flp": "FLP",
-    "bc": "BC",
-    "fbc": "FBC",
-    "iql": "IQL",
-    "rebrac": "ReBRAC",
-    "ifql": "IFQL",
-    "fql": "FQL",
-}
-
 
 def make_agent(name: str, spec: Spec) -> Agent:
-    """Build an agent by its lower-case name. Modules load by need: each is in its own runs' keys only."""
-    agent: Agent = getattr(import_module(f"flp.agents.{name}"), AGENTS[name])(spec)
-    return agent
+    """Build the agent of `flp/agents/{name}.py`: the one subclass of `Agent` that is defined there.
+
+    There is no table of them here, for it would be part of every run's key: a new algorithm leaves the others' runs
+    as they are.
+    """
+    module = import_module(f"flp.agents.{name}")
+    (agent_class,) = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Agent) and value.__module__ == module.__name__
+    ]
+    return agent_class(spec)
