@@ -249,6 +249,7 @@ def test_paper_numbers_stand_apart_from_measured_ones() -> None:
     assert quoted.loc[("2", "scene-play"), "FQL"] == "82±11→100±1"
     assert quoted.loc["1"].shape[0] == 10
     assert quoted.loc["2"].shape[0] == 5
+    assert paper.near_best({"a": "0±0→100±0", "b": "99±1→95±3", "c": "100±0→94±1", "d": ""}, [*"abcd"]) == ["a", "b"]
     keys = make_inputs({"offline": {"agents": ["flp", "fql"]}})
     results = collect(keys)
     final = tables.finals(results.evaluations, 3)

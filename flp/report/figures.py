@@ -174,7 +174,7 @@ def scatter_panel(
         axes = figure.subplots()
         for x, y, color in points:
             axes.scatter(x, y, color=color, s=26, alpha=0.85, linewidths=0)
-        axes.set_ylim(-0.03, 1.03)
+        axes.margins(y=0.25)
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.0f}%"))
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set_title(title)

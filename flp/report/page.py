@@ -190,7 +190,10 @@ def _pages(results: Results, final: pd.DataFrame, views: list[DatasetView]) -> d
 def _split(table: pd.DataFrame) -> dict[str, Any]:
     """Columns by origin, and rows of cells."""
     by_origin = {o: [c for c in table.columns if c.startswith(o + " ")] for o in ("paper", "measured")}
-    return {**by_origin, "rows": table.to_dict("records")}
+    rows: list[dict[str, Any]] = [{str(name): cell for name, cell in row.items()} for row in table.to_dict("records")]
+    for row in rows:
+        row["bold"] = paper.near_best(row, by_origin["paper"])
+    return {**by_origin, "rows": rows}
 
 
 def _versions(results: Results) -> list[dict[str, Any]]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import resources
 from io import StringIO
 
 import pandas as pd
 
 from flp.data.environments import specification
+from flp.keys import OFFLINE_ONLY
 from flp.report.collect import Results
 from flp.report.tables import NAMES, Cell, cell
 
@@ -33,7 +35,7 @@ def table1(results: Results, final: pd.DataFrame) -> pd.DataFrame:
                 row[f"measured {NAMES[agent]}"] = value.text if value else ""
             row |= _scale(results, dataset, here, f"{results.of(dataset).offline.steps}")
         rows.append(row)
-    return pd.DataFrame(rows, columns=_columns(results, OFFLINE)).fillna("")
+    return pd.DataFrame(rows, columns=_columns(results, OFFLINE, ())).fillna("")
 
 
 def table2(results: Results, final: pd.DataFrame) -> pd.DataFrame:
@@ -57,7 +59,13 @@ def table2(results: Results, final: pd.DataFrame) -> pd.DataFrame:
             row |= _scale(results, dataset, online, f"{params.offline.steps} + {params.online.steps}")
             row["evaluations"] = "1"
         rows.append(row)
-    return pd.DataFrame(rows, columns=_columns(results, ONLINE)).fillna("")
+    return pd.DataFrame(rows, columns=_columns(results, ONLINE, OFFLINE_ONLY)).fillna("")
+
+
+def near_best(row: dict[str, str], columns: list[str]) -> list[str]:
+    """The columns within 5 % of the row's best (the last figure of each cell), which the paper prints bold."""
+    means = {name: float(row[name].rpartition("→")[2].partition("±")[0]) for name in columns if row[name]}
+    return [name for name, value in means.items() if value >= 0.95 * max(means.values())]
 
 
 def _last(final: pd.DataFrame, resamples: int) -> Cell | None:
@@ -80,9 +88,9 @@ def _rows(results: Results, number: str, columns: list[str], ours: list[str]) ->
     return found
 
 
-def _columns(results: Results, paper: list[str]) -> list[str]:
+def _columns(results: Results, paper: list[str], without: Sequence[str]) -> list[str]:
     agents = {agent for dataset in results.params.datasets for agent in results.of(dataset).offline.agents}
-    measured = [f"measured {name}" for agent, name in NAMES.items() if agent in agents]
+    measured = [f"measured {name}" for agent, name in NAMES.items() if agent in agents and agent not in without]
     return ["environment", *(f"paper {name}" for name in paper), *measured, *SCALE]
 
 
