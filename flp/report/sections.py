@@ -304,9 +304,9 @@ def aggregates(results: Results, final: pd.DataFrame) -> Panels | None:
         title = f"probability that {name_of(lead)} improves"
         svgs.append(figures.interval_panel(poi, name="poi", title=title, xlabel="", level=0.5))
     svgs.append(_profiles(names, scores, draws))
-    count = len(widest)
+    seeds = "1 seed" if len(results.params.seeds) == 1 else f"{len(results.params.seeds)} seeds"
     note = (
-        f"Over {count} tasks × {len(results.params.seeds)} seed(s), after rliable; bars and bands are 95 % intervals "
+        f"Over {len(widest)} tasks × {seeds}, after rliable; bars and bands are 95 % intervals "
         f"of {draws} stratified bootstrap resamples. A profile shows the share of runs above a success rate."
     )
     if omitted:
