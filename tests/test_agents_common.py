@@ -11,6 +11,7 @@ from reference import SETTINGS, make_batch, make_flow
 from flp.agents import make_agent as build
 from flp.agents.base import Spec
 from flp.params import AgentName, Offline
+from flp.rollout import EpisodeStreams
 from flp.runs import parameters_of, restore_parameters
 from flp.streams import RunStreams
 
@@ -155,6 +156,14 @@ def test_draws_have_the_trainer_s_shape(name, own):
     agent = make(name, [4, 5], own)
     for value in agent.draw(RunStreams([1, 2]), 3, 7).values():
         assert value.shape[:3] == (3, 2, 7)
+
+
+@every_case
+def test_an_episode_s_action_does_not_depend_on_its_wave(name, own):
+    agent, observations = make(name, [4, 5], own), make_batch([4, 5], 6)["observations"]
+    whole, _ = agent.act(observations, EpisodeStreams([1, 2], range(6), 6, "cpu"))
+    part, _ = agent.act(observations[:, 2:4], EpisodeStreams([1, 2], range(2, 4), 6, "cpu"))
+    torch.testing.assert_close(part, whole[:, 2:4])
 
 
 @pytest.mark.parametrize("name", ["iql", "rebrac"])

@@ -271,7 +271,7 @@ def test_ifql_takes_the_best_of_its_draws(flow):
     agent = doubled("ifql", own, {})
     plain = [ReferenceIFQL(agent, run, own) for run in range(2)]
     observations = RunStreams([1, 2]).normal(6, 3)
-    z = RunStreams([3, 4]).normal(6 * 5, 2).view(2, 6, 5, 2).double()
+    z = RunStreams([3, 4]).normal(6, 5, 2).double()
     agent.float()
     actions, _ = agent.act(observations, RunStreams([3, 4]))
     for run, one in enumerate(plain):

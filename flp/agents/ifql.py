@@ -41,7 +41,8 @@ class IFQL(FlowAgent):
         """Decode N draws and take the one with the largest min Q."""
         batch, n = observations.shape[1], self.candidates
         repeated = observations.unsqueeze(2).expand(-1, -1, n, -1).flatten(1, 2)
-        candidates = self.behavior.decode(repeated, streams.normal(batch * n, self.action_dim))
+        noise = streams.normal(batch, n, self.action_dim).flatten(1, 2)
+        candidates = self.behavior.decode(repeated, noise)
         values = aggregate(self.values.critic(repeated, candidates), "min")
         actions = best_of_n(values.view(-1, batch, n), candidates.view(-1, batch, n, self.action_dim))
         return actions, actions
