@@ -127,6 +127,19 @@ def test_inverse_and_forward_undo_each_other(solver, kind):
     assert errors[1] < errors[0] / 2 ** (ORDERS[solver] - 0.5)
 
 
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_inverting_takes_the_steps_of_decoding_backwards(solver):
+    flow, times = Flow(Affine(), solver, 8), []
+    s, x = affine_data()
+    flow.field.register_forward_hook(lambda field, inputs, out: times.append(inputs[2][0, 0, 0].item()))
+    flow(s, x)
+    forwards = times.copy()
+    times.clear()
+    flow.inverse(s, x)
+    assert len(forwards) == 8 * {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4}[solver]
+    assert times == pytest.approx([1 - t for t in forwards])
+
+
 def test_decoding_clips_at_the_very_end():
     flow = Flow(Affine(), "rk4", 20)
     s, z = affine_data()

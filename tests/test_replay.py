@@ -113,6 +113,29 @@ def test_no_room_is_said():
         make_replay().add(online(0))
 
 
+def test_next_actions_are_those_of_the_same_trajectory():
+    replay = make_replay(capacity=3)
+    batch = replay.batch(torch.arange(5).expand(3, 5))
+    # Rows 2 and 5 lead to rows whose actions are not stored.
+    assert batch["has_next_action"].tolist() == [[1, 1, 0, 1, 0]] * 3
+    for run in range(3):
+        for place in (0, 1, 3):
+            assert batch["next_actions"][run, place] == 100 + 5 * ACTION_OF_RUN[run] + place + 1
+    with pytest.raises(KeyError):
+        batch["nothing"]
+    last = None
+    for step in range(5):  # steps 2, 3, 4 remain, in slots 2, 0, 1; step 3 begins a new trajectory
+        transition = online(step)
+        if step not in (0, 3):
+            transition["observations"] = last
+        last = transition["next_observations"]
+        replay.add(transition)
+    batch = replay.batch(torch.tensor([[5, 6, 7, 4, 0]] * 3))
+    assert batch["has_next_action"].tolist() == [[1, 0, 0, 0, 1]] * 3
+    assert torch.equal(batch["next_actions"][:, 0], online(4)["actions"])
+    assert batch["next_actions"][1, 4].item() == 100 + 5 + 1
+
+
 @pytest.mark.parametrize("added", [0, 2, 4, 7])
 def test_restoring_gives_the_same_replay(added):
     replay = make_replay(capacity=4)
