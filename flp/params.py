@@ -103,6 +103,8 @@ class Flow(Section):
 
     hidden: Hidden
     """Widths of the velocity field's hidden layers."""
+    standardize: bool
+    """Show the network observations standardised by the dataset's mean and deviation."""
     steps: Count
     """Gradient steps."""
     batch_size: Count
@@ -121,7 +123,7 @@ class Invert(Section):
     """Mapping the dataset's actions to latents."""
 
     batch_size: Count = Field(json_schema_extra=_UNKEYED)
-    """Actions inverted at a time."""
+    """Actions inverted at a time, by each thread."""
     max_roundtrip_error: Positive
     """Largest mean |a - f(f^-1(a))| with which training may go on."""
     likelihood_samples: Natural
@@ -216,6 +218,8 @@ class Offline(Section):
     """N of best-of-N, in targets and in acting."""
     hidden: Hidden
     """Widths of the policy's and the critic's hidden layers."""
+    standardize: bool
+    """Show the networks observations standardised by the dataset's mean and deviation."""
     critic_layer_norm: bool
     """Layer normalisation in the critic."""
     critics: Annotated[int, Field(gt=0, le=64)]

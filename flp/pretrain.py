@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from flp.flow import VelocityField, flow_matching_loss
-from flp.learner import Batch, Learner, Logs, adam, descend
+from flp.learner import Adam, Batch, Learner, Logs, descend
 from flp.streams import RunStreams
 
 
@@ -16,7 +16,7 @@ class FlowLearner(Learner):
     def __init__(self, field: VelocityField, learning_rate: float) -> None:
         super().__init__()
         self.field = field
-        self.optimizers = [adam(field.parameters(), learning_rate)]
+        self.optimizers = [Adam(field.parameters(), learning_rate)]
 
     def draw(self, streams: RunStreams, updates: int, batch_size: int) -> dict[str, Tensor]:
         """x_0 ~ N(0, I) and t ~ U[0, 1)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
+from tqdm import tqdm
 
 from flp.flow import Flow
 
@@ -16,21 +18,45 @@ QUANTILES = 100_000
 
 
 @torch.no_grad()
-def invert(flow: Flow, observations: Tensor, actions: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
+def invert(
+    flow: Flow, observations: Tensor, actions: Tensor, batch_size: int, threads: int = 1
+) -> tuple[Tensor, Tensor]:
     """Latents of actions and the round-trip error |a − f(f⁻¹(a))|, each `[n, a]`, in batches.
+
+    Batches small enough for a core's cache are dealt to threads that compute by themselves: on a CPU that is
+    several times faster than large batches whose every operation is split over the threads.
 
     Args:
         flow: a flow of one run.
         observations: `[n, o]`.
         actions: `[n, a]`.
         batch_size: rows at a time.
+        threads: batches at a time; use 1 on a GPU.
     """
     latents, errors = torch.empty_like(actions), torch.empty_like(actions)
-    for start in range(0, len(actions), batch_size):
+
+    def work(start: int) -> None:
         rows = slice(start, start + batch_size)
         s, a = observations[None, rows], actions[None, rows]
-        z = flow.inverse(s, a)
-        latents[rows], errors[rows] = z[0], (flow(s, z) - a)[0].abs()
+        with torch.no_grad():  # a thread has its own gradient mode
+            z = flow.inverse(s, a)
+            latents[rows], errors[rows] = z[0], (flow(s, z) - a)[0].abs()
+
+    own_threads = torch.get_num_threads()
+    torch.set_num_threads(1 if threads > 1 else own_threads)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            progress = tqdm(
+                pool.map(work, range(0, len(actions), batch_size)),
+                total=-(-len(actions) // batch_size),
+                unit="batch",
+                desc="inverting",
+                disable=None,
+            )
+            for _ in progress:
+                pass
+    finally:
+        torch.set_num_threads(own_threads)
     return latents, errors
 
 

@@ -27,8 +27,10 @@ from flp.data.relabel import relabel
 from flp.errors import FLPError
 from flp.flowfile import load_flow
 from flp.keys import Run
+from flp.nets import standardize
 from flp.params import Params
 from flp.replay import Replay
+from flp.scale import observation_scale
 from flp.seeds import seed_of
 from flp.streams import RunStreams
 
@@ -80,6 +82,8 @@ class Batchwork:
                 flow=flow,
             ),
         )
+        if offline.standardize:
+            standardize(agent, *observation_scale(data, self.device), skip=flow)
         if agent.uses_latents:
             digests = {run.seed: m["sha256"] for run, m in zip(self.runs, manifests, strict=True)}
             seeds = sorted(digests)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from flp.agents.base import Agent, Spec
 from flp.latent import LatentPolicy, best_of_n, kl_to_prior, sample
-from flp.learner import Batch, Logs, adam, descend
+from flp.learner import Adam, Batch, Logs, descend
 from flp.nets import Critic, aggregate, follow
 from flp.streams import RunStreams
 
@@ -49,8 +49,8 @@ class FLP(Agent):
         self.target_critic = deepcopy(self.critic).requires_grad_(False)
         self.flow = spec.flow.freeze()
         self.optimizers = [
-            adam(self.policy.parameters(), o.learning_rate),
-            adam(self.critic.parameters(), o.learning_rate),
+            Adam(self.policy.parameters(), o.learning_rate),
+            Adam(self.critic.parameters(), o.learning_rate),
         ]
 
     def draw(self, streams: RunStreams, updates: int, batch_size: int) -> dict[str, Tensor]:

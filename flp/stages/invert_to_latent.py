@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from flp import layout
@@ -34,13 +35,14 @@ def run(job: Job) -> None:
     """Invert one flow's dataset."""
     name, seed, settings = job.args.dataset, job.args.seed, job.params.invert
     device = set_up(job.args.threads, job.args.device)
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
     key = job.keys.latent(name, seed)
     train, validation = (load_dataset(layout.DATA.format(dataset=name) + suffix) for suffix in (".npz", "-val.npz"))
     flow_path = layout.FLOW.format(dataset=name, seed=seed) + ".safetensors"
     flow, (manifest,) = load_flow([flow_path], device, dataset_sha256=train.sha256)
     observations = to_device(train.observations[train.transitions], device)
     actions = to_device(train.actions[train.transitions], device)
-    latents, errors = (t.cpu() for t in invert(flow, observations, actions, settings.batch_size))
+    latents, errors = (t.cpu() for t in invert(flow, observations, actions, settings.batch_size, threads))
     quality = {"key": key, "dataset": name, "seed": seed, **judge(latents.numpy(), errors.numpy())}
     rows = validation.transitions[: settings.likelihood_samples]
     quality |= {

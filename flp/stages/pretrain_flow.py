@@ -24,9 +24,11 @@ from flp.errors import FLPError
 from flp.flow import VelocityField
 from flp.flowfile import save_flow
 from flp.learner import Logs
+from flp.nets import standardize
 from flp.pretrain import FlowLearner, Pairs, validation_loss
 from flp.progress import Progress
 from flp.resume import Resume
+from flp.scale import observation_scale
 from flp.seeds import seed_of
 from flp.streams import RunStreams
 from flp.trainer import Trainer
@@ -47,6 +49,8 @@ def run(job: Job) -> None:
     train, validation = (load_dataset(layout.DATA.format(dataset=name) + suffix) for suffix in (".npz", "-val.npz"))
     init = RunStreams([seed_of("flow init", name, seed)], place=device)
     field = VelocityField(init, train.observation_dim, train.action_dim, settings.hidden)
+    if settings.standardize:
+        standardize(field, *observation_scale(train, device))
     learner = FlowLearner(field, settings.learning_rate)
     streams = RunStreams([seed_of("flow", name, seed)], device)
     trainer = Trainer(learner, pairs(train, device), streams, settings.batch_size)
