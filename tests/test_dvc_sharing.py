@@ -82,7 +82,7 @@ def blocks() -> list[tuple[str, str]]:
 
 
 def test_the_document_works_as_written(tmp_path: Path, server: Server) -> None:
-    ana = new_checkout(tmp_path / "ana", seeds=(0,))
+    ana = new_checkout(tmp_path / "ana")
     bare, store = tmp_path / "flp.git", tmp_path / "store"
     subprocess.run(["git", "clone", "-q", "--bare", str(ana.root), str(bare)], check=True)
     ana.run("git", "remote", "add", "origin", bare)

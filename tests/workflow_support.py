@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -152,7 +152,9 @@ def planned_in(output: str) -> Jobs:
     return Counter({stage: int(counts[stage]) for stage in STAGES if stage in counts})
 
 
-def new_checkout(root: Path, *, stand_ins: bool = True, seeds: tuple[int, ...] = (0, 1)) -> Checkout:
+def new_checkout(
+    root: Path, *, stand_ins: bool = True, datasets: Sequence[str] = DATASETS, seeds: Sequence[int] = (0,)
+) -> Checkout:
     """A committed copy of this working tree with an experiment of seconds."""
     names = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(names, cwd=REPO, check=True, capture_output=True, text=True).stdout
@@ -162,7 +164,7 @@ def new_checkout(root: Path, *, stand_ins: bool = True, seeds: tuple[int, ...] =
             shutil.copy(REPO / name, root / name)
     checkout = Checkout(root, stand_ins=stand_ins)
     checkout.change(
-        datasets=list(DATASETS),
+        datasets=list(datasets),
         seeds=list(seeds),
         download__episodes=4,
         download__steps_per_episode=51,

@@ -35,7 +35,7 @@ def write_params(params: Params) -> str:
     return str(path)
 
 
-def mark(artifacts: Iterable[Artifact], judge: bool = True) -> dict[tuple[str, str], bool]:
+def mark(artifacts: Iterable[Artifact], judge: bool = True) -> dict[Artifact, bool]:
     """Write the key files, and tell which artifacts are current.
 
     Args:
@@ -51,9 +51,9 @@ def mark(artifacts: Iterable[Artifact], judge: bool = True) -> dict[tuple[str, s
             text = None
         if text is None or (judge and text != artifact.key):
             write_text(path, artifact.key)
-        current[artifact.stage, artifact.name] = judge and artifact.is_current()
+        current[artifact] = judge and artifact.is_current()
         if judge:
-            _set_time(path, artifact, current[artifact.stage, artifact.name])
+            _set_time(path, artifact, current[artifact])
     return current
 
 
@@ -65,7 +65,7 @@ def _set_time(path: Path, artifact: Artifact, is_current: bool) -> None:
             times[file] = now - 1
             _touch(file, now - 1)
     # Where nothing is there, Snakemake makes it when it is needed.
-    target = _EPOCH if is_current or not times else max(times.values()) + 0.01
+    target = min([_EPOCH, *times.values()]) if is_current or not times else max(times.values()) + 0.01
     if path.stat().st_mtime != target:
         os.utime(path, (target, target))
 

@@ -1,12 +1,12 @@
 rule invert_to_latent:
     """Map the actions of one dataset to latents with one flow, and judge the flow."""
     input:
-        unpack(inputs_of("invert_to_latent")),
+        unpack(EXPERIMENT.inputs("invert_to_latent")),
     output:
-        latent=layout.LATENT + ".safetensors",
-        manifest=layout.LATENT + ".json",
-        quality=layout.QUALITY + "/quality.json",
-        picture=layout.QUALITY + "/latent.png",
+        latent=f"{layout.LATENT}.safetensors",
+        manifest=f"{layout.LATENT}.json",
+        quality=f"{layout.QUALITY}/quality.json",
+        picture=f"{layout.QUALITY}/latent.png",
     log:
         log_file("invert_to_latent", "{dataset}/seed{seed}"),
     conda:
@@ -17,13 +17,13 @@ rule invert_to_latent:
         mem_mb=12000,
         runtime=120,
     params:
-        key=key_of("invert_to_latent"),
+        key=EXPERIMENT.key("invert_to_latent"),
     shell:
         "(python -m flp.stages.invert_to_latent --dataset {wildcards.dataset:q} --seed {wildcards.seed}"
-        " --params {PARAMS:q} --threads {threads}) 2>&1 | tee -i {log:q}"
+        ' --params "$FLP_PARAMS" --threads {threads}) 2>&1 | tee -i {log:q}'
 
 
 rule invert_to_latent_all:
     input:
-        first_files("invert_to_latent"),
+        EXPERIMENT.all("invert_to_latent"),
     localrule: True

@@ -3,27 +3,27 @@
 rule offline_train:
     """Train the runs (tasks × seeds × sweep) of one dataset and agent together."""
     input:
-        unpack(inputs_of("offline_train")),
+        unpack(EXPERIMENT.inputs("offline_train")),
     output:
-        manifest=layout.OFFLINE + "/manifest.json",
+        manifest=f"{layout.OFFLINE}/manifest.json",
     log:
         log_file("offline_train", "{dataset}/{agent}/seed{seeds}"),
     conda:
         "../envs/flp.yaml"
-    threads: lambda w: min(16, len(artifact_of("offline_train", w).runs))
+    threads: lambda w: min(16, EXPERIMENT.runs("offline_train")(w))
     resources:
         gpu=GPUS,
-        mem_mb=lambda w: 8000 + 500 * len(artifact_of("offline_train", w).runs),
+        mem_mb=lambda w: 8000 + 500 * EXPERIMENT.runs("offline_train")(w),
         runtime=lambda w, attempt: attempt
-        * (60 + dataset_params(w).offline.steps // 400),
+        * (60 + EXPERIMENT.dataset(w).offline.steps // 400),
     params:
-        key=key_of("offline_train"),
+        key=EXPERIMENT.key("offline_train"),
     shell:
         "(python -m flp.stages.offline_train --dataset {wildcards.dataset:q} --agent {wildcards.agent}"
-        " --seeds {wildcards.seeds} --params {PARAMS:q} --threads {threads}) 2>&1 | tee -i {log:q}"
+        ' --seeds {wildcards.seeds} --params "$FLP_PARAMS" --threads {threads}) 2>&1 | tee -i {log:q}'
 
 
 rule offline_train_all:
     input:
-        first_files("offline_train"),
+        EXPERIMENT.all("offline_train"),
     localrule: True

@@ -3,27 +3,27 @@
 rule online_finetune:
     """Continue the runs of one offline job in the environment."""
     input:
-        unpack(inputs_of("online_finetune")),
+        unpack(EXPERIMENT.inputs("online_finetune")),
     output:
-        manifest=layout.ONLINE + "/manifest.json",
+        manifest=f"{layout.ONLINE}/manifest.json",
     log:
         log_file("online_finetune", "{dataset}/{agent}/seed{seeds}"),
     conda:
         "../envs/flp.yaml"
-    threads: lambda w: min(16, len(artifact_of("online_finetune", w).runs))
+    threads: lambda w: min(16, EXPERIMENT.runs("online_finetune")(w))
     resources:
         gpu=GPUS,
-        mem_mb=lambda w: 8000 + 500 * len(artifact_of("online_finetune", w).runs),
+        mem_mb=lambda w: 8000 + 500 * EXPERIMENT.runs("online_finetune")(w),
         runtime=lambda w, attempt: attempt
-        * (60 + dataset_params(w).online.steps // 400),
+        * (60 + EXPERIMENT.dataset(w).online.steps // 400),
     params:
-        key=key_of("online_finetune"),
+        key=EXPERIMENT.key("online_finetune"),
     shell:
         "(python -m flp.stages.online_finetune --dataset {wildcards.dataset:q} --agent {wildcards.agent}"
-        " --seeds {wildcards.seeds} --params {PARAMS:q} --threads {threads}) 2>&1 | tee -i {log:q}"
+        ' --seeds {wildcards.seeds} --params "$FLP_PARAMS" --threads {threads}) 2>&1 | tee -i {log:q}'
 
 
 rule online_finetune_all:
     input:
-        first_files("online_finetune"),
+        EXPERIMENT.all("online_finetune"),
     localrule: True

@@ -1,12 +1,12 @@
 rule report:
     """Make the tables, the figures and the page."""
     input:
-        unpack(inputs_of("report")),
+        unpack(EXPERIMENT.inputs("report")),
     output:
-        page=layout.REPORT + "/index.html",
-        summary=layout.REPORT + "/summary.csv",
-        metrics=layout.REPORT + "/metrics.json",
-        manifest=layout.REPORT + "/manifest.json",
+        page=f"{layout.REPORT}/index.html",
+        summary=f"{layout.REPORT}/summary.csv",
+        metrics=f"{layout.REPORT}/metrics.json",
+        manifest=f"{layout.REPORT}/manifest.json",
     log:
         log_file("report", "report"),
     conda:
@@ -16,6 +16,6 @@ rule report:
         mem_mb=8000,
         runtime=60,
     params:
-        key=key_of("report"),
+        key=EXPERIMENT.key("report"),
     shell:
-        "(python -m flp.stages.report --params {PARAMS:q} --threads {threads}) 2>&1 | tee -i {log:q}"
+        '(python -m flp.stages.report --params "$FLP_PARAMS" --threads {threads}) 2>&1 | tee -i {log:q}'

@@ -1,0 +1,140 @@
+"""The experiment as the rules see it: which jobs there are, what each reads, and which must run."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bookkeeping import key_file, machine_cores, machine_gpus, mark, write_params
+from snakemake.exceptions import WorkflowError
+from snakemake.io import ancient
+from snakemake.settings.enums import RerunTrigger
+
+from flp import params as parameters
+from flp.errors import FLPError
+from flp.keys import Artifact, Keys
+from flp.params import Params
+
+_NAMES = {
+    "download_dataset": "{w.dataset}",
+    "pretrain_flow": "{w.dataset}/seed{w.seed}",
+    "invert_to_latent": "{w.dataset}/seed{w.seed}",
+    "offline_train": "{w.dataset}/{w.agent}/seed{w.seeds}",
+    "online_finetune": "{w.dataset}/{w.agent}/seed{w.seeds}",
+    "report": "report",
+}
+
+
+def log_file(stage: str, name: str) -> str:
+    """Where a job's output is kept."""
+    return f".flp/logs/{stage}/{name}.log"
+
+
+class Experiment:
+    """The parameters, checked; the artifacts, judged.
+
+    Args:
+        workflow: Snakemake's.
+        config: what params.yaml, --configfile and --config say together.
+
+    Exits with one line if the parameters are wrong.
+    """
+
+    def __init__(self, workflow: Any, config: dict[str, Any]) -> None:
+        self.workflow = workflow
+        self.gpus = machine_gpus()
+        self._forced: set[Artifact] | None = None
+        try:
+            for file in workflow.configfiles:
+                parameters.read_yaml(file)
+            sources = " + ".join(map(os.path.relpath, workflow.configfiles))
+            self.params = parameters.parse(config, sources)
+            self.keys = Keys(self.params)
+            self.artifacts = self.keys.artifacts
+            # Jobs parse the workflow again (on a cluster, in a subprocess): only the main process judges and marks.
+            self.current = mark(self.artifacts.values(), judge=workflow.is_main_process)
+            self._set_environment(write_params(self.params))
+        except FLPError as error:
+            sys.exit(f"error: {error}")
+        if workflow.is_main_process:
+            self._bound_cores()
+
+    def _set_environment(self, params_file: str) -> None:
+        """Give the jobs this checkout's flp, this Python and the parameters.
+
+        The parameters' path is no `params:` of a rule: --cache would hash it, and the whole experiment with it.
+        """
+        root = str(Path(self.workflow.basedir).parent)
+        programs = str(Path(sys.executable).parent)
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+        os.environ["PATH"] = os.pathsep.join([programs, os.environ.get("PATH", os.defpath)])
+        os.environ["FLP_PARAMS"] = params_file
+
+    def _bound_cores(self) -> None:
+        """Take `--cores 8` on a smaller machine for what it has: more threads than cores make everything slower."""
+        given = self.workflow.global_resources["_cores"].value
+        if given is not None and given > machine_cores():
+            self.workflow.global_resources["_cores"] = machine_cores()
+
+    def artifact(self, stage: str, wildcards: Any) -> Artifact:
+        """The artifact a job makes."""
+        place = f"{stage}/{_NAMES[stage].format(w=wildcards)}"
+        if place not in self.artifacts:
+            raise WorkflowError(f"{place} is no part of this experiment; see datasets, seeds and agents in params.yaml")
+        return self.artifacts[place]
+
+    def dataset(self, wildcards: Any) -> Params:
+        """The parameters of a job's dataset."""
+        return self.keys.dataset_params(wildcards.dataset)
+
+    def all(self, *stages: str) -> list[str]:
+        """One file of each artifact (of these stages): what to ask for to get them all."""
+        return [found.files[0] for found in self.artifacts.values() if not stages or found.stage in stages]
+
+    def key(self, stage: str) -> Callable[[Any], str]:
+        """A job's key, as a `params:` so that --cache tells jobs apart (it hashes no wildcards)."""
+        return lambda wildcards: self.artifact(stage, wildcards).key
+
+    def runs(self, stage: str) -> Callable[[Any], int]:
+        """How many runs a job trains."""
+        return lambda wildcards: len(self.artifact(stage, wildcards).runs)
+
+    def inputs(self, stage: str) -> Callable[[Any], dict[str, Any]]:
+        """A job's inputs: its key file, which alone decides whether it must run, and the files it reads.
+
+        A job that must run gets the files as they are. One that need not names only those at hand, and as
+        `ancient`: nothing that happens above it (data made anew beside pulled flows) can make it run.
+        """
+
+        def inputs(wildcards: Any) -> dict[str, Any]:
+            self._let_keys_decide()
+            artifact = self.artifact(stage, wildcards)
+            settled = self.current[artifact] and artifact not in self._asked_for()
+            found: dict[str, Any] = {"key": key_file(artifact)}
+            for role, sources in artifact.inputs.items():
+                files = [source.files[0] for source in sources if not settled or source.exists()]
+                found[role] = [ancient(file) for file in files] if settled else files
+            return found
+
+        return inputs
+
+    def _let_keys_decide(self) -> None:
+        """Also without our profile: records of earlier runs know nothing of files that DVC or git has swapped."""
+        self.workflow.dag_settings.rerun_triggers = frozenset({RerunTrigger.MTIME})
+        self.workflow.dag.max_checksum_file_size = 0
+
+    def _asked_for(self) -> set[Artifact]:
+        """The artifacts that -f, -F or -R asks for, and those below them."""
+        if self._forced is None:
+            settings = self.workflow.dag_settings
+            names = set(settings.forcerun) | (set(settings.targets) if settings.forcetargets else set())
+            self._forced = set()
+            for artifact in self.artifacts.values():
+                above = {source for sources in artifact.inputs.values() for source in sources}
+                named = artifact.stage in names or not names.isdisjoint(artifact.files)
+                if settings.forceall or named or self._forced & above:
+                    self._forced.add(artifact)
+        return self._forced
