@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ from flp import layout
 from flp.artifacts import read_json
 from flp.errors import FLPError
 from flp.keys import Artifact, Keys
-from flp.params import Params
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,15 @@ class FlowRow:
     state: str
 
 
-def list_flows(params: Params, root: Path = Path()) -> list[FlowRow]:
+def command(keys: Keys, args: argparse.Namespace) -> int:
+    """Print the table of flows; return the exit status."""
+    print(table(list_flows(keys)))
+    return 0
+
+
+def list_flows(keys: Keys, root: Path = Path()) -> list[FlowRow]:
     """The flows under `root` and those the experiment wants, by dataset and seed."""
-    artifacts = Keys(params).artifacts
+    artifacts = keys.artifacts
     wanted = {(a.name.split("/")[0], int(a.name.split("/seed")[1])): a for a in artifacts.values() if _is_flow(a)}
     places = set(wanted) | set(_flows_under(root))
     jobs = [a for a in artifacts.values() if a.stage == "offline_train"]

@@ -1,0 +1,54 @@
+"""The whole graph with the stages themselves, on parameters of seconds: nothing stands in for anything."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from workflow_support import STAGES, Checkout, Jobs, jobs, new_checkout, planned_in
+
+pytestmark = pytest.mark.slow
+DATASET = "cube-single-play"
+
+
+def ran(checkout: Checkout, *command: str) -> Jobs:
+    """The jobs that a command's Snakemakes announced and ran."""
+    done = checkout.run(*command)
+    tables = (done.stdout + done.stderr).split("Building DAG of jobs")
+    return sum((planned_in(table) for table in tables), Counter())
+
+
+def test_both_front_ends_with_the_real_stages(tmp_path: Path) -> None:
+    checkout = new_checkout(tmp_path / "real", stand_ins=False, datasets=[DATASET])
+    checkout.change(offline__tasks=[1])
+    assert ran(checkout, "snakemake", "--cores", "4") == Counter(STAGES)
+    page = checkout.read("results/report/index.html")
+    assert "<html" in page and "://cdn" not in page
+    rows = list(csv.DictReader(checkout.read("results/report/summary.csv").splitlines()))
+    assert {row["phase"] for row in rows} == {"behavior", "offline", "online"}
+
+    assert ran(checkout, "snakemake", "--cores", "4") == jobs()
+    assert ran(checkout, "dvc", "repro") == jobs()
+    checkout.commit("made")
+    assert json.loads(checkout.run("dvc", "metrics", "show", "--json").stdout)
+
+    flow = f"results/{DATASET}/flow/model/seed0/flow.safetensors"
+    run = f"results/{DATASET}/offline/flp/seed0/task1_seed0/policy.safetensors"
+    before = {path: (checkout.root / path).read_bytes() for path in (flow, run)}
+    checkout.change(offline__tasks=[1, 2])
+    assert ran(checkout, "dvc", "repro") == jobs(offline_train=1, online_finetune=1, report=1)
+    assert {path: (checkout.root / path).read_bytes() for path in before} == before
+    assert (checkout.root / run.replace("task1", "task2")).exists()
+    assert "task" in checkout.run("dvc", "params", "diff").stdout
+    assert checkout.run("dvc", "metrics", "diff").returncode == 0
+
+    shown = checkout.run("dvc", "plots", "diff", "--out", "plots").stdout
+    drawn = Path(shown.strip().removeprefix("file://")).read_text()
+    assert "vegaEmbed('#" in drawn and "workspace" in drawn
+    assert "cdn.jsdelivr.net" not in drawn  # it opens without a network
+
+    listed = checkout.run("flp", "flows").stdout
+    assert DATASET in listed and "current" in listed
