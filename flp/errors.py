@@ -9,6 +9,10 @@ from collections.abc import Iterable
 class FLPError(Exception):
     """A mistake the user can mend: says what is wrong, where, and what to do, in one line."""
 
+    def __init__(self, message: str) -> None:
+        # Names come from the user's files and may hold anything.
+        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
+
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return `"; did you mean 'x'?"` for the closest known name, or an empty string."""

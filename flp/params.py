@@ -103,7 +103,7 @@ class Flow(Section):
 
     hidden: Hidden
     """Widths of the velocity field's hidden layers."""
-    standardize: bool
+    standardize: bool = True
     """Show the network observations standardised by the dataset's mean and deviation."""
     steps: Count
     """Gradient steps."""
@@ -218,7 +218,7 @@ class Offline(Section):
     """N of best-of-N, in targets and in acting."""
     hidden: Hidden
     """Widths of the policy's and the critic's hidden layers."""
-    standardize: bool
+    standardize: bool = True
     """Show the networks observations standardised by the dataset's mean and deviation."""
     critic_layer_norm: bool
     """Layer normalisation in the critic."""

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from copy import copy
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from flp.seeds import seed_of as seed_of
@@ -31,6 +35,25 @@ class RunStreams:
     def normal(self, *shape: int) -> Tensor:
         """Standard normal numbers, `[runs, *shape]`, float32."""
         return self._stack([torch.randn(shape, generator=g, device=self.source) for g in self.generators])
+
+    def normals(self, counts: Sequence[int], *shape: int) -> Tensor:
+        """Standard normal vectors, `[runs, *shape[:-1], max(counts), shape[-1]]`, of which run r draws counts[r].
+
+        The rest is zero: a run reads its stream alike, whatever its neighbours need.
+        """
+        if len(set(counts)) == 1:
+            return self.normal(*shape[:-1], counts[0], shape[-1])
+        drawn = []
+        for run, count in enumerate(counts):
+            mine = self.only(run).normal(*shape[:-1], count, shape[-1])[0]
+            drawn.append(F.pad(mine, (0, 0, 0, max(counts) - count)))
+        return torch.stack(drawn)
+
+    def only(self, run: int) -> RunStreams:
+        """The stream of one run; reading it is reading this."""
+        alone = copy(self)
+        alone.generators = self.generators[run : run + 1]
+        return alone
 
     def uniform(self, *shape: int) -> Tensor:
         """Uniform numbers in [0, 1), `[runs, *shape]`, float32."""

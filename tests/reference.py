@@ -170,7 +170,7 @@ class ReferenceFLP:
         self.clamp = agent.policy.log_std_range
         self.alpha, self.discount = float(agent.alpha[run]), agent.discount
         self.rate, self.aggregation = agent.target_rate, agent.aggregation
-        self.candidates = candidates or agent.candidates
+        self.candidates = candidates or agent.candidates[run]
         rate = learning_rate or SETTINGS["learning_rate"]
         self.policy_adam = Adam(self.policy.parameters(), rate)
         self.critic_adam = Adam([p for critic in self.critics for p in critic.parameters()], rate)

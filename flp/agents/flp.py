@@ -30,10 +30,10 @@ class FLP(Agent):
         o = spec.offline
         self.discount, self.target_rate, self.aggregation = o.discount, o.target_rate, o.aggregation
         self.alpha = spec.alpha
-        self.candidates = max(spec.candidates)
-        # In a sweep over N every run draws the largest N; a run with a smaller one ignores the rest.
+        self.candidates = spec.candidates
+        # In a sweep over N every run scores the largest N; a run with a smaller one ignores the rest.
         counts = torch.tensor(spec.candidates, device=spec.alpha.device)
-        surplus = torch.arange(self.candidates, device=counts.device) >= counts[:, None]
+        surplus = torch.arange(max(spec.candidates), device=counts.device) >= counts[:, None]
         self.surplus = surplus[:, None] if bool(surplus.any()) else None
         self.policy = LatentPolicy(
             spec.streams, spec.observation_dim, spec.action_dim, o.hidden, (o.log_std_min, o.log_std_max)
@@ -56,7 +56,7 @@ class FLP(Agent):
     def draw(self, streams: RunStreams, updates: int, batch_size: int) -> dict[str, Tensor]:
         """Noise of the actor's z and of the N next candidates."""
         d = self.flow.field.action_dim
-        noise = streams.normal(updates, batch_size, self.candidates + 1, d).transpose(0, 1)
+        noise = streams.normals([n + 1 for n in self.candidates], updates, batch_size, d).transpose(0, 1)
         return {"policy": noise[..., 0, :], "candidates": noise[..., 1:, :]}
 
     def update(self, batch: Batch, noise: dict[str, Tensor]) -> Logs:
@@ -115,7 +115,7 @@ class FLP(Agent):
     def act(self, observations: Tensor, streams: RunStreams) -> tuple[Tensor, Tensor]:
         """Draw N latents, keep the best by Q_φ, decode it; the latent itself is what is stored."""
         mean, log_std = self.policy(observations)
-        noise = streams.normal(observations.shape[1], self.candidates, mean.shape[-1])
+        noise = streams.normals(self.candidates, observations.shape[1], mean.shape[-1])
         candidates = sample(mean.unsqueeze(2), log_std.unsqueeze(2), noise)
         z = best_of_n(self._score(self.critic, observations, candidates), candidates)
         return self.flow.decode(observations, z), z
