@@ -486,6 +486,13 @@ def test_bad_parameters_are_one_line(work: Checkout, text: str, says: str) -> No
     assert "Traceback" not in "\n".join(said)
 
 
+def test_what_the_experiment_does_not_hold_is_refused(work: Checkout) -> None:
+    for target in ("data/scene-play.npz", "results/cube-single-play/flow/model/seed9/flow.safetensors"):
+        done = work.run("snakemake", "-n", target, check=False)
+        assert done.returncode != 0
+        assert "No rule to produce" in done.stderr and "Traceback" not in done.stderr
+
+
 def test_rules_work_without_the_environment_activated(work: Checkout) -> None:
     work.change(report__title="Another")
     work.env["PATH"] = "/usr/bin:/bin"

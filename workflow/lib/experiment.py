@@ -48,10 +48,11 @@ class Experiment:
         self.gpus = machine_gpus()
         self._forced: set[Artifact] | None = None
         try:
-            for file in workflow.configfiles:
+            files = [os.path.relpath(file) for file in workflow.configfiles]
+            files = files[-1:] + files[:-1]  # params.yaml, then what is laid over it
+            for file in files:
                 parameters.read_yaml(file)
-            sources = " + ".join(map(os.path.relpath, workflow.configfiles))
-            self.params = parameters.parse(config, sources)
+            self.params = parameters.parse(config, " + ".join(files))
             self.keys = Keys(self.params)
             self.artifacts = self.keys.artifacts
             # Jobs parse the workflow again (on a cluster, in a subprocess): only the main process judges and marks.

@@ -15,7 +15,7 @@ GPUS = min(1, EXPERIMENT.gpus)
 
 
 wildcard_constraints:
-    dataset="[a-z0-9-]+",
-    seed=r"\d+",
+    dataset="|".join(EXPERIMENT.params.datasets),
+    seed="|".join(map(str, EXPERIMENT.params.seeds)),
     seeds=r"\d+(-\d+)*",
     agent="[a-z]+",
