@@ -1,0 +1,145 @@
+"""All six stages, really run, on each of the paper's ten environments, at a scale of seconds."""
+
+import json
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from flp import layout
+from flp.artifacts import load_tensors
+from flp.data.environments import specification
+from flp.stages import (
+    download_dataset,
+    invert_to_latent,
+    offline_train,
+    online_finetune,
+    pretrain_flow,
+    report,
+)
+
+LOCOMOTION = [
+    "antmaze-large-navigate",
+    "antmaze-giant-navigate",
+    "humanoidmaze-medium-navigate",
+    "humanoidmaze-large-navigate",
+    "antsoccer-arena-navigate",
+]
+MANIPULATION = ["cube-single-play", "cube-double-play", "scene-play", "puzzle-3x3-play", "puzzle-4x4-play"]
+
+
+def tiny(params, dataset, **changes):
+    """The default experiment at a scale of seconds, on one dataset."""
+    params = yaml.safe_load(yaml.safe_dump(params))
+    params["datasets"] = [dataset]
+    params["download"] |= {"episodes": 2, "steps_per_episode": 31}
+    params["flow"] |= {"hidden": [16], "steps": 40, "validate_every": 20}
+    params["invert"] |= {"likelihood_samples": 8, "max_roundtrip_error": 1.0}
+    params["offline"] |= {"tasks": [1, 4], "steps": 20, "hidden": [16], "batch_size": 16}
+    params["online"] |= {"steps": 10}
+    params["evaluation"] |= {"every": 10, "episodes": 1}
+    params["report"] |= {"bootstrap": 100}
+    for section, values in changes.items():
+        params[section] |= values
+    return params
+
+
+@pytest.fixture
+def default(request):
+    return yaml.safe_load((request.config.rootpath / "params.yaml").read_text())
+
+
+def run_all(dataset):
+    common = ["--threads", "1", "--device", "cpu"]
+    of = ["--dataset", dataset]
+    assert download_dataset.main([*of, *common]) == 0
+    assert pretrain_flow.main([*of, "--seed", "0", *common]) == 0
+    assert invert_to_latent.main([*of, "--seed", "0", *common]) == 0
+    assert offline_train.main([*of, *common]) == 0
+    assert online_finetune.main([*of, *common]) == 0
+    assert report.main(common) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dataset", [*LOCOMOTION, *MANIPULATION])
+def test_the_six_stages_on_the_papers_environments(dataset, default, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    policy = "random" if dataset in LOCOMOTION else "scripted"
+    params = tiny(default, dataset, download={"source": "generate", "policy": policy})
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    run_all(dataset)
+    label = json.loads((tmp_path / f"data/{dataset}.json").read_text())["label"]
+    assert ("random actions" in label) == (dataset in LOCOMOTION)
+    latents, manifest = load_tensors(layout.LATENT.format(dataset=dataset, seed=0) + ".safetensors")
+    assert manifest["dataset"] == dataset
+    assert latents["latents"].shape[0] == 2 * 30
+    summary = pd.read_csv("results/report/summary.csv")
+    assert list(summary) == ["dataset", "agent", "task", "seed", "phase", "step", "success", "episodes"]
+    assert set(summary.phase) == {"behavior", "offline", "online"}
+    assert set(summary.task) == {1, 4}
+    assert summary.success.between(0, 1).all()
+    assert summary[summary.phase == "offline"].step.tolist().count(20) == 2
+    quality = json.loads((tmp_path / layout.QUALITY.format(dataset=dataset, seed=0) / "quality.json").read_text())
+    assert len(quality["latent_std"]) == latents["latents"].shape[1]
+    assert specification(dataset).horizon > 0
+    assert "http" not in (tmp_path / "results/report/index.html").read_text().replace("http://www.w3.org", "")
+
+
+@pytest.mark.slow
+def test_offline_training_leaves_the_flow_as_it_is_and_keeps_finished_runs(default, tmp_path, monkeypatch):
+    dataset = "pointmaze-medium-navigate"
+    monkeypatch.chdir(tmp_path)
+    params = tiny(default, dataset)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    run_all(dataset)
+    flow = (tmp_path / (layout.FLOW.format(dataset=dataset, seed=0) + ".safetensors")).read_bytes()
+    folder = tmp_path / layout.OFFLINE.format(dataset=dataset, agent="flp", seeds="0")
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("task*/policy.safetensors")}
+    assert len(before) == 2
+    params["offline"]["tasks"] = [1, 4, 5]
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    assert offline_train.main(["--dataset", dataset, "--threads", "1"]) == 0
+    after = {path: path.stat().st_mtime_ns for path in folder.glob("task*/policy.safetensors")}
+    assert len(after) == 3
+    assert all(after[path] == time for path, time in before.items()), "finished runs were trained again"
+    assert (tmp_path / (layout.FLOW.format(dataset=dataset, seed=0) + ".safetensors")).read_bytes() == flow
+
+
+@pytest.mark.slow
+def test_the_same_seed_gives_the_same_bytes(default, tmp_path, monkeypatch):
+    dataset = "pointmaze-medium-navigate"
+    made = []
+    for name in ("one", "two"):
+        folder = tmp_path / name
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        (folder / "params.yaml").write_text(yaml.safe_dump(tiny(default, dataset)))
+        run_all(dataset)
+        files = [p for p in sorted(folder.rglob("*")) if p.suffix in {".safetensors", ".npz", ".png"}]
+        files += sorted(folder.rglob("evaluations.csv")) + sorted(folder.rglob("log.csv"))
+        made.append({str(p.relative_to(folder)): p.read_bytes() for p in files if ".flp" not in p.parts})
+    assert made[0].keys() == made[1].keys()
+    assert len(made[0]) > 10
+    assert [name for name in made[0] if made[0][name] != made[1][name]] == []
+
+
+@pytest.mark.slow
+def test_batched_and_sharded_runs_agree(default, tmp_path, monkeypatch):
+    """A run is the same trained beside another in one process or alone in its own."""
+    dataset = "pointmaze-medium-navigate"
+    results = []
+    for threads in ("1", "2"):
+        folder = tmp_path / threads
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        (folder / "params.yaml").write_text(yaml.safe_dump(tiny(default, dataset)))
+        assert download_dataset.main(["--dataset", dataset, "--threads", "1"]) == 0
+        assert pretrain_flow.main(["--dataset", dataset, "--seed", "0", "--threads", "1"]) == 0
+        assert invert_to_latent.main(["--dataset", dataset, "--seed", "0", "--threads", "1"]) == 0
+        assert offline_train.main(["--dataset", dataset, "--threads", threads]) == 0
+        path = layout.OFFLINE.format(dataset=dataset, agent="flp", seeds="0")
+        results.append(load_tensors(folder / path / "task4_seed0" / "policy.safetensors")[0])
+    for name, tensor in results[0].items():
+        torch.testing.assert_close(results[1][name], tensor, rtol=1e-4, atol=1e-5)
+    assert torch.isfinite(results[0]["agent/policy.net.weights.0"]).all()
