@@ -46,9 +46,10 @@ def set_up(threads: int, device: str = "auto", precision: str = "float32") -> to
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise FLPError("--device cuda: no CUDA device is available here; use --device cpu or leave it out")
+    if device == "cuda":
+        device = f"cuda:{_free_gpu()}"
     chosen = torch.device(device)
-    if chosen.type == "cuda" and chosen.index is None:
-        chosen = torch.device("cuda", _free_gpu())
+    if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     return chosen
 

@@ -116,7 +116,8 @@ class Flow(nn.Module):
 
     def decode(self, observations: Tensor, latents: Tensor) -> Tensor:
         """Actions for the environment: f_ω, clipped to [-1, 1] at the very end."""
-        return self(observations, latents).clamp(-1, 1)
+        actions: Tensor = self(observations, latents)
+        return actions.clamp(-1, 1)
 
     def log_density(self, observations: Tensor, actions: Tensor) -> Tensor:
         """log π_β(a | s), `[R, B]`, by the change of variables along the ODE.

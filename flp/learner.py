@@ -56,7 +56,7 @@ class Adam:
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float) -> None:
-        self.parameters = list(parameters)
+        self.parameters: list[Tensor] = list(parameters)
         self.learning_rate = learning_rate
         self.mean = [torch.zeros_like(p) for p in self.parameters]
         self.variance = [torch.zeros_like(p) for p in self.parameters]
