@@ -29,6 +29,9 @@ lint: .venv/.dev ## Check format, types and the workflow.
 bench: .venv/.dev ## Measure speed on this machine; writes results/bench/bench.json.
 	$(BIN)/python -m benchmarks.run
 
+torture: .venv/.dev ## Kill every long stage at random moments, KILLS times each; nothing may change.
+	$(BIN)/python -m benchmarks.torture --kills $(or $(KILLS),50)
+
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "flp needs Python 3.11 or newer: make PYTHON=python3.12 run")'
 	$(PYTHON) -m venv .venv

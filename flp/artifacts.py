@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import secrets
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -108,15 +109,18 @@ def write_verified(path: Path | str, write: Callable[[Path], None]) -> str:
     from safetensors import SafetensorError  # what its writer raises on a full disk
 
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
-        digest = sha256_of(temporary)
+        digest, inode = sha256_of(temporary), temporary.stat().st_ino
         os.replace(temporary, path)
         _sync_directory(path.parent)
+        # Another process may have put its own file there in the meantime, which is none of ours to judge.
+        if sha256_of(path) != digest and path.stat().st_ino == inode:
+            raise FLPError(f"{path} reads back differently from what was written; check the disk")
     except (OSError, SafetensorError) as error:
         raise FLPError(
             f"cannot write {path}: {getattr(error, 'strerror', None) or error}; free some space or mend the folder's "
@@ -125,8 +129,6 @@ def write_verified(path: Path | str, write: Callable[[Path], None]) -> str:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-    if sha256_of(path) != digest:
-        raise FLPError(f"{path} reads back differently from what was written; check the disk")
     return digest
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -111,6 +112,8 @@ def run_stage(
     args = parser.parse_args(argv)
 
     def guarded() -> int:
+        # Until training saves its state on a signal, SIGTERM ends a stage as Ctrl-C does: cleaning up.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         job = Job(args)
         if args.profile is None:
             run(job)
@@ -131,6 +134,9 @@ def _guard(run: Callable[[], int], name: str = "flp") -> int:
         return run()
     except InterruptedJobError as error:
         print(f"{name}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{name}: stopped by a signal; run the same command again to go on", file=sys.stderr)
         return 1
     except FLPError as error:
         print(f"{name}: error: {error}", file=sys.stderr)

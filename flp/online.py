@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from flp.agents.base import Agent
+from flp.health import Health
 from flp.learner import Batch
 from flp.pool import EnvironmentPool
 from flp.runs import Batchwork
@@ -24,10 +25,11 @@ class Interaction:
     Args:
         work: the runs.
         workers: processes that step the environments.
+        health: the runs' health: failed ones stand still.
     """
 
-    def __init__(self, work: Batchwork, workers: int) -> None:
-        self.work = work
+    def __init__(self, work: Batchwork, workers: int, health: Health) -> None:
+        self.work, self.health = work, health
         self.streams = work.streams("online acting")
         tasks = [run.task for run in work.runs]
         # A single environment or worker would only add latency: those are stepped in this process.
@@ -57,7 +59,7 @@ class Interaction:
         """Act once in every environment; return the transitions, each entry `[R, ...]` on the device."""
         observations = self._tensor(self.observations)
         actions, stored = agent.act(observations[:, None], self.streams)
-        taken = actions[:, 0].float().cpu().numpy()
+        taken = self.health.guard(actions[:, 0]).float().cpu().numpy()
         everyone = np.ones(len(taken), bool)
         step = self.pool.step(taken, everyone)
         for r, action in enumerate(taken):

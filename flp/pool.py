@@ -198,7 +198,8 @@ def serve(channel_descriptor: int, memory_descriptor: int) -> None:
 
     Receives the layout and the arguments of its share, then requests; answers each with a failure or None.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides; it closes the channel
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the parent decides; it closes the channel
     warnings.simplefilter("ignore")
     with Connection(channel_descriptor) as channel:
         try:
@@ -223,6 +224,7 @@ class _Worker:
                 [sys.executable, "-P", "-c", _SERVE, str(theirs.fileno()), str(memory)],
                 pass_fds=(theirs.fileno(), memory),
                 stdin=subprocess.DEVNULL,
+                process_group=0,  # signals to the parent's group are the parent's affair
                 env={**os.environ, **_ONE_THREAD, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
         self.send((layout, share.dataset, share.tasks, share.success_timing, share.worker))

@@ -1,32 +1,63 @@
 """Resume state: what a killed job needs to go on, in one file named by the job's key.
 
 Snakemake and DVC delete a job's outputs before it runs, so this state lives where neither looks. The key
-covers everything the result depends on, hence a changed experiment never goes on from the wrong state.
+covers everything the result depends on, hence a changed experiment never goes on from the wrong state. Beside
+the state lies what began it (`begun.json`): the runs that train together, and their threads.
 """
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import json
+import multiprocessing
 import os
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from torch import Tensor
 
-from flp.artifacts import write_verified
+from flp.artifacts import read_json, write_json, write_verified
 from flp.errors import FLPError
 
 State = tuple[dict[str, Tensor], dict[str, Any]]
 
+BEGUN = "begun.json"
+LOCKS = Path(".flp/locks")
+ECHO = 0.5  # seconds in which a second signal is the first one's echo: a terminal and a scheduler both send it
+
 
 class InterruptedJobError(FLPError):
     """The scheduler asked the job to stop; its state is saved and its exit status is not zero."""
+
+
+def checkpoint_seconds() -> float:
+    """Seconds between checkpoints: `FLP_CHECKPOINT_SECONDS`, or two minutes."""
+    text = os.environ.get("FLP_CHECKPOINT_SECONDS", "120")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not seconds >= 0:
+        raise FLPError(f"FLP_CHECKPOINT_SECONDS is {text!r}; give a number of seconds, such as 120")
+    return seconds
+
+
+def join(*states: State) -> State:
+    """One state of several that share no names."""
+    tensors: dict[str, Tensor] = {}
+    info: dict[str, Any] = {}
+    for more_tensors, more_info in states:
+        tensors |= more_tensors
+        info |= more_info
+    return tensors, info
 
 
 class Resume:
@@ -34,13 +65,14 @@ class Resume:
 
     Args:
         folder: where the state lives, named by the key.
-        every: seconds between checkpoints.
+        every: seconds between checkpoints, if not `FLP_CHECKPOINT_SECONDS`.
     """
 
-    def __init__(self, folder: Path, every: float = 120.0) -> None:
+    def __init__(self, folder: Path, every: float | None = None) -> None:
         self.file = folder / "state.safetensors"
-        self.every, self.saved_at = every, time.monotonic()
+        self.every, self.saved_at = checkpoint_seconds() if every is None else every, time.monotonic()
         self.stop_signal: int | None = None
+        self.stop_asked_at = 0.0
 
     def listen(self) -> None:
         """On SIGTERM or SIGINT, save at the next opportunity and stop; a second signal stops at once."""
@@ -49,8 +81,11 @@ class Resume:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.stop_signal is not None:
-            sys.exit(128 + number)
-        self.stop_signal = number
+            # A shard leaves it to its parent to lose patience, which kills it.
+            if time.monotonic() - self.stop_asked_at > ECHO and multiprocessing.parent_process() is None:
+                sys.exit(128 + number)
+            return
+        self.stop_signal, self.stop_asked_at = number, time.monotonic()
         print(f"\n{signal.Signals(number).name}: saving the state, then stopping", file=sys.stderr)
 
     def start(self) -> State | None:
@@ -61,11 +96,6 @@ class Resume:
             print(f"going on from {self.file} (step {state[1].get('step', 0)})", file=sys.stderr)
         return state
 
-    @staticmethod
-    def join(state: State, **info: Any) -> State:
-        """A state with more information."""
-        return state[0], state[1] | info
-
     def load(self) -> State | None:
         """The last whole state, or None; an unreadable one is set aside with a warning."""
         from safetensors import SafetensorError, safe_open
@@ -74,8 +104,11 @@ class Resume:
             return None
         try:
             with safe_open(self.file, framework="pt") as file:
-                info = json.loads(file.metadata()["info"])
+                metadata = file.metadata()
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            if metadata["digest"] != _digest(tensors, metadata["info"]):
+                raise ValueError("its checksum differs")
+            info = json.loads(metadata["info"])
         except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
             aside = self.file.with_suffix(".unreadable")
             print(f"warning: {self.file} cannot be read ({error}); it is set aside, starting over", file=sys.stderr)
@@ -98,16 +131,103 @@ class Resume:
                 "command again to go on"
             )
 
+    def stop_if_asked(self, state: Callable[[], State]) -> None:
+        """As `maybe`, but only if a signal asks for it: cheap enough for every step of an evaluation."""
+        if self.stop_signal is not None:
+            self.maybe(state)
+
     def save(self, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
         """Replace the state atomically."""
         from safetensors.torch import save_file
 
         # A clone where tensors share memory: safetensors refuses to store one buffer twice.
         whole = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-        metadata = {"info": json.dumps(info)}
+        text = json.dumps(info)
+        metadata = {"info": text, "digest": _digest(whole, text)}
         write_verified(self.file, lambda temporary: save_file(whole, temporary, metadata))
         self.saved_at = time.monotonic()
 
     def clear(self) -> None:
         """Remove the state: the job is done."""
         shutil.rmtree(self.file.parent, ignore_errors=True)
+
+
+def _digest(tensors: dict[str, Tensor], info: str) -> str:
+    """SHA-256 of a state: a flipped bit must not become a silent change of a result."""
+    import torch
+
+    digest = hashlib.sha256(info.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def begin(folder: Path, runs: list[str], threads: int) -> None:
+    """Note in a resume folder which runs (their keys) train together there, on how many threads."""
+    write_json(folder / BEGUN, {"runs": runs, "threads": threads})
+
+
+def begun(folder: Path) -> tuple[list[str], int] | None:
+    """What `begin` noted, or None where there is nothing to read."""
+    try:
+        found = read_json(folder / BEGUN)
+        return [str(run) for run in found["runs"]], int(found["threads"])
+    except (FLPError, KeyError, TypeError, ValueError):
+        return None
+
+
+@contextmanager
+def alone(output: str) -> Iterator[bool]:
+    """Let one process at a time make an output; a second one waits, and may find the work done.
+
+    The lock belongs to the process: whatever ends it frees the lock, so that none is ever stale. What a killed
+    process left half-written is removed.
+
+    Args:
+        output: path of the output's folder, or of its files without their suffixes.
+
+    Yields:
+        Whether another process was waited for.
+    """
+    path = LOCKS / f"{output}.lock"
+    waited = False
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "w")  # noqa: SIM115 (closed below)
+    except OSError as error:
+        raise FLPError(f"cannot write {path}: {error.strerror}; mend the folder's permissions") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"another process is making {output}; waiting for it", file=sys.stderr)
+            fcntl.flock(file, fcntl.LOCK_EX)
+            waited = True
+        except OSError as error:
+            print(f"warning: this file system has no locks ({error}); start each job only once", file=sys.stderr)
+        for leftover in leftovers(Path(output)):
+            leftover.unlink(missing_ok=True)
+        yield waited
+
+
+def once(output: str, manifest: str, key: str, make: Callable[[], None]) -> None:
+    """Make an output, unless another process was waited for and has just made this very one."""
+    with alone(output) as waited:
+        if waited:
+            try:
+                if read_json(manifest)["key"] == key:
+                    return
+            except (FLPError, KeyError, TypeError):
+                pass
+        make()
+
+
+def leftovers(output: Path) -> list[Path]:
+    """Temporary files that killed writers of an output left behind."""
+    found = list(output.rglob(".*.tmp")) if output.is_dir() else []
+    if output.parent.is_dir():
+        beside = (f".{output.name}{middle}.*.tmp" for middle in ("", "-val"))
+        found += [path for pattern in beside for path in output.parent.glob(pattern)]
+    return sorted(found)

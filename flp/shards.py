@@ -14,15 +14,69 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnContext, SpawnProcess
+from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
+from flp import layout
 from flp.errors import FLPError
-from flp.resume import InterruptedJobError
+from flp.keys import Run, hash_of
+from flp.resume import ECHO, InterruptedJobError, begin, begun
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Runs that train together in one process.
+
+    Attributes:
+        runs: the runs.
+        threads: CPU threads of the process.
+        folder: where its resume state lives.
+    """
+
+    runs: list[Run]
+    threads: int
+    folder: Path
+
+
+def plan(
+    stage: str, runs: Sequence[Run], missing: Sequence[Run], keys: dict[str, str], threads: int, device: str
+) -> list[Shard]:
+    """Deal the missing runs to shards, and note it where their states will lie.
+
+    Runs that began together go on together, on as many threads, whatever else has changed: with a run in a batch of
+    another size, or on other threads, sums would be rounded differently.
+
+    Args:
+        stage: the stage's name.
+        runs: every run of the job.
+        missing: those that are not finished.
+        keys: every run's key by its name.
+        threads: CPU threads of the job.
+        device: "cpu", or "cuda" where all train in one process.
+    """
+    by_key = {keys[run.name]: run for run in runs}
+    left = {keys[run.name]: run for run in missing}
+    shards: list[Shard] = []
+    taken: set[str] = set()
+    for folder in sorted(layout.resume_folder(stage, "").glob(f"*-{device}")):
+        group, own_threads = begun(folder) or ([], 1)
+        if set(group) & left.keys() and set(group) <= by_key.keys() - taken:
+            shards.append(Shard([by_key[key] for key in group], own_threads, folder))
+            taken |= set(group)
+    rest = [run for key, run in left.items() if key not in taken]
+    dealt = deal(rest, threads) if device == "cpu" else [rest]
+    each = max(1, threads // max(1, len(shards) + len(dealt)))
+    for part in filter(None, dealt):
+        group = [keys[run.name] for run in part]
+        shards.append(Shard(part, each, layout.resume_folder(stage, f"{hash_of(group)}-{device}")))
+        begin(shards[-1].folder, group, each)
+    return shards
 
 
 class Turns:
@@ -32,10 +86,11 @@ class Turns:
         index: the shard's number; the first one speaks for all where one line is enough.
         permits: a semaphore of as many permits as threads, or None if everyone may always compute.
         steps: every shard's step, shared.
+        holders: per shard whether it has a permit, shared: a dead one's is given back.
     """
 
-    def __init__(self, index: int = 0, permits: Any = None, steps: Any = None) -> None:
-        self.index, self.permits, self.steps = index, permits, steps
+    def __init__(self, index: int = 0, permits: Any = None, steps: Any = None, holders: Any = None) -> None:
+        self.index, self.permits, self.steps, self.holders = index, permits, steps, holders
 
     @contextmanager
     def __call__(self, step: int) -> Iterator[None]:
@@ -47,18 +102,26 @@ class Turns:
         while step > min(self.steps) + _SLACK:
             time.sleep(0.002)
         with self.permits:
-            yield
+            self.holders[self.index] = True
+            try:
+                yield
+            finally:
+                self.holders[self.index] = False
 
 
-Work = Callable[[list[Any], int, Turns], None]
-"""Called in a process of its own with a shard's runs, its threads, and its turns."""
+Work = Callable[[Shard, Turns], None]
+"""Called in a process of its own with a shard and its turns."""
 
 _SLACK = 50  # steps a shard may be ahead of the slowest
 _DONE = 2**62
 
 
 def deal(items: Sequence[T], threads: int) -> list[list[T]]:
-    """Cut runs into at most 2·threads shards of nearly equal size, in order."""
+    """Cut runs into at most 2·threads shards of nearly equal size, in order; one thread needs no second shard."""
+    if threads == 1:
+        return [list(items)]
+    if not items:
+        return []
     count = min(len(items), 2 * threads) if len(items) > threads else len(items)
     size, larger = divmod(len(items), count)
     shards, start = [], 0
@@ -69,40 +132,58 @@ def deal(items: Sequence[T], threads: int) -> list[list[T]]:
     return shards
 
 
-def run_shards(work: Work, shards: Sequence[list[Any]], threads: int) -> None:
+def run_shards(work: Work, shards: Sequence[Shard], threads: int, *, together: bool = True) -> None:
     """Run `work` on every shard, at most `threads` computing at a time; a single shard runs right here.
 
+    Args:
+        work: what to do with a shard.
+        shards: the shards.
+        threads: CPU threads of the job.
+        together: each in a process of its own; otherwise one after the other in this one (on a GPU).
+
     Raises:
-        FLPError: shards failed; the others finished. The message is the first one's.
+        FLPError: shards failed; the others finished. The message is all of theirs.
         InterruptedJobError: a signal came; every shard has saved its state.
     """
-    if len(shards) == 1:
-        work(shards[0], threads, Turns())
-        return
-    context = multiprocessing.get_context("spawn")
-    with _Family(context, work, shards, threads) as family:
-        family.watch()
+    if together and len(shards) > 1:
+        context = multiprocessing.get_context("spawn")
+        with _Family(context, work, shards, threads) as family:
+            problems = family.watch()
+    else:
+        problems = []
+        for shard in shards:
+            try:
+                work(shard, Turns())
+            except InterruptedJobError:
+                raise
+            except FLPError as error:
+                problems.append(str(error))
+    if problems:
+        raise FLPError("; ".join(dict.fromkeys(problems)))
 
 
 class _Family:
     """The shards' processes, and the signals passed on to them."""
 
-    def __init__(self, context: SpawnContext, work: Work, shards: Sequence[list[Any]], threads: int) -> None:
+    def __init__(self, context: SpawnContext, work: Work, shards: Sequence[Shard], threads: int) -> None:
         self.steps = context.Array("q", len(shards), lock=False)
         # Kept: its name must outlive the start of every process.
         self.permits = context.Semaphore(threads) if len(shards) > threads else None
-        each = max(1, threads // len(shards))
+        self.holders = context.Array("b", len(shards), lock=False)
         self.pipes, self.processes = [], []
         for index, shard in enumerate(shards):
             receiver, sender = context.Pipe(duplex=False)
             process = context.Process(
-                target=_child, args=(work, shard, index, each, self.permits, self.steps, sender), name=f"shard {index}"
+                target=_child,
+                args=(work, shard, Turns(index, self.permits, self.steps, self.holders), sender),
+                name=f"shard {index}",
             )
             self.pipes.append(receiver)
             self.processes.append(process)
             process.start()
             sender.close()
         self.stopped: int | None = None
+        self.stopped_at = 0.0
 
     def __enter__(self) -> _Family:
         self.old = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -118,29 +199,30 @@ class _Family:
     def _stop(self, number: int, frame: FrameType | None) -> None:
         if self.stopped is None:
             print(f"\n{signal.Signals(number).name}: saving the state, then stopping", file=sys.stderr)
-            self.stopped = number
+            self.stopped, self.stopped_at = number, time.monotonic()
             for process in self.processes:
                 if process.pid is not None and process.is_alive():
                     os.kill(process.pid, signal.SIGTERM)
-        else:
+        elif time.monotonic() - self.stopped_at > ECHO:
             sys.exit(128 + number)
 
-    def watch(self) -> None:
-        """Wait for all; then tell what went wrong."""
+    def watch(self) -> list[str]:
+        """Wait for all; return what went wrong."""
         running: dict[int, SpawnProcess] = {process.sentinel: process for process in self.processes}
         while running:
             for sentinel in wait(list(running)):
-                process = running.pop(sentinel)  # type: ignore[call-overload]
+                process = running.pop(cast(int, sentinel))
                 process.join()
-                self.steps[self.processes.index(process)] = _DONE
+                index = self.processes.index(process)
+                self.steps[index] = _DONE
+                if self.permits is not None and self.holders[index]:
+                    self.permits.release()
         if self.stopped is not None:
             raise InterruptedJobError(
                 f"stopped by {signal.Signals(self.stopped).name}; the state is saved, run the same command again to "
                 "go on"
             )
-        problems = [self._problem(i) for i, process in enumerate(self.processes) if process.exitcode != 0]
-        if problems:
-            raise FLPError(problems[0] + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""))
+        return [self._problem(i) for i, process in enumerate(self.processes) if process.exitcode != 0]
 
     def _problem(self, index: int) -> str:
         try:
@@ -151,12 +233,12 @@ class _Family:
             return f"a training process died ({cause}); is there enough memory? Finished runs are kept: run again"
 
 
-def _child(work: Work, shard: list[Any], index: int, threads: int, permits: Any, steps: Any, sender: Any) -> None:
+def _child(work: Work, shard: Shard, turns: Turns, sender: Any) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     # The terminal sends Ctrl-C to everyone; the parent decides and passes on SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        work(shard, threads, Turns(index, permits, steps))
+        work(shard, turns)
     except InterruptedJobError:
         sys.exit(1)
     except FLPError as error:

@@ -77,7 +77,8 @@ class Trainer:
         Args:
             steps: the last step.
             stops: intervals; at every multiple of one of them, and at the end, training stops to look.
-            at_stop: called with the step and the means of the logs since the last stop.
+            at_stop: called with the step and the means of the logs since the last stop. A state saved while it
+                runs comes back to this stop.
             checkpoint: called between chunks; saves if it is time to.
             progress: the progress line.
             before_update: called before every single update: updates are then taken one by one.
@@ -85,8 +86,10 @@ class Trainer:
         """
         chunk = CHUNK if before_update is None else 1
         progress.begin(self.step)
-        while self.step < steps:
-            stop = min(steps, *((self.step // every + 1) * every for every in stops))
+        while self.step < steps or self.logged:
+            # A session stopped at a stop comes back with its logs still under way.
+            least = self.step + (self.logged == 0)
+            stop = min(steps, *(-(-least // every) * every for every in stops))
             while self.step < stop:
                 with turn(self.step):
                     if before_update is not None:
@@ -100,9 +103,9 @@ class Trainer:
                 if self.step < stop:
                     checkpoint()
             means = {name: total / self.logged for name, total in self.totals.items()}
-            self.totals, self.logged = {}, 0
             with turn(self.step):
                 at_stop(self.step, means)
+            self.totals, self.logged = {}, 0
             progress.update(self.step)
             checkpoint()
         progress.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from flp import layout
@@ -17,6 +18,7 @@ from flp.data.fetch import fetch, link_existing
 from flp.data.generate import generate
 from flp.data.load import validate
 from flp.params import Download
+from flp.resume import once
 
 KNOWN_HASHES = Path("data/sha256.json")
 
@@ -28,10 +30,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(job: Job) -> None:
     """Make one dataset's files."""
+    base, key = layout.DATA.format(dataset=job.args.dataset), job.keys.data(job.args.dataset)
+    once(base, base + ".json", key, partial(make, job, key))
+
+
+def make(job: Job, key: str) -> None:
+    """Obtain, check and describe one dataset's files."""
     name, settings = job.args.dataset, job.params.download
     train, validation, manifest = (Path(layout.DATA.format(dataset=name) + s) for s in layout.DATA_SUFFIXES)
     manifest.unlink(missing_ok=True)
-    key = job.keys.data(name)
     obtain(name, settings, train, validation, layout.resume_folder("download-dataset", key), job.args.threads)
     rows = {}
     for path in (train, validation):

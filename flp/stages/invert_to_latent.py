@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from flp.devices import set_up, to_device
 from flp.errors import FLPError
 from flp.flowfile import load_flow
 from flp.quality import invert, judge, negative_log_likelihood
+from flp.resume import once
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,11 +34,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(job: Job) -> None:
-    """Invert one flow's dataset."""
+    """Make one flow's latents."""
+    name, seed = job.args.dataset, job.args.seed
+    path, key = layout.LATENT.format(dataset=name, seed=seed), job.keys.latent(name, seed)
+    once(path, path + ".json", key, partial(invert_dataset, job, path, key))
+
+
+def invert_dataset(job: Job, path: str, key: str) -> None:
+    """Invert one flow's dataset and write the files."""
     name, seed, settings = job.args.dataset, job.args.seed, job.params.invert
     device = set_up(job.args.threads, job.args.device)
     threads = torch.get_num_threads() if device.type == "cpu" else 1
-    key = job.keys.latent(name, seed)
     train, validation = (load_dataset(layout.DATA.format(dataset=name) + suffix) for suffix in (".npz", "-val.npz"))
     flow_path = layout.FLOW.format(dataset=name, seed=seed) + ".safetensors"
     flow, (manifest,) = load_flow([flow_path], device, dataset_sha256=train.sha256)
@@ -64,7 +72,7 @@ def run(job: Job) -> None:
         file.write(picture(latents.numpy(), quality))
     write_json(folder / "quality.json", quality)
     save_tensors(
-        layout.LATENT.format(dataset=name, seed=seed) + ".safetensors",
+        path + ".safetensors",
         {"latents": latents},
         kind="latents",
         key=key,

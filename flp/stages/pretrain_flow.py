@@ -10,6 +10,7 @@ import csv
 import io
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from flp.learner import Logs
 from flp.nets import standardize
 from flp.pretrain import FlowLearner, Pairs, validation_loss
 from flp.progress import Progress
-from flp.resume import Resume
+from flp.resume import Resume, join, once
 from flp.scale import observation_scale
 from flp.seeds import seed_of
 from flp.streams import RunStreams
@@ -42,10 +43,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(job: Job) -> None:
-    """Train one flow."""
+    """Make one flow."""
+    name, seed = job.args.dataset, job.args.seed
+    path, key = layout.FLOW.format(dataset=name, seed=seed), job.keys.flow(name, seed)
+    once(path, path + ".json", key, partial(train_flow, job, path, key))
+
+
+def train_flow(job: Job, path: str, key: str) -> None:
+    """Train one flow and write its files."""
     name, seed, settings = job.args.dataset, job.args.seed, job.params.flow
     device = set_up(job.args.threads, job.args.device)
-    key = job.keys.flow(name, seed)
     train, validation = (load_dataset(layout.DATA.format(dataset=name) + suffix) for suffix in (".npz", "-val.npz"))
     init = RunStreams([seed_of("flow init", name, seed)], place=device)
     field = VelocityField(init, train.observation_dim, train.action_dim, settings.hidden)
@@ -56,7 +63,6 @@ def run(job: Job) -> None:
     trainer = Trainer(learner, pairs(train, device), streams, settings.batch_size)
     resume = Resume(layout.resume_folder("pretrain-flow", key))
     curve = fit(trainer, learner, pairs(validation, device), settings, resume, f"flow {name} seed {seed}")
-    path = layout.FLOW.format(dataset=name, seed=seed)
     write_curve(path + ".csv", curve)
     manifest = {
         "kind": "flow",
@@ -99,14 +105,20 @@ def fit(trainer: Trainer, learner: FlowLearner, validation: Pairs, settings: Any
             # The same noise every time, so that the curve shows the flow and not the noise.
             fresh = RunStreams([seed_of("flow validation")], trainer.streams.device)
             loss = float(validation_loss(learner, validation, fresh))
-        if not loss < 1e6:
-            raise FLPError(f"{label}: the validation loss is {loss} at step {step}; lower flow.learning_rate")
+        if not (loss < 1e6 and bool(torch.isfinite(logs["loss"]).all())):
+            good = (
+                f"it was {curve[-1]['validation_loss']:.4g} at step {curve[-1]['step']}" if curve else "from the start"
+            )
+            raise FLPError(
+                f"{label}: the validation loss is {loss:.4g} at step {step} ({good}): training has diverged; lower "
+                "flow.learning_rate"
+            )
         curve.append({"step": step, "loss": float(logs["loss"]), "validation_loss": loss})
         progress.notes = f"validation loss {loss:.4f}"
 
     def checkpoint() -> None:
         with progress.section("checkpoint"):
-            resume.maybe(lambda: resume.join(trainer.state(), curve=curve))
+            resume.maybe(lambda: join(trainer.state(), ({}, {"curve": curve})))
 
     trainer.fit(settings.steps, (settings.validate_every,), at_stop, checkpoint, progress)
     return curve
