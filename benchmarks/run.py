@@ -1,0 +1,38 @@
+"""Every benchmark, into results/bench/bench.json: `make bench`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import torch
+
+from benchmarks import evaluate, generate, graph, inversion, update
+from flp.artifacts import write_json
+from flp.devices import available_cores
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=available_cores(), help="CPU threads (default: every core)")
+    threads = parser.parse_args().threads
+    found = []
+    for name, rows in (
+        ("update", lambda: update.rows(threads)),
+        ("inversion", lambda: inversion.rows(threads)),
+        ("evaluate", lambda: evaluate.rows(workers=threads)),
+        ("generate", generate.rows),
+        ("graph", graph.rows),
+    ):
+        print(f"{name} …", file=sys.stderr)
+        for row in rows():
+            found.append(row)
+            value, ratio = f"{row['value']:,.1f} {row['unit']}", f"{row['ratio']:.2f}"
+            print(f"{row['name']:<60} {row['threads']:>2} threads {value:>32}   ratio {ratio}")
+        torch.set_num_threads(threads)
+    write_json("results/bench/bench.json", found)
+    print("results/bench/bench.json")
+
+
+if __name__ == "__main__":
+    main()

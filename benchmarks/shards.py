@@ -1,0 +1,45 @@
+"""The rate of several runs dealt to processes, as `flp.shards` deals them."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from flp.keys import Run
+from flp.shards import Shard, Turns, deal, run_shards
+from flp.trainer import CHUNK
+
+WARM, TIMED = 20, 200  # updates
+
+
+def work(folder: str, shard: Shard, turns: Turns) -> None:
+    from benchmarks.update import make_trainer
+
+    torch.set_num_threads(shard.threads)
+    torch.set_flush_denormal(True)
+    trainer = make_trainer(len(shard.runs), 2, 2, [128, 128], torch.device("cpu"), 256)
+
+    def train(until: int) -> None:
+        while trainer.step < until:
+            with turns(trainer.step):
+                trainer.chunk(CHUNK)
+
+    train(WARM)
+    start = time.time()
+    train(WARM + TIMED)
+    Path(folder, shard.runs[0].name).write_text(f"{start} {time.time()}")
+
+
+def shard_rate(runs: int, threads: int) -> float:
+    """Updates per second of all runs together."""
+    numbered = [Run(1, seed, 1.0, 4) for seed in range(runs)]
+    dealt = deal(numbered, threads)
+    with TemporaryDirectory() as folder:
+        shards = [Shard(part, max(1, threads // len(dealt)), Path(folder)) for part in dealt]
+        run_shards(partial(work, folder), shards, threads)
+        times = [list(map(float, file.read_text().split())) for file in Path(folder).iterdir()]
+    return TIMED / (max(stop for _, stop in times) - min(start for start, _ in times))

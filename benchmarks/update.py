@@ -1,0 +1,172 @@
+"""Updates per second: ours against the plain eager update, and against the machine's matrix-product rate.
+
+Run alone: `python -m benchmarks.update [--threads N]`. Every comparison is made in one process run, alternating.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from benchmarks.eager import EagerFLP
+from benchmarks.shards import shard_rate
+from flp.agents.base import Spec
+from flp.agents.flp import FLP
+from flp.devices import available_cores, device_name
+from flp.flow import Flow, VelocityField
+from flp.params import load_params
+from flp.replay import Replay
+from flp.streams import RunStreams
+from flp.trainer import CHUNK, Trainer
+
+ROWS = 100_000
+GFLOP_PER_UPDATE = 9.06  # 512×4 networks, batch 256, N = 4, observation 28, action 5; see flops()
+
+
+def flops(observation: int, action: int, hidden: list[int], batch: int, candidates: int) -> float:
+    """Floating-point operations of one FLP update, in GFLOP: matrix products only."""
+
+    def forward(inputs: int, outputs: int) -> float:
+        widths = [inputs, *hidden, outputs]
+        return 2 * batch * sum(a * b for a, b in zip(widths, widths[1:], strict=False))
+
+    policy, critic = forward(observation, 2 * action), 2 * forward(observation + action, 1)
+    # Targets: N critic passes and a policy pass; critic update: 3; actor: 3, through the critic 2.
+    return (candidates * critic + policy + 3 * critic + 3 * policy + 2 * critic) / 1e9
+
+
+def make_trainer(
+    runs: int, observation: int, action: int, hidden: list[int], device: torch.device, batch: int, **changes: Any
+) -> Trainer:
+    offline = load_params("params.yaml").offline.model_copy(update={"hidden": hidden, "batch_size": batch, **changes})
+    init = RunStreams(list(range(runs)), place=device)
+    flow = Flow(VelocityField(init, observation, action, [8]), "midpoint", 10)
+    spec = Spec(init, observation, action, offline, torch.ones(runs, device=device), (offline.candidates,) * runs, flow)
+    agent = FLP(spec)
+    source = torch.Generator().manual_seed(0)
+    replay = Replay(
+        torch.randn(ROWS + 1, observation, generator=source).to(device),
+        torch.arange(ROWS, device=device),
+        torch.randn(1, ROWS, action, generator=source).to(device),
+        -torch.ones(1, ROWS, device=device),
+        torch.ones(1, ROWS, device=device),
+        torch.zeros(runs, dtype=torch.int64, device=device),
+        torch.zeros(runs, dtype=torch.int64, device=device),
+    )
+    autocast = torch.bfloat16 if offline.precision == "bfloat16" else None
+    return Trainer(agent, replay, RunStreams(list(range(runs)), device), batch, autocast=autocast)
+
+
+def seconds(work: Callable[[], object], repeats: int, device: torch.device) -> float:
+    """Median seconds of a call."""
+    times = []
+    for _ in range(repeats):
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def sgemm_rate(device: torch.device) -> float:
+    """GFLOP/s of float32 products of the update's own kind: [1024, 512] × [512, 512], twice."""
+    a, b = torch.randn(2, 1024, 512, device=device), torch.randn(2, 512, 512, device=device)
+    work = 2 * 2 * 1024 * 512 * 512 / 1e9
+    torch.bmm(a, b)
+    return 50 * work / min(seconds(lambda: [torch.bmm(a, b) for _ in range(50)], 5, device) for _ in range(2))
+
+
+def eager_seconds(observation: int, action: int, hidden: list[int], batch: int, repeats: int) -> Callable[[], float]:
+    eager = EagerFLP(observation, action, hidden, 4)
+    rows = torch.randn(ROWS + 1, observation)
+    latents = torch.randn(ROWS, action)
+
+    def one() -> None:
+        i = torch.randint(ROWS, (batch,))
+        eager.update(rows[i], latents[i], -torch.ones(batch), torch.ones(batch), rows[i + 1])
+
+    one()
+    return lambda: seconds(lambda: [one() for _ in range(CHUNK)], repeats, torch.device("cpu")) / CHUNK
+
+
+def paper_sizes(threads: int) -> list[dict[str, Any]]:
+    """One run at the paper's sizes."""
+    torch.set_num_threads(threads)
+    cpu = torch.device("cpu")
+    trainer = make_trainer(1, 28, 5, [512] * 4, cpu, 256)
+    trainer.chunk()
+    eager = eager_seconds(28, 5, [512] * 4, 256, 2)
+    ours, theirs, rate = [], [], []
+    for _ in range(3):
+        rate.append(sgemm_rate(cpu))
+        ours.append(seconds(trainer.chunk, 2, cpu) / CHUNK)
+        theirs.append(eager())
+    mine, plain = min(ours), min(theirs)
+    return [
+        row("update, one run, paper's sizes", threads, 1 / mine, "updates/s", 1 / plain),
+        row("share of sgemm rate, one run, paper's sizes", threads, GFLOP_PER_UPDATE / mine, "GFLOP/s", max(rate)),
+    ]
+
+
+def small_networks(threads: int, runs: int = 5) -> list[dict[str, Any]]:
+    """Five tasks at once on small networks, as the pipeline trains them (in processes of one thread)."""
+    torch.set_num_threads(threads)
+    eager = eager_seconds(2, 2, [128, 128], 256, 5)
+    plain = min(eager() for _ in range(3))  # five one after another: 1/(5·plain) of the five-run updates
+    rate = shard_rate(runs, threads)
+    return [row(f"{runs} runs of 128×2 networks at once", threads, rate, "updates/s of all runs", 1 / (runs * plain))]
+
+
+def row(name: str, threads: int, value: float, unit: str, baseline: float, device: str = "cpu") -> dict[str, Any]:
+    return {
+        "name": name,
+        "device": device,
+        "threads": threads,
+        "value": value,
+        "unit": unit,
+        "baseline": baseline,
+        "ratio": value / baseline,
+    }
+
+
+def on_gpu() -> list[dict[str, Any]]:
+    """One run and forty at the paper's sizes, in each precision, captured; needs a CUDA device."""
+    device = torch.device("cuda")
+    rows = []
+    for runs, precision in (
+        (1, "float32"),
+        (1, "tf32"),
+        (1, "bfloat16"),
+        (40, "float32"),
+        (40, "tf32"),
+        (40, "bfloat16"),
+    ):
+        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+        trainer = make_trainer(runs, 28, 5, [512] * 4, device, 256, precision=precision)
+        for _ in range(3):
+            trainer.chunk()
+        time_ = seconds(lambda t=trainer: [t.chunk() for _ in range(10)], 5, device) / (10 * CHUNK)  # type: ignore[misc]
+        goal = 2000 if runs == 1 else {"float32": 12000, "tf32": 12000, "bfloat16": 20000}[precision]
+        name = f"{runs} runs, paper's sizes, {precision}, captured"
+        rows.append(row(name, 1, runs / time_, "run-updates/s", goal, device_name(device)))
+    return rows
+
+
+def rows(threads: int) -> list[dict[str, Any]]:
+    found = paper_sizes(threads) + paper_sizes(1) + small_networks(threads)
+    return found + (on_gpu() if torch.cuda.is_available() else [])
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=available_cores())
+    for line in rows(parser.parse_args().threads):
+        print(f"{line['name']:<55} {line['value']:10.1f} {line['unit']:<24} ratio {line['ratio']:.2f}")
