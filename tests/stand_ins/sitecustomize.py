@@ -72,7 +72,9 @@ def _stand_in(stage: str, argv: list[str], log: str) -> None:
             write_rows(temporary, ["dataset", "agent", "task", "seed", "phase", "step", "success", "episodes"])
             write_rows(path.with_name("curves.csv"), ["dataset", "agent", "phase", "step", "success"])
         elif path.name == "metrics.json":
-            temporary.write_text(json.dumps({"cube-single-play": {"flp": {"offline": int(artifact.key[:4], 16) / 65536}}}))
+            temporary.write_text(
+                json.dumps({"cube-single-play": {"flp": {"offline": int(artifact.key[:4], 16) / 65536}}})
+            )
         elif str(path) in artifact.manifests:
             temporary.write_text(json.dumps({"key": artifact.key, "format_version": 1, "runs": run_keys}))
         else:
