@@ -52,7 +52,8 @@ def tiny_params(**changes: Any) -> dict[str, Any]:
 
 def command(stage: str) -> list[str]:
     """The stage's program with its options."""
-    line = [sys.executable, "-m", f"flp.stages.{stage}", "--dataset", DATASET, "--threads", "2"]
+    threads = "1" if stage == "pretrain_flow" else "2"
+    line = [sys.executable, "-m", f"flp.stages.{stage}", "--dataset", DATASET, "--threads", threads]
     line += ["--device", "cpu"] if stage != "download_dataset" else []
     return [*line, "--seed", "0"] if stage in {"pretrain_flow", "invert_to_latent"} else line
 
@@ -187,7 +188,12 @@ def torture(
     before(whole, folder, stage)
     while True:
         process = start(folder, stage)
-        status = _interrupt(process, moments.uniform(0, 1.2 * seconds) if outcome.kills < kills else None, number)
+        after = moments.uniform(0, 1.2 * seconds) if outcome.kills < kills else None
+        # Half the kills come by the clock, half soon after a checkpoint of this very session.
+        if after is not None and moments.random() < 0.5:
+            _await_checkpoint(process, folder, time.time())
+            after = moments.uniform(0, 2)
+        status = _interrupt(process, after, number)
         said = process.stderr.read() if process.stderr else ""
         outcome.resumed += "going on from" in said
         if alive := survivors(folder):
@@ -205,6 +211,18 @@ def torture(
             return outcome
         else:
             outcome.kills += 1
+
+
+def _await_checkpoint(process: subprocess.Popen[str], folder: Path, since: float) -> None:
+    """Wait until a resume state is newer than a time, or the process ends."""
+    while process.poll() is None:
+        for path in (folder / ".flp" / "resume").rglob("*"):
+            try:
+                if path.suffix in {".safetensors", ".npz"} and path.stat().st_mtime > since:
+                    return
+            except OSError:
+                continue  # replaced at this moment
+        time.sleep(0.02)
 
 
 def _interrupt(process: subprocess.Popen[str], after: float | None, number: int) -> int:

@@ -1,46 +1,113 @@
-"""`flp clean`: resume states that no job of the experiment needs any more."""
+"""`flp clean`: what no job of the experiment needs any more.
+
+Resume states of other parameters or sources, temporary files of killed writers, and, where asked for, outputs of
+datasets, agents and seeds that are no part of the experiment. Datasets are never removed.
+"""
 
 from __future__ import annotations
 
 import argparse
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from flp import layout
-from flp.keys import Keys, hash_of
+from flp.keys import Keys
+from flp.resume import begun
 
 
-def needed(keys: Keys) -> set[Path]:
-    """The resume folders that this experiment's jobs would go on from (on one shard per job)."""
-    folders = set()
-    for dataset in keys.params.datasets:
-        folders.add(layout.resume_folder("download-dataset", keys.data(dataset)))
-        for seed in keys.params.seeds:
-            folders.add(layout.resume_folder("pretrain-flow", keys.flow(dataset, seed)))
-    return folders
+def needed_keys(keys: Keys) -> dict[str, set[str]]:
+    """By stage, the keys of jobs and runs that this experiment's resume states carry."""
+    return {
+        "download-dataset": {keys.data(dataset) for dataset in keys.params.datasets},
+        "pretrain-flow": {keys.flow(dataset, seed) for dataset in keys.params.datasets for seed in keys.params.seeds},
+        "offline-train": {keys.offline_run(d, a, run) for d, a, s in keys.jobs() for run in keys.runs(d, a, s)},
+        "online-finetune": {
+            keys.online_run(d, a, run) for d, a, s in keys.online_jobs() for run in keys.online_runs(d, a, s)
+        },
+    }
 
 
-def stale(keys: Keys) -> list[Path]:
-    """Resume folders that are not needed. Those of training runs are needed while a run of theirs is in `needed`."""
-    wanted = needed(keys)
-    run_keys = {keys.offline_run(d, a, r) for d, a, s in keys.jobs() for r in keys.runs(d, a, s)}
-    run_keys |= {keys.online_run(d, a, r) for d, a, s in keys.online_jobs() for r in keys.online_runs(d, a, s)}
-    single = {hash_of([key]) for key in run_keys}
-    found = [folder for stage in sorted(layout.RESUME.glob("*")) for folder in sorted(stage.glob("*"))]
-    return [folder for folder in found if folder not in wanted and folder.name not in single]
+def stale_states(keys: Keys) -> list[Path]:
+    """Resume folders that no job would go on from: not its own, or of runs that are not all the experiment's."""
+    wanted = needed_keys(keys)
+    stale = []
+    for stage in sorted(layout.RESUME.glob("*")):
+        known = wanted.get(stage.name, set())
+        for folder in sorted(stage.glob("*")):
+            runs, _ = begun(folder) or ([folder.name], 1)
+            if not set(runs) <= known:
+                stale.append(folder)
+    return stale
+
+
+def temporary_files() -> list[Path]:
+    """What killed writers left half-written."""
+    roots = [Path("data"), Path("results")]
+    return sorted(path for root in roots if root.is_dir() for path in root.rglob(".*.tmp") if path.is_file())
+
+
+def orphans(keys: Keys) -> list[Path]:
+    """Result folders of datasets, agents and seeds that are no part of the experiment; the topmost of each."""
+    kept: set[Path] = {Path(layout.REPORT)}
+    for artifact in keys.artifacts.values():
+        kept |= {Path(path) for path in (*artifact.files, *artifact.runs)}
+    above = {parent for path in kept for parent in path.parents} | kept
+
+    def search(folder: Path) -> list[Path]:
+        found = []
+        for child in sorted(folder.iterdir()):
+            if child.is_symlink() or not child.is_dir() or child in kept:
+                continue
+            found += search(child) if child in above else [child]
+        return found
+
+    root = Path("results")
+    return search(root) if root.is_dir() else []
 
 
 def command(keys: Keys, args: argparse.Namespace) -> int:
-    """Show the stale states, ask, remove them; return the exit status."""
-    folders = stale(keys)
-    if not folders:
-        print("nothing to clean: every resume state belongs to this experiment")
+    """Show what could go, ask, remove it; return the exit status."""
+    groups = [
+        ("resume states and temporary files that no job needs", stale_states(keys) + temporary_files(), args.yes),
+        (
+            "outputs that are no part of this experiment (of another preset, perhaps; made anew if needed)",
+            orphans(keys),
+            args.yes and args.outputs,
+        ),
+    ]
+    if not any(paths for _, paths, _ in groups):
+        print("nothing to clean: everything belongs to this experiment")
         return 0
-    for folder in folders:
-        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-        print(f"{size / 1e6:8.1f} MB  {folder}")
-    if not args.yes and input("remove these? [y/N] ").strip().lower() not in {"y", "yes"}:
-        return 1
-    for folder in folders:
-        shutil.rmtree(folder)
+    for title, paths, agreed in groups:
+        if paths:
+            _show(title, paths)
+            if agreed or (not args.yes and _ask()):
+                _remove(paths)
+            else:
+                print("kept" + (" (--outputs removes them too)" if args.yes else ""))
     return 0
+
+
+def _show(title: str, paths: Sequence[Path]) -> None:
+    print(f"{title}:")
+    for path in paths:
+        files = [path, *path.rglob("*")]
+        size = sum(file.lstat().st_size for file in files if file.is_file() and not file.is_symlink())
+        print(f"{size / 1e6:8.1f} MB  {path}")
+
+
+def _ask() -> bool:
+    try:
+        return input("remove these? [y/N] ").strip().lower() in {"y", "yes"}
+    except EOFError:
+        print()
+        return False
+
+
+def _remove(paths: Sequence[Path]) -> None:
+    for path in paths:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

@@ -32,7 +32,7 @@ TOOLS = {
     "flows": "list the flows at hand: key, quality, size, whether the experiment needs them",
     "schema": "print the JSON schema of params.yaml",
     "check": "check params.yaml (and presets) and say what would be trained",
-    "clean": "show and remove stale resume states",
+    "clean": "show and remove stale resume states, temporary files and outputs of other experiments",
 }
 
 
@@ -201,7 +201,8 @@ def _tool(command: str, argv: list[str]) -> int:
         print(json_schema(), end="")
         return 0
     if command == "clean":
-        parser.add_argument("--yes", action="store_true", help="remove without asking")
+        parser.add_argument("--yes", action="store_true", help="remove stale states and temporary files without asking")
+        parser.add_argument("--outputs", action="store_true", help="with --yes: outputs of other experiments too")
     parser.add_argument("--params", **_OPTIONS["params"])
     parser.add_argument("--preset", **_OPTIONS["preset"])
     args = parser.parse_args(argv)

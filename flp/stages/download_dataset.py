@@ -17,6 +17,7 @@ from flp.cli import Job, run_stage
 from flp.data.fetch import fetch, link_existing
 from flp.data.generate import generate
 from flp.data.load import validate
+from flp.foresight import check, generate_needs
 from flp.params import Download
 from flp.resume import once
 
@@ -63,6 +64,8 @@ def make(job: Job, key: str) -> None:
 def obtain(name: str, settings: Download, train: Path, validation: Path, resume: Path, workers: int) -> None:
     """Get both files from the chosen source."""
     if settings.source == "generate":
+        remedy = "lower download.episodes, or use fewer --threads"
+        check(f"generating {name}", generate_needs(name, settings, workers), remedy)
         generate(
             name,
             train,

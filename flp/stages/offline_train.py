@@ -20,6 +20,7 @@ from flp.artifacts import write_json
 from flp.cli import Job, run_stage
 from flp.devices import runs_on_cpu, set_up
 from flp.errors import FLPError
+from flp.foresight import foresee_training
 from flp.health import Health, HopelessError
 from flp.learner import Logs
 from flp.params import Params
@@ -48,6 +49,7 @@ def run(job: Job) -> None:
         if missing:
             on_cpu, threads = runs_on_cpu(job.args.device), job.args.threads
             shards = plan("offline-train", runs, missing, keys, threads, "cpu" if on_cpu else "cuda")
+            foresee_training(job.params, name, [len(shard.runs) for shard in shards], 0, cuda=not on_cpu)
             work = partial(train, name, agent, job.params, job.args.device, folder, keys)
             run_shards(work, shards, threads, together=on_cpu)
         key = job.keys.offline_job(name, agent, seeds)

@@ -17,6 +17,7 @@ from flp.artifacts import load_tensors, write_json
 from flp.cli import Job, run_stage
 from flp.devices import runs_on_cpu, set_up
 from flp.errors import FLPError
+from flp.foresight import foresee_training
 from flp.health import Health, HopelessError
 from flp.keys import OFFLINE_ONLY
 from flp.learner import Logs
@@ -52,6 +53,9 @@ def run(job: Job) -> None:
         if missing:
             on_cpu, threads = runs_on_cpu(job.args.device), job.args.threads
             shards = plan("online-finetune", runs, missing, keys, threads, "cpu" if on_cpu else "cuda")
+            foresee_training(
+                job.params, name, [len(shard.runs) for shard in shards], job.params.online.steps, cuda=not on_cpu
+            )
             before = {run.name: job.keys.offline_run(name, agent, run) for run in runs}
             work = partial(finetune, name, agent, job.params, job.args.device, source, before, folder, keys)
             run_shards(work, shards, threads, together=on_cpu)
