@@ -27,7 +27,8 @@ def test_the_landscape_has_one_best_mode_and_nothing_between():
     values = figure2.true_value(figure2.centres())
     assert values[0] == values.max() == pytest.approx(1, abs=1e-3)
     assert values[3] == values.min() == pytest.approx(0, abs=1e-3)
-    assert figure2.true_value(torch.zeros(2)) < 1e-3
+    assert figure2.true_value(torch.zeros(2)) == 0
+    assert figure2.true_value(torch.tensor([1.0, 0.0])) == 0
 
 
 def test_the_program_writes_picture_and_numbers(tmp_path):
@@ -55,9 +56,9 @@ def test_flp_moves_between_modes_on_the_support_and_fql_does_not():
     assert best == sorted(best)
     assert all(row["mass_off_support"] < flow["mass_off_support"] + 0.05 for row in flp)
     assert [row["value"] for row in flp] == sorted(row["value"] for row in flp)
-    # FQL: at first it stays where it was; on its way to the best mode most of it is off the support and worth little.
+    # FQL: first it stays where it was; then it leaves the data altogether, and is worth less than what it came from.
     assert fql[0]["mass_per_mode"][0] == pytest.approx(flow["mass_per_mode"][0], abs=0.1)
-    crossing = max(fql, key=lambda row: row["mass_off_support"])
-    assert crossing["mass_off_support"] > 0.4
-    assert crossing["value"] < flow["value"]
+    assert fql[-1]["mass_off_support"] > 0.9
+    assert fql[-1]["value"] < flow["value"] / 2
+    assert max(row["mass_per_mode"][0] for row in fql if row["mass_off_support"] < 0.5) < 0.5
     assert max(row["value"] for row in fql) < flp[-1]["value"]
