@@ -103,8 +103,8 @@ class Flow(Section):
 
     hidden: Hidden
     """Widths of the velocity field's hidden layers."""
-    standardize: bool = True
-    """Show the network observations standardised by the dataset's mean and deviation."""
+    observation_scale: Positive | None = None
+    """The network sees (s - mean) / deviation of the dataset, times this; empty: observations as they are."""
     steps: Count
     """Gradient steps."""
     batch_size: Count
@@ -218,8 +218,8 @@ class Offline(Section):
     """N of best-of-N, in targets and in acting."""
     hidden: Hidden
     """Widths of the policy's and the critic's hidden layers."""
-    standardize: bool = True
-    """Show the networks observations standardised by the dataset's mean and deviation."""
+    observation_scale: Positive | None = None
+    """The networks see (s - mean) / deviation of the dataset, times this; empty: observations as they are."""
     critic_layer_norm: bool
     """Layer normalisation in the critic."""
     critics: Annotated[int, Field(gt=0, le=64)]

@@ -30,7 +30,7 @@ from flp.keys import Run
 from flp.nets import standardize
 from flp.params import Params
 from flp.replay import Replay
-from flp.scale import observation_scale
+from flp.scale import observation_moments
 from flp.seeds import seed_of
 from flp.streams import RunStreams
 
@@ -82,8 +82,8 @@ class Batchwork:
                 flow=flow,
             ),
         )
-        if offline.standardize:
-            standardize(agent, *observation_scale(data, self.device), skip=flow)
+        if offline.observation_scale is not None:
+            standardize(agent, *observation_moments(data, self.device), offline.observation_scale, skip=flow)
         if agent.uses_latents:
             digests = {run.seed: m["sha256"] for run, m in zip(self.runs, manifests, strict=True)}
             seeds = sorted(digests)

@@ -10,7 +10,7 @@ from flp.data.load import Dataset
 from flp.devices import to_device
 
 
-def observation_scale(data: Dataset, device: torch.device) -> tuple[Tensor, Tensor]:
+def observation_moments(data: Dataset, device: torch.device) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of a dataset's observations, `[o]` each; constant entries get deviation 1."""
     mean, std = data.observations.mean(0, dtype=np.float64), data.observations.std(0, dtype=np.float64)
     std = np.where(std > 1e-6, std, 1.0)

@@ -29,7 +29,7 @@ from flp.nets import standardize
 from flp.pretrain import FlowLearner, Pairs, validation_loss
 from flp.progress import Progress
 from flp.resume import Resume, join, once
-from flp.scale import observation_scale
+from flp.scale import observation_moments
 from flp.seeds import seed_of
 from flp.streams import RunStreams
 from flp.trainer import Trainer
@@ -56,8 +56,8 @@ def train_flow(job: Job, path: str, key: str) -> None:
     train, validation = (load_dataset(layout.DATA.format(dataset=name) + suffix) for suffix in (".npz", "-val.npz"))
     init = RunStreams([seed_of("flow init", name, seed)], place=device)
     field = VelocityField(init, train.observation_dim, train.action_dim, settings.hidden)
-    if settings.standardize:
-        standardize(field, *observation_scale(train, device))
+    if settings.observation_scale is not None:
+        standardize(field, *observation_moments(train, device), settings.observation_scale)
     learner = FlowLearner(field, settings.learning_rate)
     streams = RunStreams([seed_of("flow", name, seed)], device)
     trainer = Trainer(learner, pairs(train, device), streams, settings.batch_size)
