@@ -58,7 +58,7 @@ class Interaction:
     def step(self, agent: Agent) -> Batch:
         """Act once in every environment; return the transitions, each entry `[R, ...]` on the device."""
         observations = self._tensor(self.observations)
-        actions, stored = agent.act(observations[:, None], self.streams)
+        actions, stored = agent.explore(observations[:, None], self.streams)
         taken = self.health.guard(actions[:, 0]).float().cpu().numpy()
         everyone = np.ones(len(taken), bool)
         step = self.pool.step(taken, everyone)

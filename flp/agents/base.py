@@ -46,6 +46,10 @@ class Agent(Learner):
         """Actions for the environment in [-1, 1] and as they are stored, each `[R, B, a]`."""
         raise NotImplementedError
 
+    def explore(self, observations: Tensor, streams: RunStreams) -> tuple[Tensor, Tensor]:
+        """Like `act`, while fine-tuning online: for agents that add noise there."""
+        return self.act(observations, streams)
+
     def behave(self, observations: Tensor, streams: RunStreams) -> Tensor | None:
         """Actions of the behaviour policy `[R, B, a]`, or None where the agent has none."""
         return None
