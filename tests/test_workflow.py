@@ -444,7 +444,7 @@ def test_training_jobs_take_turns_on_a_gpu(work: Checkout, gpus: int, most: int)
     work.change(offline__alpha=5.0, offline__tasks=[1])
     extra = ["--resources", f"gpu={gpus}"] if gpus > 1 else []
     work.ran()
-    slow = {"FLP_STAND_IN_SLOW": "offline", "FLP_STAND_IN_SECONDS": "0.5", "CUDA_VISIBLE_DEVICES": "0,1"}
+    slow = {"FLP_STAND_IN_SLOW": "offline", "FLP_STAND_IN_SECONDS": "4", "CUDA_VISIBLE_DEVICES": "0,1"}
     work.run("snakemake", "offline_train_all", "--cores", "4", *extra, **slow)
     busy, seen = 0, 0
     for line in work.log.read_text().splitlines():
