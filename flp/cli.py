@@ -15,6 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args
 
+from flp.data.environments import specification
 from flp.errors import FLPError, nearest
 from flp.keys import Keys
 from flp.layout import split_seeds
@@ -77,6 +78,7 @@ class Job:
         self.keys = Keys(whole)
         self.params: Params = whole
         if dataset := getattr(args, "dataset", None):
+            specification(dataset)
             self.params = self.keys.dataset_params(dataset)
 
     def require_agent(self) -> str:

@@ -1,0 +1,118 @@
+"""The command line's manners: help that helps, and one line for every mistake."""
+
+import importlib
+
+import pytest
+import yaml
+
+from flp.cli import STAGES, TOOLS, main
+
+WITH_DATASET = [stage for stage in STAGES if stage != "report"]
+OPTIONS = {"pretrain-flow": ["--seed", "0"], "invert-to-latent": ["--seed", "0"]}
+
+
+def arguments(stage):
+    return ([] if stage == "report" else ["--dataset", "pointmaze-medium-navigate"]) + OPTIONS.get(stage, [])
+
+
+@pytest.fixture
+def project(request, tmp_path, monkeypatch):
+    """An empty project with the default parameters; a function writes changed ones."""
+    monkeypatch.chdir(tmp_path)
+    values = yaml.safe_load((request.config.rootpath / "params.yaml").read_text())
+
+    def write(**sections):
+        for section, changes in sections.items():
+            values[section] = values[section] | changes if isinstance(changes, dict) else changes
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
+
+    write()
+    return write
+
+
+def refusal(capsys, argv):
+    """Run it; it must fail with exactly one line on stderr, which is returned."""
+    try:
+        status = main(argv)
+    except SystemExit as error:
+        status = error.code
+    captured = capsys.readouterr()
+    lines = captured.err.strip().splitlines()
+    assert status != 0
+    assert "Traceback" not in captured.err
+    assert lines, "nothing was said"
+    return lines[-1] if lines[0].startswith("usage:") else "".join(lines)
+
+
+def test_help_names_every_command(capsys):
+    assert main([]) == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in [*STAGES, *TOOLS])
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_explains_itself(stage, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([stage, "--help"])
+    text = capsys.readouterr().out
+    assert stopped.value.code == 0
+    assert importlib.import_module(f"flp.stages.{stage.replace('-', '_')}").__doc__.splitlines()[0] in text
+    assert "--params" in text and "default" in text
+
+
+def test_an_unknown_command_gets_the_nearest(capsys):
+    assert "did you mean 'pretrain-flow'" in refusal(capsys, ["pretrain-flows"])
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"offline": {"alhpa": 1.0}}, ["offline.alhpa", "did you mean 'alpha'"]),
+        ({"offline": {"candidates": 0}}, ["offline.candidates"]),
+        ({"flow": {"steps": -5}}, ["flow.steps"]),
+        ({"flow": {"solver": "heunn"}}, ["flow.solver", "did you mean 'heun'"]),
+        ({"datasets": ["pointmaze-medium-navigat"]}, ["datasets", "did you mean 'pointmaze-medium-navigate'"]),
+        ({"seeds": []}, ["seeds"]),
+        ({"offline": {"tasks": [6]}}, ["offline.tasks"]),
+        ({"evaluation": {"episodes": "many"}}, ["evaluation.episodes"]),
+    ],
+)
+def test_bad_parameters_are_one_line_in_every_stage(stage, change, expected, project, tmp_path, capsys):
+    project(**change)
+    line = refusal(capsys, [stage, *arguments(stage)])
+    assert all(part in line for part in ["params.yaml", *expected]), line
+    assert [p.name for p in tmp_path.iterdir()] == ["params.yaml"], "something was half-written"
+
+
+@pytest.mark.parametrize("stage", WITH_DATASET)
+def test_an_unknown_dataset_is_one_line(stage, project, capsys):
+    line = refusal(capsys, [stage, "--dataset", "cube-singel-play", *OPTIONS.get(stage, [])])
+    assert "did you mean 'cube-single-play'" in line
+
+
+@pytest.mark.parametrize("stage", ["pretrain-flow", "invert-to-latent", "offline-train", "online-finetune"])
+def test_a_missing_input_names_the_file_and_the_remedy(stage, project, capsys):
+    line = refusal(capsys, [stage, *arguments(stage), "--threads", "1"])
+    assert "pointmaze-medium-navigate" in line
+
+
+def test_a_missing_parameter_file_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert "params.yaml" in refusal(capsys, ["check"])
+
+
+def test_an_unknown_agent_is_one_line(project, capsys):
+    line = refusal(capsys, ["offline-train", "--dataset", "pointmaze-medium-navigate", "--agent", "fqll"])
+    assert "did you mean 'fql'" in line
+
+
+def test_check_counts_what_would_be_trained(project, capsys):
+    assert main(["check"]) == 0
+    assert "1 datasets, 1 flows, 5 offline runs in 1 jobs" in capsys.readouterr().out
+
+
+def test_the_schema_in_the_workflow_is_the_program_s(request, capsys):
+    assert main(["schema"]) == 0
+    committed = request.config.rootpath / "workflow/schemas/params.schema.json"
+    assert capsys.readouterr().out == committed.read_text()
