@@ -13,8 +13,8 @@ help: ## Say what there is to make.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
 
 run: .venv/.run ## Train and evaluate the experiment of params.yaml, then show the table.
-	$(BIN)/snakemake --cores $(CORES) $(if $(PRESET),--configfile $(PRESET))
-	@echo && cat results/report/table.txt
+	@$(BIN)/snakemake --cores $(CORES) $(if $(PRESET),--configfile $(PRESET))
+	@cat results/report/table.txt
 
 test: .venv/.dev ## Run the whole test suite.
 	$(BIN)/python -m pytest -n $(CORES) --dist worksteal $(PYTEST_ARGS)
@@ -33,15 +33,17 @@ torture: .venv/.dev ## Kill every long stage at random moments, KILLS times each
 	$(BIN)/python -m benchmarks.torture --kills $(or $(KILLS),50)
 
 .venv/bin/python:
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "flp needs Python 3.11 or newer: make PYTHON=python3.12 run")'
-	$(PYTHON) -m venv .venv
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "flp needs Python 3.11 or newer: make PYTHON=python3.12 run")'
+	@$(PYTHON) -m venv .venv
 
 .venv/.run: .venv/bin/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@echo 'installing the pinned packages into .venv …'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	@touch $@
 
 .venv/.dev: .venv/.run
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,slurm]'
+	@echo 'installing the pinned packages into .venv …'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,slurm]'
 	@touch $@
 
 clean-venv: ## Remove the environment.

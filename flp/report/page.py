@@ -73,7 +73,11 @@ def build(keys: Keys) -> str:
     views = [_view(results, final, dataset) for dataset in results.params.datasets]
     folder = Path(layout.REPORT)
     (folder / "manifest.json").unlink(missing_ok=True)
-    texts = _companions(results, final, views) | _pages(results, final, views)
+    table = tables.plain([view.success for view in views])
+    if results.stale:
+        table += f"note: other parameters or another version of the source made {len(results.stale)} of the artifacts\n"
+    table += f"\nreport: {folder / 'index.html'}\n"
+    texts = _companions(results, final, views) | _pages(results, final, views) | {"table.txt": table}
     for page in folder.glob("*.html") if folder.exists() else ():
         if page.name not in texts:
             page.unlink()
@@ -83,10 +87,7 @@ def build(keys: Keys) -> str:
     files = {name: sha256_of(folder / name) for name in sorted([*texts, "metrics.json"])}
     manifest = {"format_version": FORMAT_VERSION, "kind": "report", "key": keys.report}
     write_json(folder / "manifest.json", manifest | {"files": files, "versions": versions()})
-    text = tables.plain([view.success for view in views])
-    if results.stale:
-        text += f"note: other parameters or another version of the source made {len(results.stale)} of the artifacts\n"
-    return text
+    return table
 
 
 def _view(results: Results, final: pd.DataFrame, dataset: str) -> DatasetView:

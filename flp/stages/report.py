@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from flp import layout
 from flp.cli import Job, run_stage
 from flp.report.page import build
 
@@ -22,8 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(job: Job) -> None:
     """Make the report and show its success table."""
-    print(build(job.keys))
-    print(f"report: {Path(layout.REPORT, 'index.html').resolve()}")
+    print(build(job.keys), end="")
 
 
 if __name__ == "__main__":
