@@ -156,7 +156,7 @@ def test_the_schema_describes_the_default():
         ("datasets", [], ["datasets"]),
         ("datasets", MAZE, ["datasets", "list"]),
         ("datasets", [MAZE, MAZE], ["datasets", "more than once"]),
-        ("datasets", ["\ud800"], ["half a character"]),
+        ("datasets", ["\ud800"], ["unknown dataset"]),
         ("download.source", "path", ["download", "download.path is empty"]),
         ("download.steps_per_episode", 1, ["download.steps_per_episode"]),
         ("offline", None, ["offline"]),
