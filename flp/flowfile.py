@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from flp.artifacts import load_tensors, save_tensors
+from flp.errors import FLPError
 from flp.flow import Flow, VelocityField
+from flp.params import Solver
 from flp.streams import RunStreams
 
 
@@ -32,6 +35,8 @@ def load_flow(
     """
     files = {path: load_tensors(path, device, **expected) for path in dict.fromkeys(paths)}
     loaded = [files[path] for path in paths]
+    for path, (tensors, manifest) in files.items():
+        _check_model(path, tensors, manifest.get("model"))
     shape = loaded[0][1]["model"]
     field = VelocityField(
         RunStreams([0] * len(paths), place=device),
@@ -42,3 +47,19 @@ def load_flow(
     field.load_state_dict({name: torch.cat([tensors[name] for tensors, _ in loaded]) for name in loaded[0][0]})
     flow = Flow(field, shape["solver"], shape["solver_steps"]).to(device).freeze()
     return flow, [manifest for _, manifest in loaded]
+
+
+def _check_model(path: str, tensors: dict[str, Any], model: Any) -> None:
+    """Refuse a manifest whose model is not the file's, before networks of its size are made."""
+    try:
+        inputs = model["observation_dim"] + model["action_dim"] + 1
+        widths = [inputs, *model["hidden"], model["action_dim"]]
+        known = model["solver"] in get_args(Solver) and model["solver_steps"] in range(1, 10_001)
+        fits = [list(tensors[f"net.weights.{i}"].shape) for i in range(len(widths) - 1)] == [
+            [1, *pair] for pair in pairwise(widths)
+        ]
+        whole = known and fits and f"net.weights.{len(widths) - 1}" not in tensors
+    except (KeyError, TypeError, ValueError):
+        whole = False
+    if not whole:
+        raise FLPError(f"{path}: its manifest describes another model than the file holds; delete both and run again")

@@ -207,8 +207,9 @@ def _header(path: Path, key: str, member: IO[bytes]) -> tuple[tuple[int, ...], b
     try:
         header: tuple[tuple[int, ...], bool, np.dtype[Any]] = readers[np.lib.format.read_magic(member)](member)
         return header
-    except (ValueError, KeyError, TypeError) as error:
-        raise FLPError(f"{path}: '{key}' has an unreadable header ({error}); {_REMEDY}") from error
+    except Exception as error:  # numpy lets Python's own parser read it, which raises what it likes
+        reason = " ".join(str(error).split())
+        raise FLPError(f"{path}: '{key}' has an unreadable header ({reason}); {_REMEDY}") from error
 
 
 def _check_shapes(path: Path, shapes: dict[str, tuple[int, ...]], dataset: str | None) -> None:
