@@ -11,7 +11,11 @@ from flp.devices import to_device
 
 
 def observation_moments(data: Dataset, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of a dataset's observations, `[o]` each; constant entries get deviation 1."""
+    """Mean and standard deviation of a dataset's observations, `[o]` each.
+
+    An entry that hardly moves gets a tenth of the mean deviation instead of its own: divided by that, a value a little
+    outside the data would be huge.
+    """
     mean, std = data.observations.mean(0, dtype=np.float64), data.observations.std(0, dtype=np.float64)
-    std = np.where(std > 1e-6, std, 1.0)
+    std = np.maximum(std, 0.1 * (std.mean() or 10.0))
     return to_device(mean.astype(np.float32), device), to_device(std.astype(np.float32), device)

@@ -9,3 +9,10 @@ import torch
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _arithmetic_as_it_was():
+    """Stages, when run in this process, let subnormal numbers be zero; hypothesis wants them."""
+    yield
+    torch.set_flush_denormal(False)
