@@ -38,7 +38,7 @@ def tiny(params, dataset, **changes):
     params["invert"] |= {"likelihood_samples": 8, "max_roundtrip_error": 1.0}
     params["offline"] |= {"tasks": [1, 4], "steps": 20, "hidden": [16], "batch_size": 16}
     params["online"] |= {"steps": 10}
-    params["evaluation"] |= {"every": 10, "episodes": 1}
+    params["evaluation"] |= {"every": 20, "episodes": 1}
     params["report"] |= {"bootstrap": 100}
     for section, values in changes.items():
         params[section] |= values
