@@ -42,8 +42,8 @@ def tiny_params(**changes: Any) -> dict[str, Any]:
     values["download"] |= {"episodes": 16, "steps_per_episode": 500}
     values["flow"] |= {"hidden": [32, 32], "steps": 1500, "batch_size": 64, "validate_every": 500}
     values["invert"] |= {"max_roundtrip_error": 10.0, "likelihood_samples": 16}
-    values["offline"] |= {"tasks": [1, 4, 5], "hidden": [32, 32], "steps": 250, "batch_size": 64}
-    values["online"] |= {"steps": 100}
+    values["offline"] |= {"tasks": [1, 4], "hidden": [32, 32], "steps": 200, "batch_size": 64}
+    values["online"] |= {"steps": 60}
     values["evaluation"] |= {"every": 100, "episodes": 1}
     for section, overlay in changes.items():
         values[section] |= overlay
@@ -187,14 +187,14 @@ def torture(
     moments, outcome = random.Random(seed), Outcome(stage)
     before(whole, folder, stage)
     while True:
-        process = start(folder, stage)
         after = moments.uniform(0, 1.2 * seconds) if outcome.kills < kills else None
-        # Half the kills come by the clock, half soon after a checkpoint of this very session.
-        if after is not None and moments.random() < 0.5:
-            _await_checkpoint(process, folder, time.time())
-            after = moments.uniform(0, 2)
-        status = _interrupt(process, after, number)
-        said = process.stderr.read() if process.stderr else ""
+        with start(folder, stage) as process:
+            # Half the kills come by the clock, half soon after a checkpoint of this very session.
+            if after is not None and moments.random() < 0.5:
+                _await_checkpoint(process, folder, time.time())
+                after = moments.uniform(0, 2)
+            status = _interrupt(process, after, number)
+            said = process.stderr.read() if process.stderr else ""
         outcome.resumed += "going on from" in said
         if alive := survivors(folder):
             outcome.problems.append(f"processes {alive} outlive the stage")
