@@ -21,7 +21,7 @@ def main() -> None:
         ("update", lambda: update.rows(threads)),
         ("inversion", lambda: inversion.rows(threads)),
         ("evaluate", lambda: evaluate.rows(workers=threads)),
-        ("generate", generate.rows),
+        ("generate", generate.run),
         ("graph", graph.rows),
     ):
         print(f"{name} …", file=sys.stderr)
