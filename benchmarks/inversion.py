@@ -6,6 +6,7 @@ The field is fitted briefly to a mixture, so that the ODE is a real flow's and n
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
 from typing import Any
 
@@ -63,7 +64,7 @@ def rows(threads: int, actions_inverted: int = 50_000) -> list[dict[str, Any]]:
         theirs = (time.perf_counter() - start) * actions_inverted / 4096
         their_error = float((dopri5(field, s, z, 0.0, 1.0, tolerance) - a).abs().mean())
     widths = [OBSERVATION + ACTION + 1, *HIDDEN, ACTION]
-    gflop = 20 * 2 * actions_inverted * sum(a * b for a, b in zip(widths, widths[1:], strict=False)) / 1e9
+    gflop = 20 * 2 * actions_inverted * sum(a * b for a, b in itertools.pairwise(widths)) / 1e9
     name = f"inversion to a round trip of {error:.0e} (dopri5: {their_error:.0e})"
     return [
         row(name, threads, actions_inverted / ours, "actions/s", actions_inverted / theirs),

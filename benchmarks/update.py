@@ -6,6 +6,7 @@ Run alone: `python -m benchmarks.update [--threads N]`. Every comparison is made
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -33,7 +34,7 @@ def flops(observation: int, action: int, hidden: list[int], batch: int, candidat
 
     def forward(inputs: int, outputs: int) -> float:
         widths = [inputs, *hidden, outputs]
-        return 2 * batch * sum(a * b for a, b in zip(widths, widths[1:], strict=False))
+        return 2 * batch * sum(a * b for a, b in itertools.pairwise(widths))
 
     policy, critic = forward(observation, 2 * action), 2 * forward(observation + action, 1)
     # Targets: N critic passes and a policy pass; critic update: 3; actor: 3, through the critic 2.
