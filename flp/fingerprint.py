@@ -29,6 +29,8 @@ _PLUMBING = {
     "profile",
     "clean",
     "flows",
+    "foresight",
+    "health",
 }
 
 
