@@ -6,12 +6,11 @@ through the flow, and it is not even called in training: the dataset's actions w
 
 from __future__ import annotations
 
-from copy import deepcopy
-
 import torch
 from torch import Tensor
 
 from flp.agents.base import Agent, Spec
+from flp.agents.common import make_critic
 from flp.latent import LatentPolicy, best_of_n, kl_to_prior, sample
 from flp.learner import Adam, Batch, Logs, descend
 from flp.nets import Critic, aggregate, follow
@@ -38,15 +37,7 @@ class FLP(Agent):
         self.policy = LatentPolicy(
             spec.streams, spec.observation_dim, spec.action_dim, o.hidden, (o.log_std_min, o.log_std_max)
         )
-        self.critic = Critic(
-            spec.streams,
-            spec.observation_dim,
-            spec.action_dim,
-            o.hidden,
-            members=o.critics,
-            layer_norm=o.critic_layer_norm,
-        )
-        self.target_critic = deepcopy(self.critic).requires_grad_(False)
+        self.critic, self.target_critic = make_critic(spec)
         self.flow = spec.flow.freeze()
         self.optimizers = [
             Adam(self.policy.parameters(), o.learning_rate),
