@@ -19,7 +19,8 @@ from flp.data.environments import specification
 from flp.errors import FLPError, nearest
 from flp.keys import Keys
 from flp.layout import split_seeds
-from flp.params import AgentName, Params, json_schema, load_params
+from flp.params import Params, json_schema, load_params
+from flp.schema import AgentName
 
 STAGES = {
     "download-dataset": "fetch, generate or copy a dataset, and check it",

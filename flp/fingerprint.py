@@ -17,6 +17,7 @@ _PACKAGE = _ROOT.name
 # Modules that carry results but do not shape them: parameters enter keys by value, file formats by version.
 _PLUMBING = {
     "params",
+    "schema",
     "yamlfile",
     "keys",
     "layout",

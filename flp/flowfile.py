@@ -11,7 +11,7 @@ import torch
 from flp.artifacts import load_tensors, save_tensors
 from flp.errors import FLPError
 from flp.flow import Flow, VelocityField
-from flp.params import Solver
+from flp.schema import Solver
 from flp.streams import RunStreams
 
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from flp import layout
 from flp.data.environments import specification
 from flp.errors import FLPError
-from flp.params import Download, Params
+from flp.params import Params
+from flp.schema import Download
 
 _PROCESS = 600e6  # a training process with torch, OGBench and some environments
 _CUDA = 1.5e9  # a CUDA context with its libraries and workspaces

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from flp.agents.base import Agent
 from flp.learner import Learner, Logs
-from flp.params import Offline
 from flp.replay import Replay
+from flp.schema import Offline
 
 _Q_LOGS = ("q", "q_max", "actor_q", "v")
 # Beyond what rewards allow by this share of the whole range, Q is suspicious; by this multiple, it has exploded.
@@ -178,7 +178,7 @@ class Health:
         """What a resumed session must know."""
         return {}, {"failed": self.failed, "warned": sorted(self.warned), "good": self.good}
 
-    def restore(self, info: dict[str, Any]) -> None:
+    def restore(self, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
         """Put back what `state` gave."""
         self.failed, self.warned, self.good = info["failed"], set(info["warned"]), info["good"]
 

@@ -6,7 +6,6 @@ key), its evaluations, its training log, and in mazes some trajectories.
 
 from __future__ import annotations
 
-import io
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
 from flp import layout
 from flp.agents import make_agent
 from flp.agents.base import Agent, Spec
-from flp.artifacts import atomic_write, load_manifest, load_tensors, save_tensors, write_text
+from flp.artifacts import atomic_write, load_manifest, load_tensors, save_tensors, write_csv
 from flp.data.load import Dataset, load_dataset
 from flp.data.relabel import relabel
 from flp.errors import FLPError
@@ -143,13 +141,6 @@ def restore_parameters(agent: Agent, saved: Sequence[dict[str, Tensor]]) -> None
     agent.load_optimizer_state(
         {name.removeprefix("optimizer/"): t for name, t in joined.items() if name.startswith("optimizer/")}
     )
-
-
-def write_csv(path: Path | str, rows: Sequence[Row]) -> None:
-    """Write rows as CSV, atomically."""
-    text = io.StringIO()
-    pd.DataFrame(rows).to_csv(text, index=False, lineterminator="\n")
-    write_text(path, text.getvalue())
 
 
 def write_trajectories(path: Path, trajectories: dict[str, Sequence[np.ndarray[Any, Any]]]) -> None:

@@ -15,7 +15,7 @@ from torch import nn
 from flp.agents.base import Spec
 from flp.agents.flp import FLP
 from flp.flow import Flow, VelocityField
-from flp.params import Offline
+from flp.schema import Offline
 from flp.streams import RunStreams
 
 SETTINGS = {

@@ -10,9 +10,9 @@ from reference import SETTINGS, make_batch, make_flow
 
 from flp.agents import make_agent as build
 from flp.agents.base import Spec
-from flp.params import AgentName, Offline
 from flp.rollout import EpisodeStreams
 from flp.runs import parameters_of, restore_parameters
+from flp.schema import AgentName, Offline
 from flp.streams import RunStreams
 
 CASES = [

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from flp.flow import Flow
 from flp.learner import Learner
-from flp.params import Offline
+from flp.schema import Offline
 from flp.streams import RunStreams
 
 

@@ -18,8 +18,8 @@ from flp.data.fetch import fetch, link_existing
 from flp.data.generate import generate
 from flp.data.load import validate
 from flp.foresight import check, generate_needs
-from flp.params import Download
 from flp.resume import once
+from flp.schema import Download
 
 KNOWN_HASHES = Path("data/sha256.json")
 

@@ -6,8 +6,6 @@ its loss curve (.csv) and its model card (.md).
 
 from __future__ import annotations
 
-import csv
-import io
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -17,7 +15,7 @@ from typing import Any
 import torch
 
 from flp import layout
-from flp.artifacts import write_text
+from flp.artifacts import write_csv, write_text
 from flp.cli import Job, run_stage
 from flp.data.load import Dataset, load_dataset
 from flp.devices import device_name, set_up, to_device
@@ -63,7 +61,7 @@ def train_flow(job: Job, path: str, key: str) -> None:
     trainer = Trainer(learner, pairs(train, device), streams, settings.batch_size)
     resume = Resume(layout.resume_folder("pretrain-flow", key))
     curve = fit(trainer, learner, pairs(validation, device), settings, resume, f"flow {name} seed {seed}")
-    write_curve(path + ".csv", curve)
+    write_csv(path + ".csv", curve)
     manifest = {
         "kind": "flow",
         "key": key,
@@ -122,15 +120,6 @@ def fit(trainer: Trainer, learner: FlowLearner, validation: Pairs, settings: Any
 
     trainer.fit(settings.steps, (settings.validate_every,), at_stop, checkpoint, progress)
     return curve
-
-
-def write_curve(path: str, rows: Curve) -> None:
-    """Write rows of equal keys as CSV."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
 
 
 def model_card(manifest: dict[str, Any]) -> str:

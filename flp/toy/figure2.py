@@ -28,9 +28,9 @@ from flp.agents.base import Agent, Spec
 from flp.artifacts import atomic_write, write_json
 from flp.flow import Flow, VelocityField
 from flp.learner import Learner
-from flp.params import FQL, Baselines, Offline
 from flp.pretrain import FlowLearner, Pairs
 from flp.replay import Replay
+from flp.schema import FQL, Baselines, Offline
 from flp.seeds import seed_of
 from flp.streams import RunStreams
 from flp.trainer import CHUNK, Source, Trainer
