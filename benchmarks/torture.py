@@ -1,9 +1,11 @@
 """Kill every long stage at random moments, again and again, and compare with a run that was left in peace.
 
-Run as `make torture` or `python -m benchmarks.torture [--kills N] [--seed S] [--stage NAME] [--folder DIR]`. Each
-stage runs at a tiny size as the real program, is killed with SIGKILL (its whole process group) at a random moment,
-started again, and so on; each time it reaches its end every file must be the same, byte by byte, but for times in
-manifests. No process and no temporary file may be left.
+Run as `make torture` or `python -m benchmarks.torture [--kills N] [--seed S] [--stage NAME] [--dataset NAME]
+[--folder DIR]`; a folder keeps the pipeline that was left in peace for the next call.
+
+Each stage runs at a tiny size as the real program, is killed with SIGKILL (its whole process group) at a random
+moment, started again, and so on; each time it reaches its end every file must be the same, byte by byte, but for
+times in manifests. No process and no temporary file may be left.
 """
 
 from __future__ import annotations
@@ -28,17 +30,18 @@ import yaml
 REPO = Path(__file__).resolve().parent.parent
 DATASET = "pointmaze-medium-navigate"
 STAGES = {
-    "download_dataset": ["data"],
-    "pretrain_flow": [f"results/{DATASET}/flow/model"],
-    "offline_train": [f"results/{DATASET}/offline"],
-    "online_finetune": [f"results/{DATASET}/online"],
+    "download_dataset": "data",
+    "pretrain_flow": "results/{dataset}/flow/model",
+    "offline_train": "results/{dataset}/offline",
+    "online_finetune": "results/{dataset}/online",
 }
 TIMES = {"created", "seconds"}
 
 
-def tiny_params(**changes: Any) -> dict[str, Any]:
+def tiny_params(dataset: str, **changes: Any) -> dict[str, Any]:
     """The default experiment at a scale of seconds."""
     values: dict[str, Any] = yaml.safe_load((REPO / "params.yaml").read_text())
+    values["datasets"] = [dataset]
     values["download"] |= {"episodes": 16, "steps_per_episode": 500}
     values["flow"] |= {"hidden": [32, 32], "steps": 1500, "batch_size": 64, "validate_every": 500}
     values["invert"] |= {"max_roundtrip_error": 10.0, "likelihood_samples": 16}
@@ -50,10 +53,21 @@ def tiny_params(**changes: Any) -> dict[str, Any]:
     return values
 
 
-def command(stage: str) -> list[str]:
+def dataset_in(folder: Path) -> str:
+    """The dataset of a pipeline's folder."""
+    dataset: str = yaml.safe_load((folder / "params.yaml").read_text())["datasets"][0]
+    return dataset
+
+
+def output_in(folder: Path, stage: str) -> Path:
+    """What a stage makes there."""
+    return folder / STAGES[stage].format(dataset=dataset_in(folder))
+
+
+def command(stage: str, dataset: str = DATASET) -> list[str]:
     """The stage's program with its options."""
     threads = "1" if stage == "pretrain_flow" else "2"
-    line = [sys.executable, "-m", f"flp.stages.{stage}", "--dataset", DATASET, "--threads", threads]
+    line = [sys.executable, "-m", f"flp.stages.{stage}", "--dataset", dataset, "--threads", threads]
     line += ["--device", "cpu"] if stage != "download_dataset" else []
     return [*line, "--seed", "0"] if stage in {"pretrain_flow", "invert_to_latent"} else line
 
@@ -70,7 +84,7 @@ def start(folder: Path, stage: str, **env: str) -> subprocess.Popen[str]:
         **env,
     }
     return subprocess.Popen(
-        command(stage),
+        command(stage, dataset_in(folder)),
         cwd=folder,
         env=environment,
         stdout=subprocess.DEVNULL,
@@ -95,14 +109,23 @@ def run(folder: Path, stage: str, **env: str) -> float:
     return time.monotonic() - began
 
 
-def prepare(folder: Path, **changes: Any) -> dict[str, float]:
-    """Run every stage in a new folder, in peace, by a copy of the source beside it; return how long each took."""
+def prepare(folder: Path, dataset: str = DATASET, **changes: Any) -> dict[str, float]:
+    """Run every stage in a folder, in peace, by a copy of the source beside it; return how long each took.
+
+    Where this has been done, it is not done again.
+    """
+    done = folder.parent / "seconds.json"
+    if done.exists():
+        known: dict[str, float] = json.loads(done.read_text())
+        return known
     folder.mkdir(parents=True)
     # A copy: an edit in the meantime would change keys.
     shutil.copytree(REPO / "flp", folder.parent / "source" / "flp", ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "params.yaml").write_text(yaml.safe_dump(tiny_params(**changes)))
+    (folder / "params.yaml").write_text(yaml.safe_dump(tiny_params(dataset, **changes)))
     stages = ["download_dataset", "pretrain_flow", "invert_to_latent", "offline_train", "online_finetune"]
-    return {stage: run(folder, stage) for stage in stages}
+    seconds = {stage: run(folder, stage) for stage in stages}
+    done.write_text(json.dumps(seconds))
+    return seconds
 
 
 def before(whole: Path, folder: Path, stage: str) -> None:
@@ -110,23 +133,19 @@ def before(whole: Path, folder: Path, stage: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     ignored = shutil.ignore_patterns(".flp")
     shutil.copytree(whole, folder, ignore=ignored)
-    for output in STAGES[stage]:
-        shutil.rmtree(folder / output)
+    shutil.rmtree(output_in(folder, stage))
 
 
 def differences(whole: Path, folder: Path, stage: str) -> list[str]:
     """Files that differ between a run in peace and another one, times in manifests aside."""
     found = []
-    for output in STAGES[stage]:
-        names = {
-            path.relative_to(root) for root in (whole, folder) for path in (root / output).rglob("*") if path.is_file()
-        }
-        for name in sorted(names):
-            first, second = whole / name, folder / name
-            if not (first.exists() and second.exists()):
-                found.append(f"{name} is only in one")
-            elif _content(first) != _content(second):
-                found.append(f"{name} differs")
+    roots = [output_in(root, stage) for root in (whole, folder)]
+    for name in sorted({path.relative_to(root) for root in roots for path in root.rglob("*") if path.is_file()}):
+        first, second = (root / name for root in roots)
+        if not (first.exists() and second.exists()):
+            found.append(f"{name} is only in one")
+        elif _content(first) != _content(second):
+            found.append(f"{name} differs")
     return found
 
 
@@ -240,12 +259,13 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--stage", choices=STAGES, action="append")
+    parser.add_argument("--dataset", default=DATASET)
     parser.add_argument("--folder", type=Path)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         root = args.folder or Path(temporary)
-        print(f"seed {args.seed}; a pipeline in peace ...", flush=True)
-        seconds = prepare(root / "whole")
+        print(f"{args.dataset}, seed {args.seed}; a pipeline in peace ...", flush=True)
+        seconds = prepare(root / "whole", args.dataset)
         print(f"{'stage':<18} {'in peace':>8} {'kills':>6} {'resumed':>8} {'ends':>5}  bit-identical", flush=True)
         failed = False
         for stage in args.stage or STAGES:

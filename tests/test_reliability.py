@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import random
 import shutil
@@ -25,6 +24,7 @@ from benchmarks.torture import (  # noqa: E402
     command,
     differences,
     finish,
+    output_in,
     prepare,
     run,
     start,
@@ -43,10 +43,7 @@ def peace(tmp_path_factory):
     root.mkdir(exist_ok=True)
     with open(root / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (root / "seconds.json").exists():
-            seconds = prepare(root / "whole")
-            (root / "seconds.json").write_text(json.dumps(seconds))
-    return root / "whole", json.loads((root / "seconds.json").read_text())
+        return root / "whole", prepare(root / "whole")
 
 
 @pytest.fixture
@@ -153,7 +150,7 @@ def test_two_at_once_end_with_both_right(peace, workplace, stage):
 
 def test_what_a_killed_writer_left_is_removed(peace, workplace):
     before(peace[0], workplace, "pretrain_flow")
-    folder = workplace / STAGES["pretrain_flow"][0] / "seed0"
+    folder = output_in(workplace, "pretrain_flow") / "seed0"
     folder.mkdir(parents=True)
     (folder / ".flow.safetensors.0123abcd.tmp").write_bytes(b"half")
     run(workplace, "pretrain_flow")
