@@ -178,7 +178,7 @@ class Health:
         """What a resumed session must know."""
         return {}, {"failed": self.failed, "warned": sorted(self.warned), "good": self.good}
 
-    def restore(self, info: dict[str, Any]) -> None:
+    def restore(self, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
         """Put back what `state` gave."""
         self.failed, self.warned, self.good = info["failed"], set(info["warned"]), info["good"]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -122,15 +124,16 @@ class Replay:
             "masks": self.masks[self.task_of_run, indices],
         }
 
-    def state(self) -> dict[str, Tensor]:
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The online part, for a checkpoint."""
         size = min(self.added, self.capacity)
-        state = {f"replay.{name}": value[:, :size].clone() for name, value in self.online.items()}
-        return state | {"replay.added": torch.tensor(self.added)}
+        return {f"replay.{name}": value[:, :size].clone() for name, value in self.online.items()}, {
+            "replay.added": self.added
+        }
 
-    def restore(self, tensors: dict[str, Tensor]) -> None:
+    def restore(self, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
         """Put back what `state` gave."""
-        self.added = int(tensors["replay.added"])
+        self.added = info["replay.added"]
         for name, value in self.online.items():
             kept = tensors[f"replay.{name}"]
             value[:, : kept.shape[1]] = kept.to(value.device)

@@ -137,7 +137,7 @@ def test_a_resumed_session_knows_what_was_told(capsys):
     state = json.loads(json.dumps(health.state()[1]))
     capsys.readouterr()
     again = make_health()
-    again.restore(state)
+    again.restore({}, state)
     again.look(20, logs(q_max=60.0))
     assert capsys.readouterr().err == ""
     assert list(again.failed) == ["a"]

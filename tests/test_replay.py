@@ -141,9 +141,9 @@ def test_restoring_gives_the_same_replay(added):
     replay = make_replay(capacity=4)
     for step in range(added):
         replay.add(online(step))
-    state = {name: tensor.clone() for name, tensor in replay.state().items()}
+    state = replay.state()
     other = make_replay(capacity=4)
-    other.restore(state)
+    other.restore(*state)
     for step in (20, 21):  # both go on alike
         assert len(other) == len(replay)
         indices = RunStreams([4, 5, 6]).integers(len(replay), 50)

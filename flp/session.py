@@ -1,0 +1,190 @@
+"""A training session, offline or online: runs dealt to shards, trained, evaluated, checkpointed and written down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from flp.artifacts import write_json
+from flp.devices import runs_on_cpu, set_up
+from flp.errors import FLPError
+from flp.foresight import foresee_training
+from flp.health import Health, HopelessError
+from flp.keys import Run
+from flp.learner import Logs
+from flp.params import Params
+from flp.progress import Progress
+from flp.recorder import Recorder, keep_last_good
+from flp.resume import Resume, State, alone, join
+from flp.runs import Batchwork, clear_others, is_finished
+from flp.shards import Shard, Turns, Work, plan, run_shards
+from flp.trainer import CHUNK, Trainer
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What a job is to make; it goes to every shard's process.
+
+    Attributes:
+        stage: the stage's name, such as "offline-train".
+        dataset: the dataset's name.
+        agent: the algorithm's name.
+        params: the dataset's parameters.
+        device: the `--device`.
+        folder: where the runs' folders go.
+        keys: every run's key by its name.
+    """
+
+    stage: str
+    dataset: str
+    agent: str
+    params: Params
+    device: str
+    folder: Path
+    keys: dict[str, str]
+
+    @property
+    def phase(self) -> str:
+        """Either `offline` or `online`."""
+        return self.stage.partition("-")[0]
+
+
+def carry_out(
+    assignment: Assignment, runs: list[Run], key: str, work: Work, threads: int, *, capacity: int = 0
+) -> None:
+    """Train the runs that are not there yet, in shards, and write the job's manifest.
+
+    Args:
+        assignment: what to make.
+        runs: every run of the job.
+        key: the job's key.
+        work: trains one shard.
+        threads: CPU threads of the job.
+        capacity: online transitions to keep per run.
+    """
+    a, folder, keys = assignment, assignment.folder, assignment.keys
+    with alone(str(folder)):
+        clear_others(folder, list(keys))
+        missing = [run for run in runs if not is_finished(folder / run.name, keys[run.name])]
+        if missing:
+            on_cpu = runs_on_cpu(a.device)
+            shards = plan(a.stage, runs, missing, keys, threads, "cpu" if on_cpu else "cuda")
+            foresee_training(a.params, a.dataset, [len(shard.runs) for shard in shards], capacity, cuda=not on_cpu)
+            run_shards(work, shards, threads, together=on_cpu)
+        write_json(folder / "manifest.json", {"key": key, "dataset": a.dataset, "agent": a.agent, "runs": keys})
+
+
+class Part(Protocol):
+    """What a checkpoint consists of."""
+
+    def state(self) -> State:
+        """What this part goes on from."""
+
+    def restore(self, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
+        """Put back what `state` gave."""
+
+
+class Session:
+    """The runs of one shard in training; close it, or use it as a context manager.
+
+    Args:
+        assignment: what is made.
+        shard: the runs.
+        turns: when they may compute.
+        steps: gradient steps.
+        capacity: online transitions to make room for, per run.
+        capture: replay updates as a CUDA graph.
+    """
+
+    def __init__(
+        self, assignment: Assignment, shard: Shard, turns: Turns, steps: int, *, capacity: int = 0, capture: bool = True
+    ) -> None:
+        params, phase = assignment.params, assignment.phase
+        device = set_up(shard.threads, assignment.device, params.offline.precision)
+        self.assignment, self.turns, self.steps = assignment, turns, steps
+        self.work = Batchwork(assignment.dataset, assignment.agent, shard.runs, params, device)
+        self.agent, self.replay = self.work.load(capacity)
+        self.trainer = Trainer(
+            self.agent,
+            self.replay,
+            self.work.streams(phase),
+            params.offline.batch_size,
+            capture=capture,
+            autocast=torch.bfloat16 if params.offline.precision == "bfloat16" else None,
+        )
+        self.resume = Resume(shard.folder)
+        label = f"{assignment.agent} {assignment.dataset} {phase}"
+        self.progress = Progress(label, steps, quiet=turns.index > 0)
+        rescue = partial(keep_last_good, self.work, self.resume, assignment.folder, assignment.keys)
+        names = [run.name for run in shard.runs]
+        self.health = Health(label, names, params.offline, self.replay, self.agent, rescue)
+        tick = partial(self.resume.stop_if_asked, self.state)
+        self.recorder = Recorder(self.work, phase, shard.threads, self.health, tick)
+        self.parts: list[Part] = [self.trainer, self.recorder, self.health]
+
+    def state(self) -> State:
+        """Everything the session goes on from."""
+        return join(*(part.state() for part in self.parts))
+
+    def go_on(self) -> bool:
+        """Continue from the last checkpoint; return whether there is one."""
+        saved = self.resume.start()
+        if saved is None:
+            return False
+        for part in self.parts:
+            part.restore(*saved)
+        return True
+
+    def evaluate(self, step: int) -> None:
+        """Evaluate the policies."""
+        with self.progress.section("evaluation"):
+            self.progress.say(self.recorder.evaluate(self.agent, step))
+
+    def evaluate_behavior(self) -> None:
+        """Evaluate the behaviour policy, where there is one."""
+        with self.progress.section("evaluation"):
+            self.recorder.evaluate_behavior(self.agent)
+
+    def fit(self, before_update: Callable[[], None] | None = None) -> None:
+        """Train to the end and write the runs down.
+
+        Raises:
+            FLPError: runs have failed; the others are written.
+            InterruptedJobError: a signal came; the state is saved.
+        """
+        every = self.work.params.evaluation.every
+
+        def at_stop(step: int, logs: Logs) -> None:
+            self.health.look(step, logs)
+            if step % every == 0 or step == self.steps:
+                self.evaluate(step)
+            self.recorder.log(step, logs)
+
+        def checkpoint() -> None:
+            with self.progress.section("checkpoint"):
+                self.resume.maybe(self.state)
+
+        stops = (max(CHUNK if before_update is None else 1, self.steps // 100), every)
+        with suppress(HopelessError):
+            self.trainer.fit(self.steps, stops, at_stop, checkpoint, self.progress, before_update, self.turns)
+        self.recorder.save(self.agent, self.assignment.folder, self.assignment.keys, self.steps)
+        self.resume.clear()
+        if self.health.failed:
+            raise FLPError(self.health.message())
+
+    def close(self) -> None:
+        """Close the environments."""
+        self.recorder.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
