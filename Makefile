@@ -19,12 +19,13 @@ run: .venv/.run ## Train and evaluate the experiment of params.yaml, then show t
 test: .venv/.dev ## Run the whole test suite.
 	$(BIN)/python -m pytest -n $(CORES) --dist worksteal $(PYTEST_ARGS)
 
-lint: .venv/.dev ## Check format, types and the workflow.
+lint: .venv/.dev ## Check format, types, the workflow, and the pinned packages for known vulnerabilities.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check workflow
 	$(BIN)/snakemake --lint
+	$(BIN)/python tools/audit.py
 
 bench: .venv/.dev ## Measure speed on this machine; writes results/bench/bench.json.
 	$(BIN)/python -m benchmarks.run
