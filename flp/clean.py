@@ -11,17 +11,26 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from flp import layout
+from flp import layout, swept
 from flp.keys import Keys
 from flp.resume import begun
 
 
 def needed_keys(keys: Keys) -> dict[str, set[str]]:
     """By stage, the keys of jobs and runs that this experiment's resume states carry."""
+    extra = {
+        keys.offline_run(d, a, run)
+        for d, a, s in keys.figure_jobs()
+        for figure in swept.QUANTITY
+        for run in keys.extra_runs(d, figure, s)
+    }
     return {
         "download-dataset": {keys.data(dataset) for dataset in keys.params.datasets},
         "pretrain-flow": {keys.flow(dataset, seed) for dataset in keys.params.datasets for seed in keys.params.seeds},
-        "offline-train": {keys.offline_run(d, a, run) for d, a, s in keys.jobs() for run in keys.runs(d, a, s)},
+        "invert-to-latent": {
+            keys.latent(dataset, seed) for dataset in keys.params.datasets for seed in keys.params.seeds
+        },
+        "offline-train": extra | {keys.offline_run(d, a, run) for d, a, s in keys.jobs() for run in keys.runs(d, a, s)},
         "online-finetune": {
             keys.online_run(d, a, run) for d, a, s in keys.online_jobs() for run in keys.online_runs(d, a, s)
         },

@@ -10,7 +10,7 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args
@@ -29,6 +29,8 @@ STAGES = {
     "offline-train": "train policies and critics offline, a batch of runs at once",
     "online-finetune": "continue in the environment",
     "report": "make the tables, figures and the page",
+    "offline-sweep": "train what Figure 3, 4 or 5 of the paper needs beside the experiment's own runs",
+    "figure": "make one of the paper's figures 2 to 5 or tables 1 and 2",
 }
 TOOLS = {
     "flows": "list the flows at hand: key, quality, size, whether the experiment needs them",
@@ -92,6 +94,17 @@ class Job:
         if agent not in (known := get_args(AgentName)):
             raise FLPError(f"--agent {agent}: unknown agent{nearest(agent, known)} (known: {', '.join(known)})")
         return agent
+
+    def require_figure(self, known: Iterable[str]) -> str:
+        """`--figure`, checked.
+
+        Raises:
+            FLPError: no such figure among the known.
+        """
+        figure: str = self.args.figure
+        if figure not in known:
+            raise FLPError(f"--figure {figure}: unknown{nearest(figure, known)} (known: {', '.join(known)})")
+        return figure
 
     @property
     def seeds(self) -> list[int]:
@@ -170,6 +183,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "dataset": {"required": True, "metavar": "NAME", "help": "an OGBench dataset, such as cube-single-play"},
     "seed": {"required": True, "type": int, "metavar": "N", "help": "the flow's random seed"},
     "agent": {"default": "flp", "metavar": "NAME", "help": "the algorithm (default: flp)"},
+    "figure": {"required": True, "metavar": "NAME", "help": "figure2 to figure5, table1 or table2"},
     "seeds": {
         "type": _seed_list,
         "metavar": "0-1-2",

@@ -15,16 +15,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from flp import layout
+from flp import layout, swept
 from flp.artifacts import read_json
 from flp.errors import FLPError
 from flp.fingerprint import fingerprint
 from flp.params import Params
 
-# The report's manifest, which holds its key, is written last.
-REPORT_FILES = ("index.html", "summary.csv", "metrics.json", "manifest.json")
 # Parameters only FLP reads: changing them leaves the baselines alone.
 _FLP_ONLY = ("alpha", "candidates", "log_std_min", "log_std_max")
+# What computes and draws each of the paper's figures and tables.
+FIGURE_SOURCES = {
+    "figure2": "flp.toy.figure2",
+    **dict.fromkeys(("figure3", "figure4", "figure5"), "flp.figures.sweep"),
+    **dict.fromkeys(layout.TABLES, "flp.figures.tables"),
+}
 
 
 @dataclass(frozen=True)
@@ -147,7 +151,10 @@ class Keys:
 
     def offline_job(self, dataset: str, agent: str, seeds: list[int]) -> str:
         """The key of the runs that train together."""
-        runs = self.runs(dataset, agent, seeds)
+        return self.job_of(dataset, agent, self.runs(dataset, agent, seeds))
+
+    def job_of(self, dataset: str, agent: str, runs: list[Run]) -> str:
+        """The key of an offline job of these runs."""
         return hash_of([self.offline_run(dataset, agent, run) for run in runs])
 
     def online_job(self, dataset: str, agent: str, seeds: list[int]) -> str:
@@ -158,18 +165,32 @@ class Keys:
     def runs(self, dataset: str, agent: str, seeds: list[int]) -> list[Run]:
         """The runs of one offline job: tasks × seeds, and for FLP the sweep's values."""
         offline = self.dataset_params(dataset).offline
-        variants: list[tuple[str, float, int]] = [("", offline.alpha, offline.candidates)]
+        variants: list[dict[str, Any]] = [{"variant": "", "alpha": offline.alpha, "candidates": offline.candidates}]
         if agent == "flp":
-            variants += [(f"alpha={a:g}", a, offline.candidates) for a in offline.sweep.alpha if a != offline.alpha]
-            variants += [
-                (f"candidates={n}", offline.alpha, n) for n in offline.sweep.candidates if n != offline.candidates
-            ]
-        return [
-            Run(task, seed, alpha, candidates, variant)
-            for seed in seeds
-            for task in offline.tasks
-            for variant, alpha, candidates in variants
-        ]
+            variants += swept.variants(offline, "alpha", list(offline.sweep.alpha))
+            variants += swept.variants(offline, "candidates", list(offline.sweep.candidates))
+        return [Run(task, seed, **variant) for seed in seeds for task in offline.tasks for variant in variants]
+
+    def extra_runs(self, dataset: str, figure: str, seeds: list[int]) -> list[Run]:
+        """The runs that a figure trains beside the experiment's own; none where it has all the figure shows."""
+        offline = self.dataset_params(dataset).offline
+        variants = swept.variants(offline, swept.QUANTITY[figure], swept.extra_values(figure, offline))
+        return [Run(task, seed, **variant) for seed in seeds for task in offline.tasks for variant in variants]
+
+    def figure_runs(self, dataset: str, figure: str, seeds: list[int]) -> dict[Path, Run]:
+        """The runs that a figure compares, by their folders."""
+        quantity, joined = swept.QUANTITY[figure], layout.join_seeds(seeds)
+        values = swept.values(figure, self.dataset_params(dataset).offline)
+        own = layout.OFFLINE.format(dataset=dataset, agent="flp", seeds=joined)
+        places = [(own, run) for run in self.runs(dataset, "flp", seeds)]
+        for lender in swept.LENDERS[figure]:
+            folder = layout.SWEEP.format(dataset=dataset, figure=lender, seeds=joined)
+            places += [(folder, run) for run in self.extra_runs(dataset, lender, seeds)]
+        return {
+            Path(folder, run.name): run
+            for folder, run in places
+            if getattr(run, quantity) in values and run.variant.partition("=")[0] in ("", quantity)
+        }
 
     def online_runs(self, dataset: str, agent: str, seeds: list[int]) -> list[Run]:
         """The runs of one online job; sweeps are not fine-tuned."""
@@ -194,74 +215,60 @@ class Keys:
     @cached_property
     def artifacts(self) -> dict[str, Artifact]:
         """Every artifact of the experiment by `stage/name`, each after its inputs."""
-        found: dict[str, Artifact] = {}
+        from flp.graph import graph  # it is built of keys
 
-        def add(stage: str, name: str, key: str, files: list[str], manifests: list[str], **more: Any) -> Artifact:
-            artifact = Artifact(stage, name, key, tuple(files), tuple(manifests), **more)
-            found[f"{stage}/{name}"] = artifact
-            return artifact
-
-        data, flows, latents = {}, {}, {}
-        for dataset in self.params.datasets:
-            files = [layout.DATA.format(dataset=dataset) + suffix for suffix in layout.DATA_SUFFIXES]
-            data[dataset] = add("download_dataset", dataset, self.data(dataset), files, files[-1:])
-            for seed in self.params.seeds:
-                place, name = (dataset, seed), f"{dataset}/seed{seed}"
-                base = layout.FLOW.format(dataset=dataset, seed=seed)
-                files = [base + suffix for suffix in layout.FLOW_SUFFIXES]
-                inputs = {"data": (data[dataset],)}
-                flows[place] = add("pretrain_flow", name, self.flow(*place), files, [base + ".json"], inputs=inputs)
-                base = layout.LATENT.format(dataset=dataset, seed=seed)
-                quality = layout.QUALITY.format(dataset=dataset, seed=seed)
-                files = [base + suffix for suffix in layout.LATENT_SUFFIXES]
-                files += [f"{quality}/{file}" for file in layout.QUALITY_FILES]
-                manifests = [base + ".json", f"{quality}/quality.json"]
-                inputs = inputs | {"flow": (flows[place],)}
-                latents[place] = add("invert_to_latent", name, self.latent(*place), files, manifests, inputs=inputs)
-
-        def agents(stage: str, folder: str, key: str, runs: list[Run], job: tuple[str, str, list[int]]) -> Artifact:
-            dataset, agent, seeds = job
-            joined = layout.join_seeds(seeds)
-            folder = folder.format(dataset=dataset, agent=agent, seeds=joined)
-            name, manifest = f"{dataset}/{agent}/seed{joined}", f"{folder}/manifest.json"
-            inputs = {
-                "data": (data[dataset],),
-                "flow": tuple(flows[dataset, seed] for seed in seeds),
-                "latent": tuple(latents[dataset, seed] for seed in seeds),
-            }
-            if stage == "online_finetune":
-                inputs["offline"] = (found[f"offline_train/{name}"],)
-            folders = tuple(f"{folder}/{run.name}" for run in runs)
-            return add(stage, name, key, [manifest], [manifest], runs=folders, inputs=inputs)
-
-        offline = tuple(
-            agents("offline_train", layout.OFFLINE, self.offline_job(*job), self.runs(*job), job) for job in self.jobs()
-        )
-        online = tuple(
-            agents("online_finetune", layout.ONLINE, self.online_job(*job), self.online_runs(*job), job)
-            for job in self.online_jobs()
-        )
-        everything: dict[str, tuple[Artifact, ...]] = {
-            "flow": tuple(flows.values()),
-            "latent": tuple(latents.values()),
-            "offline": offline,
-            "online": online,
-        }
-        files = [f"{layout.REPORT}/{file}" for file in REPORT_FILES]
-        add("report", "report", self.report, files, files[-1:], inputs=everything)
-        return found
+        return graph(self)
 
     @cached_property
     def report(self) -> str:
         """The key of the report."""
-        return hash_of(
-            "report",
-            fingerprint("flp.stages.report"),
-            self.params.report.keyed(),
+        return hash_of("report", fingerprint("flp.stages.report"), self.params.report.keyed(), *self.reported())
+
+    def reported(self) -> list[list[str]]:
+        """The keys of all that a report or a table shows."""
+        return [
             [self.latent(d, s) for d in self.params.datasets for s in self.params.seeds],
             [self.offline_job(*job) for job in self.jobs()],
             [self.online_job(*job) for job in self.online_jobs()],
-        )
+        ]
+
+    def figure(self, figure: str) -> str:
+        """The key of one of the paper's figures or tables: what it shows, and the source that draws it."""
+        source = fingerprint(FIGURE_SOURCES[figure])
+        if figure == "figure2":
+            return hash_of("figure", figure, source, self.params.figure2.keyed())
+        section = self.params.report.keyed()
+        if figure in layout.TABLES:
+            return hash_of("figure", figure, source, section, *TableKeys(self.params, figure).reported())
+        runs = [
+            [self.offline_run(dataset, agent, run) for run in self.figure_runs(dataset, figure, seeds).values()]
+            for dataset, agent, seeds in self.figure_jobs()
+        ]
+        return hash_of("figure", figure, source, section, runs)
+
+    def figure_jobs(self) -> Iterator[tuple[str, str, list[int]]]:
+        """The offline jobs whose agent is FLP, which Figures 3 to 5 are about."""
+        return (job for job in self.jobs() if job[1] == "flp")
+
+
+class TableKeys(Keys):
+    """The experiment cut down to what one of the paper's tables shows: no sweeps, and for Table 1 nothing online."""
+
+    def __init__(self, params: Params, table: str) -> None:
+        super().__init__(params)
+        self.online = table == "table2"
+
+    def jobs(self) -> Iterator[tuple[str, str, list[int]]]:
+        """Every offline job of a baseline or FLP; for Table 2, of those that learn online."""
+        return (job for job in super().jobs() if not (self.online and job[1] in OFFLINE_ONLY))
+
+    def online_jobs(self) -> Iterator[tuple[str, str, list[int]]]:
+        """Every online job; for Table 1 none."""
+        return super().online_jobs() if self.online else iter(())
+
+    def runs(self, dataset: str, agent: str, seeds: list[int]) -> list[Run]:
+        """The runs of one offline job, without those of a sweep."""
+        return [run for run in super().runs(dataset, agent, seeds) if not run.variant]
 
 
 # Behaviour cloning has nothing to fine-tune with.

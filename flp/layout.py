@@ -16,6 +16,9 @@ LATENT = "results/{dataset}/latent/seed{seed}/latent"
 OFFLINE = "results/{dataset}/offline/{agent}/seed{seeds}"
 ONLINE = "results/{dataset}/online/{agent}/seed{seeds}"
 REPORT = "results/report"
+# Runs that a figure of the paper needs beside the experiment's own: `{figure}` is figure3, figure4 or figure5.
+SWEEP = "results/{dataset}/sweep/{figure}/seed{seeds}"
+FIGURE = "results/figures/{figure}"
 # What a killed job needs to go on. Neither Snakemake nor DVC declares it, so neither deletes it.
 RESUME = Path(".flp/resume")
 
@@ -23,6 +26,11 @@ DATA_SUFFIXES = (".npz", "-val.npz", ".json")
 FLOW_SUFFIXES = (".safetensors", ".json", ".csv", ".md")
 QUALITY_FILES = ("quality.json", "latent.png")
 LATENT_SUFFIXES = (".safetensors", ".json")
+FIGURES = ("figure2", "figure3", "figure4", "figure5")
+TABLES = ("table1", "table2")
+# The numbers are beside the picture; the manifest, which holds the key, is written last.
+FIGURE_SUFFIXES = (".svg", ".csv", ".json")
+TABLE_SUFFIXES = (".html", ".md", ".csv", ".json")
 
 
 def join_seeds(seeds: Iterable[int]) -> str:
@@ -38,6 +46,12 @@ def split_seeds(text: str) -> list[int]:
 def seed_groups(seeds: Sequence[int], size: int) -> list[list[int]]:
     """Cut the seeds, in their order, into the groups that train together."""
     return [list(seeds[start : start + size]) for start in range(0, len(seeds), size)]
+
+
+def figure_files(figure: str) -> list[str]:
+    """The files of one of the paper's figures or tables, its manifest last."""
+    suffixes = TABLE_SUFFIXES if figure in TABLES else FIGURE_SUFFIXES
+    return [FIGURE.format(figure=figure) + suffix for suffix in suffixes]
 
 
 def run_name(task: int, seed: int, variant: str = "") -> str:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from flp.data.environments import specification
 from flp.errors import FLPError, nearest
-from flp.schema import Download, Evaluation, Flow, Invert, Offline, Online, Report, Section, Seed, unique
+from flp.schema import Download, Evaluation, Figure2, Flow, Invert, Offline, Online, Report, Section, Seed, unique
 from flp.yamlfile import read_yaml as read_yaml
 
 
@@ -35,6 +35,7 @@ class Params(Section):
     online: Online
     evaluation: Evaluation
     report: Report
+    figure2: Figure2 = Field(default=Figure2())
     overrides: dict[str, dict[str, Any]] = Field(default={})
     """Other values for one dataset: `overrides: {cube-double-play: {offline: {discount: 0.99}}}`."""
 
@@ -94,7 +95,7 @@ def parse(values: object, source: str = "params.yaml") -> Params:
             specification(dataset)
         except FLPError as error:
             raise FLPError(f"{place}: {error}") from None
-        if forbidden := {"datasets", "seeds", "overrides", "report"} & set(overlay):
+        if forbidden := {"datasets", "seeds", "overrides", "report", "figure2"} & set(overlay):
             raise FLPError(f"{place}.{min(forbidden)}: cannot differ between datasets; set it at the top level")
         values_without = params.model_dump(mode="json", exclude={"overrides"})
         parse(merge(values_without, overlay), place)

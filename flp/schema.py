@@ -26,6 +26,7 @@ Natural = Annotated[int, Field(ge=0, le=10**12)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Width = Annotated[int, Field(gt=0, le=2**16)]
 Hidden = Annotated[list[Width], Field(min_length=1, max_length=32)]
+Strengths = Annotated[list[Positive], Field(min_length=1, max_length=12)]
 Solver = Literal["euler", "midpoint", "heun", "rk4"]
 # Parameters that steer how fast something is made, not what is made: they are no part of a key.
 _UNKEYED: dict[str, Any] = {"keyed": False}
@@ -276,3 +277,16 @@ class Report(Section):
     """Resamples of the confidence intervals."""
     title: str = "Flow Latent Policy"
     """Heading of the page."""
+
+
+class Figure2(Section):
+    """The toy of the paper's Figure 2, which no other stage reads."""
+
+    steps: Count = 2000
+    """Gradient steps of either algorithm; the flow takes four times as many."""
+    flp_alpha: Strengths = [3.0, 1.0, 0.3, 0.1, 0.03]
+    """Weights of the KL, one column each."""
+    fql_alpha: Strengths = [30.0, 10.0, 3.0, 1.0, 0.3]
+    """Weights of distillation, one column each."""
+    seed: Seed = 0
+    """Seed of all its random numbers."""

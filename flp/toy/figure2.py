@@ -1,11 +1,9 @@
 """Figure 2: FLP (top) and FQL (bottom) on a behaviour of distant modes, under several strengths of regularisation.
 
-    python -m flp.toy.figure2 --output results/figures/figure2.svg
-
 One state, one step, actions in the plane. Six equal modes lie on a ring; reward grows towards one of them, and off the
 modes, where no data tell, there is none. Both algorithms are the real ones, on the same pretrained flow, every
-strength a run of one agent. Beside the picture a JSON file of its numbers is written: how much of the policy lies on
-which mode, how much on none, and its true value.
+strength a run of one agent. The numbers say how much of the policy lies on which mode, how much on none, and what it
+is truly worth.
 
 The slope is what a critic carries on into the gaps. Were every mode the top of a hill instead, FQL would find the best
 one's top under weak regularisation, once its critic has converged.
@@ -13,31 +11,29 @@ one's top under weak regularisation, once its critic has converged.
 
 from __future__ import annotations
 
-import argparse
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor
 
 from flp.agents import make_agent
 from flp.agents.base import Agent, Spec
-from flp.artifacts import atomic_write, write_json
 from flp.flow import Flow, VelocityField
 from flp.learner import Learner
 from flp.pretrain import FlowLearner, Pairs
 from flp.replay import Replay
-from flp.schema import FQL, Baselines, Offline
+from flp.schema import FQL, Baselines, Figure2, Offline
 from flp.seeds import seed_of
 from flp.streams import RunStreams
 from flp.trainer import CHUNK, Source, Trainer
 
 MODES, RADIUS, SPREAD = 6, 0.7, 0.06
 SUPPORT = 4 * SPREAD  # an action farther than this from every mode is off the data's support: 0.03 % of the data
-STRENGTHS = {"flp": (3.0, 1.0, 0.3, 0.1, 0.03), "fql": (30.0, 10.0, 3.0, 1.0, 0.3)}
 TITLES = {"flp": "FLP", "fql": "FQL"}
 DATA, SHOWN = 20_000, 2000
 BATCH, HIDDEN, LEARNING_RATE = 128, [64, 64], 1e-3
@@ -154,77 +150,88 @@ def _settings(steps: int) -> Offline:
     )
 
 
-def measure(actions: Tensor) -> dict[str, Any]:
-    """The numbers of a policy from its draws `[n, 2]`."""
+def measure(actions: Tensor) -> dict[str, float]:
+    """The numbers of a policy from its draws `[n, 2]`: shares of them on each mode and on none, and means over them."""
     distance, mode = (actions.unsqueeze(1) - centres()).norm(dim=-1).min(1)
     on_support = distance <= SUPPORT
     mass = torch.bincount(mode[on_support], minlength=MODES) / len(actions)
-    return {
-        "mass_per_mode": [round(m, 4) for m in mass.tolist()],
-        "mass_off_support": round(1 - mass.sum().item(), 4),
-        "distance_to_nearest_mode": round(distance.mean().item(), 4),
-        "value": round(true_value(actions).mean().item(), 4),
+    found = {f"mode_{i}": share for i, share in enumerate(mass.tolist(), 1)} | {
+        "off_support": 1 - mass.sum().item(),
+        "distance": distance.mean().item(),
+        "value": true_value(actions).mean().item(),
     }
+    return {name: round(value, 4) for name, value in found.items()}
 
 
 @dataclass(frozen=True)
 class Result:
-    """What Figure 2 shows: draws of the flow `[n, 2]` and, per algorithm, of every strength's policy `[R, n, 2]`."""
+    """What Figure 2 shows.
+
+    Attributes:
+        data: actions `[n, 2]`.
+        flow: draws of the flow `[n, 2]`.
+        strengths: those of each algorithm.
+        policies: draws of each strength's policy `[R, n, 2]`, by algorithm.
+    """
 
     data: Tensor
     flow: Tensor
+    strengths: dict[str, list[float]]
     policies: dict[str, Tensor]
 
-    def numbers(self) -> dict[str, Any]:
-        """Everything measured, JSON-like."""
-        return {
-            "support_radius": SUPPORT,
-            "best_mode": 0,
-            "data": measure(self.data),
-            "flow": measure(self.flow),
-        } | {
-            name: [{"strength": s} | measure(a) for s, a in zip(STRENGTHS[name], actions, strict=True)]
-            for name, actions in self.policies.items()
-        }
+    def numbers(self) -> pd.DataFrame:
+        """A row for the data, one for the flow, and one per algorithm and strength; `mode_1` is the best."""
+        rows: list[dict[str, Any]] = [
+            {"policy": "data", "strength": None} | measure(self.data),
+            {"policy": "flow", "strength": None} | measure(self.flow),
+        ]
+        for name, policies in self.policies.items():
+            pairs = zip(self.strengths[name], policies, strict=True)
+            rows += [{"policy": name, "strength": strength} | measure(actions) for strength, actions in pairs]
+        return pd.DataFrame(rows)
 
 
-def run(steps: int, seed: int) -> Result:
+def make(settings: Figure2) -> dict[str, str]:
+    """The figure's texts by suffix: the picture and its numbers."""
+    result = run(settings)
+    return {".svg": draw(result), ".csv": result.numbers().to_csv(index=False, lineterminator="\n")}
+
+
+def run(settings: Figure2) -> Result:
     """Train everything and draw from it."""
-    toy = make_toy(steps, seed)
+    toy = make_toy(settings.steps, settings.seed)
     flow = toy.flow.decode(torch.zeros(1, SHOWN, 1), toy.streams("flow draws").normal(SHOWN, 2))[0].detach()
+    strengths = {"flp": list(settings.flp_alpha), "fql": list(settings.fql_alpha)}
     policies = {}
-    for name, strengths in STRENGTHS.items():
-        agent, runs = train(toy, name, strengths), len(strengths)
+    for name, values in strengths.items():
+        agent, runs = train(toy, name, values), len(values)
         policies[name] = agent.act(torch.zeros(runs, SHOWN, 1), toy.streams("draws", runs))[0]
-    return Result(toy.actions[:SHOWN], flow, policies)
+    return Result(toy.actions[:SHOWN], flow, strengths, policies)
 
 
-def draw(result: Result, path: Path) -> None:
-    """Write the picture: data and flow at the left, then a column per strength, the strongest first."""
-    import matplotlib
+def draw(result: Result) -> str:
+    """The picture as SVG: data and flow at the left, then a column per strength, in their order."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    columns = 1 + max(map(len, STRENGTHS.values()))
+    columns = 1 + max(map(len, result.strengths.values()))
     style = {"svg.hashsalt": "figure2", "font.size": 8, "axes.titlesize": 8, "svg.fonttype": "none"}
-    with matplotlib.rc_context(style):
-        figure, axes = plt.subplots(2, columns, figsize=(1.75 * columns, 3.9), layout="constrained")
+    with mpl.rc_context(style):
+        figure = Figure(figsize=(1.75 * columns, 3.9), layout="constrained")
+        axes = figure.subplots(2, columns, squeeze=False)
         _panel(axes[0, 0], result.data, "data")
         _panel(axes[1, 0], result.flow, "flow")
         for row, (name, policies) in enumerate(result.policies.items()):
-            for column, (strength, actions) in enumerate(zip(STRENGTHS[name], policies, strict=True), 1):
-                numbers = measure(actions)
-                title = f"{TITLES[name]}, α = {strength:g}"
-                note = f"off support {numbers['mass_off_support']:.0%}, value {numbers['value']:.2f}"
-                _panel(axes[row, column], actions, title, note)
-        with atomic_write(path) as file:
-            figure.savefig(file, format=path.suffix[1:] or "svg", metadata={"Date": None} if _is_svg(path) else None)
-        plt.close(figure)
-
-
-def _is_svg(path: Path) -> bool:
-    return path.suffix in (".svg", "")
+            strengths = result.strengths[name]
+            for axis in axes[row, 1 + len(strengths) :]:
+                axis.set_visible(False)
+            for axis, strength, actions in zip(axes[row, 1:], strengths, policies, strict=False):
+                found = measure(actions)
+                note = f"off support {found['off_support']:.0%}, value {found['value']:.2f}"
+                _panel(axis, actions, f"{TITLES[name]}, α = {strength:g}", note)
+        text = io.StringIO()
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    return text.getvalue()
 
 
 def _panel(axis: Any, actions: Tensor, title: str, note: str = "") -> None:
@@ -236,29 +243,3 @@ def _panel(axis: Any, actions: Tensor, title: str, note: str = "") -> None:
         axis.add_patch(Circle(mode, SUPPORT, facecolor=colormaps["YlOrBr"](0.1 + 0.5 * value), linewidth=0))
     axis.scatter(*actions[:400].T, s=2, color="#1f4e79", alpha=0.6, linewidths=0)
     axis.set(xlim=(-1, 1), ylim=(-1, 1), xticks=[], yticks=[], aspect="equal", title=title, xlabel=note)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Make the figure and print its numbers."""
-    parser = argparse.ArgumentParser(prog="python -m flp.toy.figure2", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--output", type=Path, default=Path("results/figures/figure2.svg"), help="picture to write")
-    parser.add_argument("--steps", type=int, default=2000, help="gradient steps of each algorithm")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
-    torch.set_num_threads(1)  # the networks are too small for more
-    result = run(args.steps, args.seed)
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    numbers = result.numbers() | {"steps": args.steps, "seed": args.seed}
-    write_json(args.output.with_suffix(".json"), numbers)
-    draw(result, args.output)
-    for name in STRENGTHS:
-        for row in numbers[name]:
-            print(
-                f"{TITLES[name]} α {row['strength']:<5g} best mode {row['mass_per_mode'][0]:4.0%}  "
-                f"off support {row['mass_off_support']:4.0%}  value {row['value']:.2f}"
-            )
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -15,6 +15,7 @@ from snakemake.settings.enums import RerunTrigger
 
 from flp import params as parameters
 from flp.errors import FLPError
+from flp.graph import ON_REQUEST
 from flp.keys import Artifact, Keys
 from flp.params import Params
 
@@ -24,7 +25,7 @@ _NAMES = {
     "invert_to_latent": "{w.dataset}/seed{w.seed}",
     "offline_train": "{w.dataset}/{w.agent}/seed{w.seeds}",
     "online_finetune": "{w.dataset}/{w.agent}/seed{w.seeds}",
-    "report": "report",
+    "offline_sweep": "{w.dataset}/{w.figure}/seed{w.seeds}",
 }
 
 
@@ -80,9 +81,9 @@ class Experiment:
         if given is not None and given > machine_cores():
             self.workflow.global_resources["_cores"] = machine_cores()
 
-    def artifact(self, stage: str, wildcards: Any) -> Artifact:
-        """The artifact a job makes."""
-        place = f"{stage}/{_NAMES[stage].format(w=wildcards)}"
+    def artifact(self, stage: str, wildcards: Any, name: str | None = None) -> Artifact:
+        """The artifact a job makes; a rule without wildcards gives its name."""
+        place = f"{stage}/{name or _NAMES[stage].format(w=wildcards)}"
         if place not in self.artifacts:
             raise WorkflowError(f"{place} is no part of this experiment; see datasets, seeds and agents in params.yaml")
         return self.artifacts[place]
@@ -92,18 +93,22 @@ class Experiment:
         return self.keys.dataset_params(wildcards.dataset)
 
     def all(self, *stages: str) -> list[str]:
-        """One file of each artifact (of these stages): what to ask for to get them all."""
-        return [found.files[0] for found in self.artifacts.values() if not stages or found.stage in stages]
+        """One file of each artifact (of these stages, or of all but those made on request): what to ask for."""
+        return [
+            found.files[0]
+            for found in self.artifacts.values()
+            if (found.stage in stages if stages else found.stage not in ON_REQUEST)
+        ]
 
-    def key(self, stage: str) -> Callable[[Any], str]:
+    def key(self, stage: str, name: str | None = None) -> Callable[[Any], str]:
         """A job's key, as a `params:` so that --cache tells jobs apart (it hashes no wildcards)."""
-        return lambda wildcards: self.artifact(stage, wildcards).key
+        return lambda wildcards: self.artifact(stage, wildcards, name).key
 
     def runs(self, stage: str) -> Callable[[Any], int]:
         """How many runs a job trains."""
         return lambda wildcards: len(self.artifact(stage, wildcards).runs)
 
-    def inputs(self, stage: str) -> Callable[[Any], dict[str, Any]]:
+    def inputs(self, stage: str, name: str | None = None) -> Callable[[Any], dict[str, Any]]:
         """A job's inputs: its key file, which alone decides whether it must run, and the files it reads.
 
         A job that must run gets the files as they are. One that need not names only those at hand, and as
@@ -112,7 +117,7 @@ class Experiment:
 
         def inputs(wildcards: Any) -> dict[str, Any]:
             self._let_keys_decide()
-            artifact = self.artifact(stage, wildcards)
+            artifact = self.artifact(stage, wildcards, name)
             settled = self.current[artifact] and artifact not in self._asked_for()
             found: dict[str, Any] = {"key": key_file(artifact)}
             for role, sources in artifact.inputs.items():

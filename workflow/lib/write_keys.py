@@ -9,6 +9,7 @@ import sys
 
 from flp.artifacts import write_json
 from flp.errors import FLPError
+from flp.graph import ON_REQUEST
 from flp.keys import Keys
 from flp.params import load_params
 
@@ -16,8 +17,9 @@ from flp.params import load_params
 def main(dataset: str) -> int:
     """Write the file; return the exit status."""
     try:
-        artifacts = Keys(load_params("params.yaml")).artifacts.values()
-        keys = {f"{a.stage}/{a.name}": a.key for a in artifacts if a.name.split("/")[0] == dataset}
+        found = Keys(load_params("params.yaml")).artifacts.values()
+        artifacts = [a for a in found if a.name.split("/")[0] == dataset and a.stage not in ON_REQUEST]
+        keys = {f"{a.stage}/{a.name}": a.key for a in artifacts}
         write_json(f"results/keys/{dataset}.json", keys)
     except FLPError as error:
         print(f"write_keys: {error}", file=sys.stderr)

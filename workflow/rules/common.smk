@@ -19,3 +19,4 @@ wildcard_constraints:
     seed="|".join(map(str, EXPERIMENT.params.seeds)),
     seeds=r"\d+(-\d+)*",
     agent="[a-z]+",
+    figure=r"figure\d",

@@ -1,7 +1,7 @@
 rule report:
     """Make the tables, the figures and the page."""
     input:
-        unpack(EXPERIMENT.inputs("report")),
+        unpack(EXPERIMENT.inputs("report", "report")),
     output:
         page=f"{layout.REPORT}/index.html",
         summary=f"{layout.REPORT}/summary.csv",
@@ -16,6 +16,6 @@ rule report:
         mem_mb=8000,
         runtime=60,
     params:
-        key=EXPERIMENT.key("report"),
+        key=EXPERIMENT.key("report", "report"),
     shell:
         '(python -m flp.stages.report --params "$FLP_PARAMS" --threads {threads}) 2>&1 | tee -i {log:q}'

@@ -1,0 +1,47 @@
+"""Make one of the paper's figures or tables from the runs that it shows.
+
+Writes results/figures/: for Figures 2 to 5 a picture (.svg) and its numbers (.csv), for Tables 1 and 2 a page (.html),
+the same as Markdown (.md) and its cells (.csv); and with each a manifest (.json), last. Figure 2 is a toy that reads
+nothing; Figures 3 to 5 read the evaluations of FLP's runs; the tables also those of the baselines.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from flp import layout
+from flp.artifacts import FORMAT_VERSION, sha256_of, versions, write_json, write_text
+from flp.cli import Job, run_stage
+from flp.figures import sweep, tables
+from flp.toy import figure2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the stage; return the exit status."""
+    return run_stage("figure", ("figure",), run, argv, __doc__)
+
+
+def run(job: Job) -> None:
+    """Make the figure and show its numbers."""
+    figure, keys = job.require_figure(layout.FIGURES + layout.TABLES), job.keys
+    if figure == "figure2":
+        torch.set_num_threads(1)  # the networks are too small for more
+        texts = figure2.make(keys.params.figure2)
+    else:
+        texts = (tables if figure in layout.TABLES else sweep).make(keys, figure)
+    base = layout.FIGURE.format(figure=figure)
+    Path(base + ".json").unlink(missing_ok=True)
+    for suffix, text in texts.items():
+        write_text(base + suffix, text)
+    manifest = {"format_version": FORMAT_VERSION, "kind": "figure", "figure": figure, "key": keys.figure(figure)}
+    files = {suffix: sha256_of(base + suffix) for suffix in texts}
+    write_json(base + ".json", manifest | {"files": files, "versions": versions()})
+    print(texts[".md" if figure in layout.TABLES else ".csv"], end="")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""Train the runs that a figure of the paper needs beside the experiment's own (Figures 3, 4 and 5).
+
+Reads what offline-train reads; writes results/{dataset}/sweep/{figure}/seed{seeds}/: one folder per run of FLP, task ×
+seed × value, as offline-train writes them, and a manifest. The experiment's own runs are neither read nor changed, and
+runs that are there already with the right key are kept.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from flp import layout, swept
+from flp.cli import Job, run_stage
+from flp.errors import FLPError
+from flp.session import Assignment, carry_out
+from flp.stages.offline_train import train
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the stage; return the exit status."""
+    return run_stage("offline-sweep", ("dataset", "figure", "seeds"), run, argv, __doc__)
+
+
+def run(job: Job) -> None:
+    """Train the figure's runs that are not there yet.
+
+    Raises:
+        FLPError: the experiment has all that the figure shows.
+    """
+    figure, name, seeds = job.require_figure(swept.QUANTITY), job.args.dataset, job.seeds
+    runs = job.keys.extra_runs(name, figure, seeds)
+    quantity = swept.QUANTITY[figure]
+    if not runs:
+        raise FLPError(f"{figure} needs no run of {name} but those that offline.{quantity} and offline.sweep ask for")
+    values = ", ".join(f"{value:g}" for value in swept.extra_values(figure, job.params.offline))
+    print(f"{figure} compares what params.yaml does not sweep: {quantity} {values}, trained beside its own runs")
+    folder = Path(layout.SWEEP.format(dataset=name, figure=figure, seeds=layout.join_seeds(seeds)))
+    keys = {run.name: job.keys.offline_run(name, "flp", run) for run in runs}
+    assignment = Assignment("offline-train", name, "flp", job.params, job.args.device, folder, keys)
+    carry_out(assignment, runs, job.keys.job_of(name, "flp", runs), partial(train, assignment), job.args.threads)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
