@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
-from tqdm import tqdm
 
 from flp.flow import Flow
 
@@ -46,14 +45,7 @@ def invert(
     torch.set_num_threads(1 if threads > 1 else own_threads)
     try:
         with ThreadPoolExecutor(threads) as pool:
-            progress = tqdm(
-                pool.map(work, range(0, len(actions), batch_size)),
-                total=-(-len(actions) // batch_size),
-                unit="batch",
-                desc="inverting",
-                disable=None,
-            )
-            for _ in progress:
+            for _ in pool.map(work, range(0, len(actions), batch_size)):
                 pass
     finally:
         torch.set_num_threads(own_threads)

@@ -44,6 +44,7 @@ def states(keys, alpha=None):
     folders = [
         layout.resume_folder("download-dataset", keys.data(DATASET)),
         layout.resume_folder("pretrain-flow", keys.flow(DATASET, 1)),
+        layout.resume_folder("invert-to-latent", keys.latent(DATASET, 1)),
     ]
     for stage, key in (("offline-train", keys.offline_run), ("online-finetune", keys.online_run)):
         runs = keys.runs(DATASET, "flp", [0, 1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from reference import make_flow
 from scipy import stats
 
 from flp.quality import invert, judge, negative_log_likelihood
+from flp.resume import InterruptedJobError, Resume
+from flp.stages import invert_to_latent
 
 N = 100_000
 
@@ -86,6 +89,42 @@ def test_inverting_does_not_depend_on_the_batch_size():
         z, e = invert(flow, s, a, batch_size)
         torch.testing.assert_close(z, latents, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(e, errors, rtol=0, atol=1e-5)
+
+
+def test_a_stopped_inversion_goes_on_with_the_same_bytes(tmp_path, monkeypatch, capsys):
+    """It is asked to stop in its second of four pieces, and again in its third."""
+    monkeypatch.setattr(invert_to_latent, "PIECE", 10)
+    flow = make_flow([1], hidden=(16,)).freeze()
+    generator = torch.Generator().manual_seed(0)
+    s, a = torch.randn(33, 3, generator=generator), torch.rand(33, 2, generator=generator) * 2 - 1
+    made = []
+
+    def invert_all(folder, stop_at=None, batch_size=5):
+        resume = Resume(folder, every=1000.0)
+
+        def noted(*args):
+            made.append(len(args[2]))
+            resume.stop_signal = signal.SIGTERM if len(made) == stop_at else None
+            return invert(*args)
+
+        monkeypatch.setattr(invert_to_latent, "invert", noted)
+        return invert_to_latent.invert_all(flow, s, a, batch_size, 1, resume)
+
+    monkeypatch.setattr(Resume, "listen", lambda self: None)
+    whole = invert_all(tmp_path / "whole")
+    made.clear()
+    for stop_at in (2, 3):
+        with pytest.raises(InterruptedJobError):
+            invert_all(tmp_path / "stopped", stop_at)
+    again = invert_all(tmp_path / "stopped")
+    assert made == [10, 10, 10, 3]
+    assert all(torch.equal(x, y) for x, y in zip(whole, again, strict=True))
+    # A state of other batches is not taken: its sums may be rounded differently.
+    made.clear()
+    with pytest.raises(InterruptedJobError):
+        invert_all(tmp_path / "other", 1)
+    invert_all(tmp_path / "other", batch_size=2)
+    assert made == [10, 10, 10, 10, 3]
 
 
 def test_the_likelihood_of_a_still_flow_is_the_priors():

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
 
 from flp import layout
 from flp.artifacts import atomic_write, save_tensors, write_json
@@ -23,9 +25,12 @@ from flp.cli import Job, run_stage
 from flp.data.load import load_dataset
 from flp.devices import set_up, to_device
 from flp.errors import FLPError
+from flp.flow import Flow
 from flp.flowfile import load_flow
 from flp.quality import invert, judge, negative_log_likelihood
-from flp.resume import once
+from flp.resume import Resume, State, once
+
+PIECE = 2**15  # actions between two looks at the clock: some seconds on a core
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,7 +55,8 @@ def invert_dataset(job: Job, path: str, key: str) -> None:
     flow, (manifest,) = load_flow([flow_path], device, dataset_sha256=train.sha256)
     observations = to_device(train.observations[train.transitions], device)
     actions = to_device(train.actions[train.transitions], device)
-    latents, errors = (t.cpu() for t in invert(flow, observations, actions, settings.batch_size, threads))
+    resume = Resume(layout.resume_folder("invert-to-latent", key))
+    latents, errors = invert_all(flow, observations, actions, settings.batch_size, threads, resume)
     quality = {"key": key, "dataset": name, "seed": seed, **judge(latents.numpy(), errors.numpy())}
     rows = validation.transitions[: settings.likelihood_samples]
     quality |= {
@@ -81,11 +87,38 @@ def invert_dataset(job: Job, path: str, key: str) -> None:
         dataset_sha256=train.sha256,
         flow_sha256=manifest["sha256"],
     )
+    resume.clear()
     print(
         f"{name} seed {seed}: {len(latents)} latents, round trip {quality['roundtrip_mean']:.1e} mean "
         f"{quality['roundtrip_p99']:.1e} p99, std {np.round(quality['latent_std'], 2).tolist()}",
         file=sys.stderr,
     )
+
+
+def invert_all(
+    flow: Flow, observations: Tensor, actions: Tensor, batch_size: int, threads: int, resume: Resume
+) -> tuple[Tensor, Tensor]:
+    """Latents and round-trip errors, `[n, a]` each, on the CPU: piece by piece, from the saved state if there is one.
+
+    A piece is some whole batches, so that every batch is the same however often the job was stopped.
+    """
+    made_by = {"batch_size": batch_size, "device": actions.device.type}
+    tensors, done = {name: torch.empty_like(actions, device="cpu") for name in ("latents", "errors")}, 0
+    saved = resume.start()
+    if saved is not None and made_by.items() <= saved[1].items():
+        tensors, done = saved[0], saved[1]["step"]
+
+    def state() -> State:
+        return tensors, {"step": done, **made_by}
+
+    piece = batch_size * max(threads, PIECE // batch_size)
+    for start in tqdm(range(done, len(actions), piece), unit="piece", desc="inverting", disable=None):
+        rows = slice(start, start + piece)
+        latents, errors = invert(flow, observations[rows], actions[rows], batch_size, threads)
+        tensors["latents"][rows], tensors["errors"][rows] = latents.cpu(), errors.cpu()
+        done = min(start + piece, len(actions))
+        resume.maybe(state)
+    return tensors["latents"], tensors["errors"]
 
 
 def check(quality: dict[str, Any], limit: float, path: str) -> None:
