@@ -30,9 +30,6 @@ def needed_keys(keys: Keys) -> dict[str, set[str]]:
         "invert-to-latent": {
             keys.latent(dataset, seed) for dataset in keys.params.datasets for seed in keys.params.seeds
         },
-        "invert-to-latent": {
-            keys.latent(dataset, seed) for dataset in keys.params.datasets for seed in keys.params.seeds
-        },
         "offline-train": extra | {keys.offline_run(d, a, run) for d, a, s in keys.jobs() for run in keys.runs(d, a, s)},
         "online-finetune": {
             keys.online_run(d, a, run) for d, a, s in keys.online_jobs() for run in keys.online_runs(d, a, s)
