@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -28,6 +28,27 @@ _FAR = 4.0  # standard deviations of the prior, where no flow was trained
 
 class HopelessError(Exception):
     """Every run of the batch has failed: there is nothing to go on for."""
+
+
+class Guard:
+    """Zeros for the actions of failed runs; notes which runs fail.
+
+    Args:
+        failed: the runs that have failed.
+    """
+
+    def __init__(self, failed: Iterable[int]) -> None:
+        self.had_failed = frozenset(failed)
+        self.failed = set(self.had_failed)
+
+    def __call__(self, actions: Tensor) -> Tensor:
+        """Actions `[R, …]` without those of failed runs, nor of runs that give NaN or infinite ones."""
+        whole = actions.isfinite().flatten(1).all(1)
+        self.failed.update((~whole).nonzero().flatten().tolist())
+        if not self.failed:
+            return actions
+        lost = torch.tensor(sorted(self.failed), device=actions.device)
+        return actions.index_fill(0, lost, 0.0)
 
 
 class Health:
@@ -130,28 +151,37 @@ class Health:
 
     def guard(self, actions: Tensor) -> Tensor:
         """Actions `[R, …]`, with zeros for failed runs; a run that gives NaN or infinite ones has failed."""
-        whole = actions.isfinite().flatten(1).all(1)
-        for i in (~whole).nonzero().flatten().tolist():
-            self.fail(
-                i, "its policy gives NaN or infinite actions", "lower offline.learning_rate, or raise offline.alpha"
-            )
-        if not self.failed:
-            return actions
-        fine = torch.tensor([name not in self.failed for name in self.names], device=actions.device)
-        return actions.where(fine.view(-1, *[1] * (actions.dim() - 1)), 0.0)
+        guard = self.watch()
+        actions = guard(actions)
+        self.settle(guard, self.step)
+        return actions
 
-    def fail(self, run: int, what: str, remedy: str) -> None:
-        """Mark a run as failed; the first reason counts."""
-        name = self.names[run]
+    def watch(self, failed: Iterable[int] | None = None) -> Guard:
+        """A guard of a policy that acts by itself for a while, for instance in another thread.
+
+        Args:
+            failed: the runs that had failed then, if not those that have failed now.
+        """
+        return Guard([i for i, name in enumerate(self.names) if name in self.failed] if failed is None else failed)
+
+    def settle(self, guard: Guard, step: int) -> None:
+        """Mark the runs as failed whose actions at a step were not finite."""
+        for run in sorted(guard.failed - guard.had_failed):
+            says = "its policy gives NaN or infinite actions"
+            self.fail(run, says, "lower offline.learning_rate, or raise offline.alpha", step)
+
+    def fail(self, run: int, what: str, remedy: str, step: int | None = None) -> None:
+        """Mark a run as failed, at this step or an earlier one; the first reason counts."""
+        name, step = self.names[run], self.step if step is None else step
         if name in self.failed:
             return
         self.failed[name] = {
-            "step": self.step,
+            "step": step,
             "reason": what,
             "remedy": remedy,
             "last_good_step": self.good,
         }
-        self._say(f"{name} has failed at step {self.step}: {what}; its neighbours go on", "error")
+        self._say(f"{name} has failed at step {step}: {what}; its neighbours go on", "error")
         self.on_failure(run)
 
     def message(self) -> str:

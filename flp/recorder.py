@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +19,25 @@ from torch import Tensor
 from flp.agents.base import Agent
 from flp.artifacts import save_tensors, write_json
 from flp.devices import device_name
-from flp.health import Health
+from flp.health import Guard, Health
 from flp.learner import Logs
 from flp.resume import Resume
-from flp.rollout import Act, Evaluation, Evaluator
+from flp.rollout import Act, BackgroundEvaluator, Evaluation, Evaluator
 from flp.runs import Batchwork, Row, parameters_of, save_run, write_trajectories
 
 RECORDED = 10  # trajectories kept per run, in mazes
+BEHAVIOR = "behavior"
 FAILED, LAST_GOOD = "failed.json", "last-good.safetensors"
+
+
+@dataclass(frozen=True)
+class _Look:
+    """An evaluation that is due: whose, and what it watches for."""
+
+    phase: str
+    step: int
+    agent: Agent
+    guard: Guard
 
 
 class Recorder:
@@ -32,15 +46,25 @@ class Recorder:
     Args:
         work: the runs.
         phase: "offline" or "online".
+        agent: what is trained.
         workers: processes that step the evaluation's environments.
         health: the runs' health, which withholds the results of failed ones.
-        tick: called at every step of an evaluation; may raise to stop it.
+        tick: called at every step of an evaluation that is waited for; may raise to stop it.
+        beside: evaluate copies of the agent while training goes on. The results are the same; they come later.
     """
 
     def __init__(
-        self, work: Batchwork, phase: str, workers: int, health: Health, tick: Callable[[], None] = lambda: None
+        self,
+        work: Batchwork,
+        phase: str,
+        agent: Agent,
+        workers: int,
+        health: Health,
+        tick: Callable[[], None] = lambda: None,
+        *,
+        beside: bool = False,
     ) -> None:
-        self.work, self.phase, self.health, self.tick = work, phase, health, tick
+        self.work, self.phase, self.agent, self.health, self.tick = work, phase, agent, health, tick
         self.evaluations: list[Row] = []
         self.logs: list[Row] = []
         self.seconds = 0.0
@@ -58,9 +82,12 @@ class Recorder:
             record=RECORDED,
             device=work.device,
         )
+        self.background = BackgroundEvaluator(self.evaluator) if beside else None
+        self.pending: deque[_Look] = deque()
+        self.news: list[str] = []
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """What is kept so far, for a checkpoint."""
+        """What is kept so far and what is being evaluated, for a checkpoint."""
         spent = self.seconds + time.monotonic() - self.started
         tensors = {
             f"path/{phase}/{run}/{i}": torch.from_numpy(path)
@@ -68,7 +95,15 @@ class Recorder:
             for run, of_run in enumerate(paths)
             for i, path in enumerate(of_run)
         }
-        return tensors, {"evaluations": self.evaluations, "logs": self.logs, "seconds": spent, "paths": [*self.paths]}
+        for i, look in enumerate(self.pending):
+            tensors |= {f"pending/{i}/{name}": tensor for name, tensor in look.agent.state_dict().items()}
+        return tensors, {
+            "evaluations": self.evaluations,
+            "logs": self.logs,
+            "seconds": spent,
+            "paths": [*self.paths],
+            "pending": [[look.phase, look.step, sorted(look.guard.had_failed)] for look in self.pending],
+        }
 
     def restore(self, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
         """Put back what `state` gave."""
@@ -78,55 +113,84 @@ class Recorder:
             phase: [[tensors[f"path/{phase}/{run}/{i}"].numpy() for i in counts] for run in range(len(self.work.runs))]
             for phase in info["paths"]
         }
+        for i, (phase, step, failed) in enumerate(info["pending"]):
+            agent, prefix = _copy(self.agent), f"pending/{i}/"
+            agent.load_state_dict({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
+            self._start(_Look(phase, step, agent, self.health.watch(failed)))
 
-    def evaluate(self, agent: Agent, step: int) -> str:
-        """Evaluate the policies, unless that is done; return a line about it."""
-        if not self.has(self.phase, step):
-            act = self._guarded(lambda observations, streams: agent.act(observations, streams)[0])
-            self._keep(self.phase, step, self.evaluator.evaluate(act))
-        rows = [row for row in self.evaluations if row["phase"] == self.phase and row["step"] == step]
-        return f"step {step}: success " + ", ".join(
-            f"{row['run']} {'failed' if row['run'] in self.health.failed else format(row['success'], '.0%')}"
-            for row in rows
-        )
+    def evaluate(self, step: int) -> list[str]:
+        """Evaluate the policies, unless that is done; return a line about each evaluation that has finished."""
+        return self._evaluate(self.phase, step)
 
-    def evaluate_behavior(self, agent: Agent) -> None:
-        """Evaluate the behaviour policy on the same episodes, where the agent has one, unless that is done."""
+    def evaluate_behavior(self) -> list[str]:
+        """Evaluate the behaviour policy on the same episodes, where the agent has one; otherwise as `evaluate`."""
+        return self._evaluate(BEHAVIOR, 0) if type(self.agent).behave is not Agent.behave else []
 
-        def act(observations: Tensor, streams: Any) -> Tensor:
-            actions = agent.behave(observations, streams)
-            assert actions is not None
-            return actions
-
-        if type(agent).behave is not Agent.behave and not self.has("behavior", 0):
-            self._keep("behavior", 0, self.evaluator.evaluate(self._guarded(act)))
-
-    def has(self, phase: str, step: int) -> bool:
-        """Whether an evaluation is kept already."""
-        return any(row["phase"] == phase and row["step"] == step for row in self.evaluations)
-
-    def _guarded(self, act: Act) -> Act:
-        def guarded(observations: Tensor, streams: Any) -> Tensor:
+    def finish(self) -> list[str]:
+        """Wait for what is pending; return lines as `evaluate`."""
+        while self.pending and self.background is not None:
             self.tick()
-            return self.health.guard(torch.as_tensor(act(observations, streams)))
+            self._collect(self.background.wait(timeout=0.1))
+        return self._news()
 
-        return guarded
+    def _evaluate(self, phase: str, step: int) -> list[str]:
+        if self.background is not None:
+            self._collect(self.background.finished())
+        done = [(row["phase"], row["step"]) for row in self.evaluations]
+        if (phase, step) not in done + [(look.phase, look.step) for look in self.pending]:
+            agent = self.agent if self.background is None else _copy(self.agent)
+            self._start(_Look(phase, step, agent, self.health.watch()))
+        return self._news()
 
-    def _keep(self, phase: str, step: int, result: Evaluation) -> None:
+    def _start(self, look: _Look) -> None:
+        if self.background is None:
+            self._keep(look, self.evaluator.evaluate(self._act(look)))
+        else:
+            self.pending.append(look)
+            self.background.submit(look.step, self._act(look))
+
+    def _collect(self, results: Sequence[tuple[int, Evaluation]]) -> None:
+        for _, result in results:
+            self._keep(self.pending.popleft(), result)
+
+    def _news(self) -> list[str]:
+        news, self.news = self.news, []
+        return news
+
+    def _act(self, look: _Look) -> Act:
+        def act(observations: Tensor, streams: Any) -> Tensor:
+            if self.background is None:
+                self.tick()
+            chosen = (
+                look.agent.behave(observations, streams)
+                if look.phase == BEHAVIOR
+                else look.agent.act(observations, streams)[0]
+            )
+            return look.guard(torch.as_tensor(chosen))
+
+        return act
+
+    def _keep(self, look: _Look, result: Evaluation) -> None:
+        self.health.settle(look.guard, look.step)
         if result.trajectories is not None:
-            self.paths[phase] = result.trajectories
+            self.paths[look.phase] = result.trajectories
+        said = []
         for i, run in enumerate(self.work.runs):
+            success = float(result.success[i].mean())
             self.evaluations.append(
                 {
                     "run": run.name,
-                    "phase": phase,
-                    "step": step,
-                    "success": float(result.success[i].mean()),
+                    "phase": look.phase,
+                    "step": look.step,
+                    "success": success,
                     "episodes": result.success.shape[1],
                     "return": float(result.returns[i].mean()),
                     "length": float(result.lengths[i].mean()),
                 }
             )
+            said.append(f"{run.name} {'failed' if run.name in self.health.failed else format(success, '.0%')}")
+        if look.phase != BEHAVIOR:
+            self.news.append(f"step {look.step}: success " + ", ".join(said))
 
     def log(self, step: int, logs: Logs) -> None:
         """Keep the training scalars, `[R]` each."""
@@ -134,7 +198,7 @@ class Recorder:
         for i, run in enumerate(self.work.runs):
             self.logs.append({"run": run.name, "step": step, **{name: values[i] for name, values in columns.items()}})
 
-    def save(self, agent: Agent, folder: Path, keys: dict[str, str], step: int) -> None:
+    def save(self, folder: Path, keys: dict[str, str], step: int) -> None:
         """Write every run's folder: its results, or why it failed."""
         for i, run in enumerate(self.work.runs):
             target = folder / run.name
@@ -149,7 +213,7 @@ class Recorder:
                 target,
                 keys[run.name],
                 run,
-                parameters_of(agent, i, len(self.work.runs)),
+                parameters_of(self.agent, i, len(self.work.runs)),
                 _of(run.name, self.evaluations),
                 _of(run.name, self.logs),
                 dataset=self.work.dataset,
@@ -164,8 +228,13 @@ class Recorder:
                 (target / name).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Close the environments."""
-        self.evaluator.close()
+        """Give up what is pending, and close the environments."""
+        (self.background or self.evaluator).close()
+
+
+def _copy(agent: Agent) -> Agent:
+    """A copy that training does not change, without the optimizers' moments."""
+    return deepcopy(agent, {id(agent.optimizers): []})
 
 
 def _of(name: str, rows: Sequence[Row]) -> list[Row]:

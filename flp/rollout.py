@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -252,7 +252,8 @@ class BackgroundEvaluator:
     """Evaluates snapshots while the caller goes on training.
 
     The environments are stepped by their own processes and the policy computes in a thread, which gives the
-    interpreter away during its matrix products. The results are those of `evaluator.evaluate`.
+    interpreter away during its matrix products; on a GPU it computes in a stream of its own. The results are those of
+    `evaluator.evaluate`.
 
     Args:
         evaluator: what evaluates; it is closed with this object and must not be used elsewhere meanwhile.
@@ -263,10 +264,18 @@ class BackgroundEvaluator:
         torch.get_num_threads()  # settles the caller's number before another thread changes its own
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="evaluation")
         self._submitted: deque[tuple[int, Future[Evaluation]]] = deque()
+        on_gpu = evaluator.device.type == "cuda"
+        self._stream = torch.cuda.Stream(evaluator.device) if on_gpu else None  # type: ignore[no-untyped-call]
 
     def submit(self, step: int, act: Act) -> None:
         """Queue an evaluation; `act` must use a copy of the policy that training does not change."""
-        self._submitted.append((step, self._executor.submit(self.evaluator.evaluate, act)))
+        if self._stream is not None:
+            torch.cuda.current_stream(self.evaluator.device).synchronize()  # the copy is whole before it is read
+        self._submitted.append((step, self._executor.submit(self._evaluate, act)))
+
+    def _evaluate(self, act: Act) -> Evaluation:
+        with torch.cuda.stream(self._stream) if self._stream is not None else nullcontext():
+            return self.evaluator.evaluate(act)
 
     def finished(self) -> list[tuple[int, Evaluation]]:
         """Return the new `(step, evaluation)` pairs, in the order of submission.
@@ -282,9 +291,9 @@ class BackgroundEvaluator:
             results.append((step, future.result()))
         return results
 
-    def wait(self) -> list[tuple[int, Evaluation]]:
-        """Wait for everything that was submitted, then as `finished`."""
-        wait([future for _, future in self._submitted])
+    def wait(self, timeout: float | None = None) -> list[tuple[int, Evaluation]]:
+        """Wait for everything that was submitted, or some seconds, then as `finished`."""
+        wait([future for _, future in self._submitted], timeout)
         return self.finished()
 
     def close(self) -> None:

@@ -81,6 +81,11 @@ def carry_out(
         write_json(folder / "manifest.json", {"key": key, "dataset": a.dataset, "agent": a.agent, "runs": keys})
 
 
+def evaluates_beside(device: torch.device) -> bool:
+    """Whether training goes on during an evaluation: on a GPU, for on a CPU the two would share the cores."""
+    return device.type == "cuda"
+
+
 class Part(Protocol):
     """What a checkpoint consists of."""
 
@@ -126,7 +131,8 @@ class Session:
         names = [run.name for run in shard.runs]
         self.health = Health(label, names, params.offline, self.replay, self.agent, rescue)
         tick = partial(self.resume.stop_if_asked, self.state)
-        self.recorder = Recorder(self.work, phase, shard.threads, self.health, tick)
+        beside = evaluates_beside(device)
+        self.recorder = Recorder(self.work, phase, self.agent, shard.threads, self.health, tick, beside=beside)
         self.parts: list[Part] = [self.trainer, self.recorder, self.health]
 
     def state(self) -> State:
@@ -144,13 +150,16 @@ class Session:
 
     def evaluate(self, step: int) -> None:
         """Evaluate the policies."""
-        with self.progress.section("evaluation"):
-            self.progress.say(self.recorder.evaluate(self.agent, step))
+        self._say(partial(self.recorder.evaluate, step))
 
     def evaluate_behavior(self) -> None:
         """Evaluate the behaviour policy, where there is one."""
+        self._say(self.recorder.evaluate_behavior)
+
+    def _say(self, evaluate: Callable[[], list[str]]) -> None:
         with self.progress.section("evaluation"):
-            self.recorder.evaluate_behavior(self.agent)
+            for line in evaluate():
+                self.progress.say(line)
 
     def fit(self, before_update: Callable[[], None] | None = None) -> None:
         """Train to the end and write the runs down.
@@ -174,7 +183,8 @@ class Session:
         stops = (max(CHUNK if before_update is None else 1, self.steps // 100), every)
         with suppress(HopelessError):
             self.trainer.fit(self.steps, stops, at_stop, checkpoint, self.progress, before_update, self.turns)
-        self.recorder.save(self.agent, self.assignment.folder, self.assignment.keys, self.steps)
+            self._say(self.recorder.finish)
+        self.recorder.save(self.assignment.folder, self.assignment.keys, self.steps)
         self.resume.clear()
         if self.health.failed:
             raise FLPError(self.health.message())

@@ -176,7 +176,8 @@ class _Captured:
             static_indices = indices.clone()
             static_noise = {name: value.clone() for name, value in noise.items()}
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
+            # Other threads may go on computing: a policy may be under evaluation.
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 outputs = self.function(static_indices, static_noise)
             self.graphs[shape] = (graph, static_indices, static_noise, outputs)
         graph, static_indices, static_noise, outputs = self.graphs[shape]

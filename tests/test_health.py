@@ -152,7 +152,7 @@ def prepared(tmp_path_factory):
     root = tmp_path_factory.mktemp("health")
     values = yaml.safe_load((REPO / "params.yaml").read_text())
     values["download"] |= {"policy": "random", "episodes": 4, "steps_per_episode": 101}
-    values["flow"] |= {"steps": 20, "hidden": [16], "batch_size": 32, "validate_every": 10}
+    values["flow"] |= {"steps": 20, "hidden": [16], "batch_size": 32, "validate_every": 10, "solver_steps": 1}
     values["invert"] |= {"max_roundtrip_error": 100.0, "likelihood_samples": 0}
     values["offline"] |= {"tasks": [1, 2], "steps": 60, "hidden": [16], "batch_size": 16}
     values["online"] |= {"steps": 20}
