@@ -20,6 +20,7 @@ from typing import IO, Any
 from flp.errors import FLPError
 
 FORMAT_VERSION = 1
+OLDEST_FORMAT = 1  # raised only where an older file cannot be understood any more
 _RECORDED_PACKAGES = ("torch", "numpy", "ogbench", "gymnasium", "mujoco", "safetensors", "flp")
 
 
@@ -54,7 +55,8 @@ def atomic_write(path: Path | str, mode: str = "wb") -> Iterator[IO[Any]]:
         ) from error
     finally:
         if temporary is not None:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):  # the disk that failed may fail here too
+                temporary.unlink(missing_ok=True)
 
 
 def _umask() -> int:
@@ -188,7 +190,7 @@ def load_manifest(path: Path | str) -> dict[str, Any]:
     """Read and check the manifest beside an artifact (`x.safetensors` → `x.json`).
 
     Raises:
-        FLPError: missing, unreadable, or written by a newer version of flp.
+        FLPError: missing, unreadable, or written by a newer version of flp or one too old to be understood.
     """
     path = Path(path).with_suffix(".json")
     manifest = read_json(path)
@@ -198,6 +200,11 @@ def load_manifest(path: Path | str) -> dict[str, Any]:
         raise FLPError(
             f"{path} has format version {manifest['format_version']}, this flp reads up to "
             f"{FORMAT_VERSION}; upgrade flp"
+        )
+    if manifest["format_version"] < OLDEST_FORMAT:
+        raise FLPError(
+            f"{path} has format version {manifest['format_version']}, this flp reads from {OLDEST_FORMAT} on; run "
+            "snakemake to make it anew, or load it with the flp that wrote it (see its `versions`)"
         )
     return manifest
 

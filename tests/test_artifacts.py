@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import stat
 import subprocess
 from pathlib import Path
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from flp import artifacts
+from flp import artifacts, cli
 from flp.artifacts import (
     atomic_write,
     load_manifest,
@@ -125,6 +127,15 @@ def test_a_newer_format_is_refused(saved):
     assert "upgrade flp" in refused(saved)
 
 
+def test_an_older_format_is_read_or_says_what_to_do(saved, monkeypatch):
+    monkeypatch.setattr(artifacts, "FORMAT_VERSION", artifacts.FORMAT_VERSION + 2)
+    assert torch.equal(load_tensors(saved)[0]["weights"], TENSORS["weights"])
+    monkeypatch.setattr(artifacts, "OLDEST_FORMAT", artifacts.OLDEST_FORMAT + 1)
+    message = refused(saved)
+    assert "format version 1, this flp reads from 2 on" in message
+    assert "snakemake to make it anew" in message
+
+
 def test_a_missing_file_is_refused(saved):
     message = refused(saved.with_name("none.safetensors"))
     assert "does not exist" in message
@@ -230,19 +241,49 @@ class TestBothWriters:
         with pytest.raises(FLPError, match=r"cannot write .*file/x"):
             make(tmp_path / "file" / "x")
 
+    @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT, errno.ESTALE])
     @pytest.mark.parametrize("call", ["fsync", "replace"])
-    def test_a_failing_disk_leaves_the_old_file(self, tmp_path, monkeypatch, make, call):
+    def test_a_failing_disk_leaves_the_old_file(self, tmp_path, monkeypatch, make, call, number):
         (tmp_path / "x").write_text("old")
 
         def fail(*args):
-            raise OSError(28, "No space left on device")
+            raise OSError(number, os.strerror(number))
 
         monkeypatch.setattr(os, call, fail)
-        with pytest.raises(FLPError, match=r"cannot write .*x: No space left on device; free some space"):
+        with pytest.raises(FLPError, match=rf"cannot write .*x: {os.strerror(number)}; free some space"):
             make(tmp_path / "x")
         monkeypatch.undo()
         assert (tmp_path / "x").read_text() == "old"
         only(tmp_path, "x")
+
+    def test_a_disk_that_fails_to_clean_up_too_is_said_in_one_line(self, tmp_path, monkeypatch, make):
+        def fail(*args, **options):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        monkeypatch.setattr(os, "fsync", fail)
+        monkeypatch.setattr(Path, "unlink", fail)
+        with pytest.raises(FLPError, match=r"cannot write .*x: Input/output error"):
+            make(tmp_path / "x")
+
+    def test_a_folder_that_vanishes_is_said_in_one_line(self, tmp_path, monkeypatch, make):
+        folder, fsync = tmp_path / "gone", os.fsync
+
+        def vanish(descriptor):
+            fsync(descriptor)
+            shutil.rmtree(folder, ignore_errors=True)
+
+        monkeypatch.setattr(os, "fsync", vanish)
+        with pytest.raises(FLPError, match=r"cannot write .*gone/x: No such file or directory"):
+            make(folder / "x")
+
+    def test_a_read_only_disk_leaves_the_old_file(self, small_disk, make):
+        (small_disk / "x").write_text("old")
+        subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True, timeout=20)
+        for path in (small_disk / "x", small_disk / "new" / "x"):
+            with pytest.raises(FLPError, match=r"cannot write .*x: Read-only file system"):
+                make(path)
+        assert (small_disk / "x").read_text() == "old"
+        only(small_disk, "x")
 
 
 def test_a_disk_that_lies_is_noticed(tmp_path, monkeypatch):
@@ -272,6 +313,19 @@ def small_disk(tmp_path):
         pytest.skip("a tmpfs cannot be mounted here")
     yield folder
     subprocess.run(["umount", str(folder)], check=True, timeout=20)
+
+
+@pytest.mark.parametrize("stage", ["download-dataset", "pretrain-flow", "offline-train", "report"])
+def test_a_stage_in_a_read_only_checkout_says_so_in_one_line(small_disk, monkeypatch, capsys, stage):
+    shutil.copy(Path(__file__).parent.parent / "params.yaml", small_disk)
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True, timeout=20)
+    monkeypatch.chdir(small_disk)
+    options = [] if stage == "report" else ["--dataset", "pointmaze-medium-navigate"]
+    status = cli.main([stage, *options, *(["--seed", "0"] if stage == "pretrain-flow" else [])])
+    monkeypatch.undo()
+    told = capsys.readouterr().err.splitlines()
+    assert (status, len(told)) == (2, 1), told
+    assert "Read-only file system" in told[0] or "does not exist" in told[0]
 
 
 BIG = {"weights": torch.zeros(2_000_000)}

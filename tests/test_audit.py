@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
@@ -82,6 +83,20 @@ def test_a_mirror_without_advisories_is_asked_only_once(monkeypatch, capsys, fau
     assert audit.main() == 0
     assert capsys.readouterr().out == f"not audited: PyPI's advisories are out of reach ({fault})\n"
     assert len(asked) == 1
+
+
+NETWORK = {"aiohttp", "asyncio", "ftplib", "http", "httpx", "requests", "smtplib", "urllib", "urllib3"}
+
+
+def test_only_the_download_can_reach_a_network():
+    for path in (audit.ROOT / "flp").rglob("*.py"):
+        text = path.read_text()
+        nodes = list(ast.walk(ast.parse(text)))
+        imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+        imported |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
+        found = {name.split(".")[0] for name in imported} & NETWORK
+        found |= {name for name in ("AF_INET", "create_connection") if name in text}  # pipes are sockets, too
+        assert not found or path.name == "fetch.py", f"{path} uses {found}"
 
 
 def test_every_pinned_package_is_pinned_exactly():
