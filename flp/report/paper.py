@@ -35,7 +35,7 @@ def table1(results: Results, final: pd.DataFrame) -> pd.DataFrame:
                 row[f"measured {NAMES[agent]}"] = value.text if value else ""
             row |= _scale(results, dataset, here, f"{results.of(dataset).offline.steps}")
         rows.append(row)
-    return pd.DataFrame(rows, columns=_columns(results, OFFLINE, ())).fillna("")
+    return pd.DataFrame(rows, columns=_columns(results, OFFLINE, ()), dtype=object).fillna("")
 
 
 def table2(results: Results, final: pd.DataFrame) -> pd.DataFrame:
@@ -59,7 +59,7 @@ def table2(results: Results, final: pd.DataFrame) -> pd.DataFrame:
             row |= _scale(results, dataset, online, f"{params.offline.steps} + {params.online.steps}")
             row["evaluations"] = "1"
         rows.append(row)
-    return pd.DataFrame(rows, columns=_columns(results, ONLINE, OFFLINE_ONLY)).fillna("")
+    return pd.DataFrame(rows, columns=_columns(results, ONLINE, OFFLINE_ONLY), dtype=object).fillna("")
 
 
 def near_best(row: dict[str, str], columns: list[str]) -> list[str]:
