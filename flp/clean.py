@@ -59,6 +59,7 @@ def temporary_files() -> list[Path]:
 def orphans(keys: Keys) -> list[Path]:
     """Result folders of datasets, agents and seeds that are no part of the experiment; the topmost of each."""
     kept: set[Path] = {Path(layout.REPORT)}
+    kept |= {Path(layout.VIDEOS.format(dataset=dataset, agent=agent)) for dataset, agent, _ in keys.jobs()}
     for artifact in keys.artifacts.values():
         kept |= {Path(path) for path in (*artifact.files, *artifact.runs)}
     above = {parent for path in kept for parent in path.parents} | kept

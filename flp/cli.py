@@ -33,6 +33,7 @@ STAGES = {
     "figure": "make one of the paper's figures 2 to 5 or tables 1 and 2",
 }
 TOOLS = {
+    "videos": "draw rollouts: flow, policy and fine-tuned policy side by side",
     "flows": "list the flows at hand: key, quality, size, whether the experiment needs them",
     "schema": "print the JSON schema of params.yaml",
     "check": "check params.yaml (and presets) and say what would be trained",
@@ -220,6 +221,10 @@ def _tool(command: str, argv: list[str]) -> int:
     if command == "clean":
         parser.add_argument("--yes", action="store_true", help="remove stale states and temporary files without asking")
         parser.add_argument("--outputs", action="store_true", help="with --yes: outputs of other experiments too")
+    if command == "videos":
+        parser.add_argument("--dataset", metavar="NAME", help="one of the experiment's datasets (default: all)")
+        parser.add_argument("--agent", metavar="NAME", help="whose policies (default: flp, or else the first)")
+        parser.add_argument("--device", **_OPTIONS["device"])
     parser.add_argument("--params", **_OPTIONS["params"])
     parser.add_argument("--preset", **_OPTIONS["preset"])
     args = parser.parse_args(argv)

@@ -19,6 +19,7 @@ REPORT = "results/report"
 # Runs that a figure of the paper needs beside the experiment's own: `{figure}` is figure3, figure4 or figure5.
 SWEEP = "results/{dataset}/sweep/{figure}/seed{seeds}"
 FIGURE = "results/figures/{figure}"
+VIDEOS = "results/videos/{dataset}/{agent}"
 # What a killed job needs to go on. Neither Snakemake nor DVC declares it, so neither deletes it.
 RESUME = Path(".flp/resume")
 

@@ -66,6 +66,7 @@ def evaluations(phase: str, steps: list[int], success: list[float]) -> pd.DataFr
 
 def write_run(folder: Path, key: str, run: Run, table: pd.DataFrame, agent: str) -> None:
     manifest = {"format_version": 1, "key": key, "task": run.task, "seed": run.seed, "seconds": 61.5, "device": "cpu"}
+    manifest["sha256"] = key
     write(folder / "policy.json", json.dumps(manifest | {"versions": {"python": "3.11"}}))
     write(folder / "evaluations.csv", table.to_csv(index=False))
     log = {"step": [200, 400], "critic_loss": [0.5, 0.25]} | ({"kl": [0.0, 1.0]} if agent == "flp" else {})
@@ -374,6 +375,32 @@ def test_mazes_show_the_recorded_paths() -> None:
     (folder / "trajectories.npz").write_bytes(b"PK\x03\x04 no archive")
     with pytest.raises(FLPError, match=r"trajectories\.npz cannot be read"):
         page.build(keys)
+
+
+def test_videos_of_the_reported_policies_are_shown_and_others_are_not() -> None:
+    keys = make_inputs({})
+    folder = Path(layout.VIDEOS.format(dataset="cube-single-play", agent="flp"))
+    policies = {
+        str(path.with_suffix(".safetensors")): json.loads(path.read_text())["sha256"]
+        for path in sorted(Path("results").glob("cube-single-play/o*line/flp/seed0/task*/policy.json"))
+    }
+    assert len(policies) == 4
+    outcomes = {"frozen flow": {"success": False, "length": 200}, "policy": {"success": True, "length": 84}}
+    video = {"file": "task2_seed0.webp", "task": 2, "seed": 0, "outcomes": outcomes}
+    write(folder / "videos.json", json.dumps({"policies": policies, "videos": [video]}))
+    with pytest.raises(FLPError, match="flp is not whole"):
+        page.build(keys)
+    write(folder / "task2_seed0.webp", b"RIFF")
+    page.build(keys)
+    html = (REPORT / "index.html").read_text()
+    assert "<b>FLP, task 2.</b> Frozen flow: no success; policy: success after 84 steps." in html
+    assert '<img src="data:image/webp;base64,UklGRg=="' in html
+    assert external(re.sub(r"base64,[^\"]*", "", html)) == []
+    write(
+        folder / "videos.json", json.dumps({"policies": policies | {next(iter(policies)): "other"}, "videos": [video]})
+    )
+    page.build(keys)
+    assert "image/webp" not in (REPORT / "index.html").read_text()
 
 
 def test_svg_text_cannot_break_out() -> None:

@@ -22,6 +22,7 @@ from flp.report.collect import FlowRecord, Results, collect
 from flp.report.figures import thousands
 from flp.report.sections import Maze, Panels
 from flp.report.tables import FLOW_METHOD, Cell, SuccessTable
+from flp.report.videos import Video, videos
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class DatasetView:
     success: SuccessTable
     learning: Panels
     mazes: list[Maze]
+    videos: list[Video]
     diagnostics: list[Panels]
     flows: list[FlowRecord]
     pictures: list[str]
@@ -104,6 +106,7 @@ def _view(results: Results, final: pd.DataFrame, dataset: str) -> DatasetView:
         success=tables.success_table(final, dataset, agents, results.params.report.bootstrap),
         learning=sections.learning_curves(results, dataset),
         mazes=sections.mazes(results, dataset),
+        videos=videos(results, dataset),
         diagnostics=[sections.diagnostics(results, dataset, agent) for agent in agents],
         flows=flows,
         pictures=[sections.data_uri(flow.picture) for flow in flows],

@@ -1,0 +1,17 @@
+# On request only: `snakemake videos`. The program skips the videos that are of the policies at hand, and the page,
+# which shows what videos there are, is made again.
+rule videos:
+    """Draw a rollout of every task, flow and policies side by side, and show it on the page."""
+    input:
+        EXPERIMENT.all("report"),
+    log:
+        log_file("videos", "videos"),
+    conda:
+        "../envs/flp.yaml"
+    threads: 1
+    resources:
+        mem_mb=8000,
+        runtime=240,
+    shell:
+        '(python -m flp.cli videos --params "$FLP_PARAMS"'
+        ' && python -m flp.stages.report --params "$FLP_PARAMS") 2>&1 | tee -i {log:q}'
