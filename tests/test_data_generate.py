@@ -333,16 +333,20 @@ def alive(pid):
 def test_no_worker_outlives_its_parent(tmp_path, how):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    process = subprocess.Popen([sys.executable, str(script), str(tmp_path / "a.npz")], stderr=subprocess.DEVNULL)
+    line = [sys.executable, str(script), str(tmp_path / "a.npz")]
+    with subprocess.Popen(line, stderr=subprocess.DEVNULL) as process:
+        try:
+            deadline = time.monotonic() + 60
+            while len(children_of(process.pid)) < 3:  # two workers and multiprocessing's resource tracker
+                assert time.monotonic() < deadline and process.poll() is None
+                time.sleep(0.1)
+            time.sleep(1)
+            workers = children_of(process.pid)
+            process.send_signal(how)
+            assert process.wait(timeout=60) != 0
+        finally:
+            process.kill()  # where the test fails, its neighbours shall not
     deadline = time.monotonic() + 60
-    while len(children_of(process.pid)) < 3:  # two workers and multiprocessing's resource tracker
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.1)
-    time.sleep(3)
-    workers = children_of(process.pid)
-    process.send_signal(how)
-    assert process.wait(timeout=15) != 0
-    deadline = time.monotonic() + 15
     while any(alive(pid) for pid in workers):
         assert time.monotonic() < deadline, "workers outlive their parent"
         time.sleep(0.1)

@@ -81,8 +81,9 @@ def blocks() -> list[tuple[str, str]]:
     return re.findall(r"^```sh (\w+)\n(.*?)^```$", (REPO / "docs" / "sharing.md").read_text(), re.MULTILINE | re.DOTALL)
 
 
+@pytest.mark.slow(70)
 def test_the_document_works_as_written(tmp_path: Path, server: Server) -> None:
-    ana = new_checkout(tmp_path / "ana")
+    ana = new_checkout(tmp_path / "ana", datasets=DATASETS[:1])
     bare, store = tmp_path / "flp.git", tmp_path / "store"
     subprocess.run(["git", "clone", "-q", "--bare", str(ana.root), str(bare)], check=True)
     ana.run("git", "remote", "add", "origin", bare)
@@ -101,8 +102,8 @@ def test_the_document_works_as_written(tmp_path: Path, server: Server) -> None:
     ana.env |= {"DVC_SYSTEM_CONFIG_DIR": str(tmp_path / "system")}
     (tmp_path / "system").mkdir()
     (tmp_path / "system" / "config").write_text(f"['remote \"team\"']\n    keyfile = {server.key}\n")
-    below = jobs(offline_train=2, online_finetune=2, report=1)
-    everything = jobs(download_dataset=2, pretrain_flow=2, invert_to_latent=2) + below
+    below = jobs(offline_train=1, online_finetune=1, report=1)
+    everything = jobs(download_dataset=1, pretrain_flow=1, invert_to_latent=1) + below
     ran = []
     for who, commands in blocks():
         text = commands

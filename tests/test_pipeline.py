@@ -61,7 +61,7 @@ def run_all(dataset):
     assert report.main(common) == 0
 
 
-@pytest.mark.slow
+@pytest.mark.slow(40)
 @pytest.mark.parametrize("dataset", [*LOCOMOTION, *MANIPULATION])
 def test_the_six_stages_on_the_papers_environments(dataset, default, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -86,7 +86,7 @@ def test_the_six_stages_on_the_papers_environments(dataset, default, tmp_path, m
     assert "http" not in (tmp_path / "results/report/index.html").read_text().replace("http://www.w3.org", "")
 
 
-@pytest.mark.slow
+@pytest.mark.slow(40)
 def test_offline_training_leaves_the_flow_as_it_is_and_keeps_finished_runs(default, tmp_path, monkeypatch):
     dataset = "pointmaze-medium-navigate"
     monkeypatch.chdir(tmp_path)
@@ -106,7 +106,7 @@ def test_offline_training_leaves_the_flow_as_it_is_and_keeps_finished_runs(defau
     assert (tmp_path / (layout.FLOW.format(dataset=dataset, seed=0) + ".safetensors")).read_bytes() == flow
 
 
-@pytest.mark.slow
+@pytest.mark.slow(40)
 def test_the_same_seed_gives_the_same_bytes(default, tmp_path, monkeypatch):
     dataset = "pointmaze-medium-navigate"
     made = []
@@ -124,7 +124,7 @@ def test_the_same_seed_gives_the_same_bytes(default, tmp_path, monkeypatch):
     assert [name for name in made[0] if made[0][name] != made[1][name]] == []
 
 
-@pytest.mark.slow
+@pytest.mark.slow(40)
 def test_batched_and_sharded_runs_agree(default, tmp_path, monkeypatch):
     """A run is the same trained beside another in one process or alone in its own."""
     dataset = "pointmaze-medium-navigate"

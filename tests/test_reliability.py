@@ -32,7 +32,7 @@ from benchmarks.torture import (  # noqa: E402
     torture,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(30)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from workflow_support import DATASETS, Checkout, jobs, new_checkout, wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(80)
 PATH = f"{os.environ['PATH']}:/usr/sbin"
 CONFIG = """
 ClusterName=test

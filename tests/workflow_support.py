@@ -54,7 +54,8 @@ class Checkout:
             "GIT_COMMITTER_EMAIL": "a@example.org",
             "XDG_CACHE_HOME": str(root / ".flp" / "xdg"),
         }
-        self.env.pop("PYTHONPATH", None)
+        for name in ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE"):  # compiled once, as in anyone's checkout
+            self.env.pop(name, None)
         if stand_ins:
             self.env |= {"PYTHONPATH": str(STAND_INS), "FLP_STAND_IN": str(self.log)}
 
