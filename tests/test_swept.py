@@ -1,0 +1,146 @@
+"""Which runs the paper's figures compare, and which they train beside the experiment's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flp import layout, swept
+from flp.artifacts import write_json
+from flp.clean import orphans, stale_states
+from flp.keys import Keys, TableKeys
+from flp.params import merge, parse, read_yaml
+from flp.runs import adopt
+
+ROOT = Path(__file__).resolve().parent.parent
+DATASET = "pointmaze-medium-navigate"
+
+
+def keys(**offline: Any) -> Keys:
+    changes = {"offline": {"tasks": [1, 2]} | offline}
+    return Keys(parse(merge(read_yaml(ROOT / "params.yaml"), changes)))
+
+
+@pytest.mark.parametrize(
+    ("offline", "figure", "values", "extra"),
+    [
+        ({}, "figure3", [1, 4], [1]),
+        ({}, "figure4", [0.1, 0.3, 1, 3, 10], [0.1, 0.3, 3, 10]),
+        ({}, "figure5", [1, 2, 4, 8, 16, 32], [2, 8, 16, 32]),
+        ({"candidates": 1}, "figure3", [1, 4], [4]),
+        ({"candidates": 1}, "figure5", [1, 2, 4, 8, 16, 32], [2, 8, 16, 32]),
+        ({"alpha": 2.0}, "figure4", [0.1, 0.3, 1, 2, 3, 10], [0.1, 0.3, 1, 3, 10]),
+        ({"sweep": {"alpha": [5.0]}}, "figure4", [1, 5], []),
+        ({"sweep": {"candidates": [2, 8]}}, "figure5", [2, 4, 8], []),
+        ({"sweep": {"candidates": [2, 8]}}, "figure3", [1, 4], [1]),
+        ({"sweep": {"candidates": [1, 8]}}, "figure3", [1, 4], []),
+        ({"candidates": 8}, "figure3", [1, 8], [1]),
+    ],
+)
+def test_a_figure_takes_the_given_sweep_or_the_papers(
+    offline: dict[str, Any], figure: str, values: list[float], extra: list[float]
+) -> None:
+    section = keys(**offline).params.offline
+    assert swept.values(figure, section) == values
+    assert swept.extra_values(figure, section) == extra
+
+
+def test_every_value_of_a_figure_has_one_run_per_task_and_lies_where_it_was_trained() -> None:
+    shown = keys().figure_runs(DATASET, "figure5", [0])
+    where = {(run.candidates, run.task): folder for folder, run in shown.items()}
+    assert sorted(where) == [(n, task) for n in (1, 2, 4, 8, 16, 32) for task in (1, 2)] and len(shown) == 12
+    assert where[4, 2] == Path(f"results/{DATASET}/offline/flp/seed0/task2_seed0")
+    assert where[1, 2] == Path(f"results/{DATASET}/sweep/figure3/seed0/task2_seed0_candidates=1")
+    assert where[8, 2] == Path(f"results/{DATASET}/sweep/figure5/seed0/task2_seed0_candidates=8")
+    own = keys(sweep={"candidates": [8], "alpha": [3.0]}).figure_runs(DATASET, "figure5", [0])
+    assert {folder.name for folder in own} == {f"task{t}_seed0{v}" for t in (1, 2) for v in ("", "_candidates=8")}
+
+
+def test_a_run_beside_the_experiment_is_the_run_of_a_sweep() -> None:
+    extra, swept_runs = (
+        keys().extra_runs(DATASET, "figure4", [0]),
+        keys(sweep={"alpha": [3.0]}).runs(DATASET, "flp", [0]),
+    )
+    run = next(run for run in extra if run.alpha == 3.0)
+    assert run in swept_runs
+    assert keys().offline_run(DATASET, "flp", run) == keys(sweep={"alpha": [3.0]}).offline_run(DATASET, "flp", run)
+
+
+def test_asking_for_figures_changes_no_key_of_the_experiment() -> None:
+    """The job of a figure is an artifact of its own; the experiment's keys know nothing of it."""
+    found = keys().artifacts
+    own = found[f"offline_train/{DATASET}/flp/seed0"]
+    assert not any("=" in run for run in own.runs)
+    assert not {path for a in found.values() if a.stage == "offline_sweep" for path in (*a.files, *a.runs)} & {
+        path for a in found.values() if a.stage != "offline_sweep" for path in (*a.files, *a.runs)
+    }
+    assert {s.name for s in found["figure/figure5"].inputs["sweep"]} == {
+        f"{DATASET}/figure3/seed0",
+        f"{DATASET}/figure5/seed0",
+    }
+    assert found["figure/figure4"].inputs["offline"] == (own,)
+
+
+def changed(before: Keys, after: Keys) -> set[str]:
+    """The figures whose keys differ."""
+    figures = layout.FIGURES + layout.TABLES
+    return {figure for figure in figures if before.figure(figure) != after.figure(figure)}
+
+
+def test_a_figure_is_made_anew_where_what_it_shows_changes() -> None:
+    values = read_yaml(ROOT / "params.yaml")
+    base = parse(values)
+    assert changed(Keys(base), Keys(parse(merge(values, {"figure2": {"steps": 7}})))) == {"figure2"}
+    assert changed(Keys(base), Keys(parse(merge(values, {"online": {"steps": 7}})))) == {"table2"}
+    assert changed(Keys(base), Keys(parse(merge(values, {"offline": {"agents": ["flp", "bc"]}})))) == {"table1"}
+    assert changed(Keys(base), Keys(parse(merge(values, {"offline": {"sweep": {"alpha": [2.0]}}})))) == {"figure4"}
+    paper = {"sweep": {"alpha": [0.1, 0.3, 1.0, 3.0, 10.0], "candidates": [1, 2, 4, 8, 16, 32]}}
+    # The same runs, but the two no longer say that they took the paper's values for want of others.
+    assert changed(Keys(base), Keys(parse(merge(values, {"offline": paper})))) == {"figure4", "figure5"}
+    everything = {"figure3", "figure4", "figure5", "table1", "table2"}
+    assert changed(Keys(base), Keys(parse(merge(values, {"offline": {"discount": 0.5}})))) == everything
+
+
+def test_a_table_shows_no_sweep_and_only_what_it_needs() -> None:
+    values = {"agents": ["flp", "bc"], "sweep": {"alpha": [2.0]}}
+    first, second = (TableKeys(keys(**values).params, table) for table in layout.TABLES)
+    assert [job[1] for job in first.jobs()] == ["flp", "bc"] and not list(first.online_jobs())
+    assert [job[1] for job in second.jobs()] == ["flp"] and len(list(second.online_jobs())) == 1
+    assert {run.variant for run in first.runs(DATASET, "flp", [0])} == {""}
+
+
+def test_without_flp_there_is_no_sweep_to_draw() -> None:
+    found = {name for name in keys(agents=["bc"]).artifacts if name.startswith(("figure/", "offline_sweep/"))}
+    assert found == {"figure/figure2", "figure/table1", "figure/table2"}
+
+
+def test_finished_runs_are_taken_over_and_others_are_not(tmp_path: Path) -> None:
+    def put(folder: Path, key: str, text: str) -> None:
+        write_json(folder / "policy.json", {"format_version": 1, "key": key})
+        (folder / "policy.safetensors").write_text(text)
+
+    job, figure = tmp_path / "offline", tmp_path / "figure4"
+    put(job / "own", "k1", "own")
+    put(figure / "own", "k1", "another")
+    put(figure / "swept", "k2", "swept")
+    put(figure / "stale", "k0", "stale")
+    put(job / "mended", "k0", "old")
+    put(figure / "mended", "k4", "new")
+    adopt(job, {"own": "k1", "swept": "k2", "stale": "k3", "mended": "k4"}, [tmp_path / "none", figure])
+    found = {path.parent.name: path.read_text() for path in job.glob("*/policy.safetensors")}
+    assert found == {"own": "own", "swept": "swept", "mended": "new"}
+    assert (figure / "swept").exists() and not list(job.glob(".*"))
+
+
+def test_what_figures_made_is_no_orphan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    wanted = keys()
+    for artifact in wanted.artifacts.values():
+        for path in (*artifact.runs, *(str(Path(file).parent) for file in artifact.files)):
+            Path(path).mkdir(parents=True, exist_ok=True)
+    run = wanted.extra_runs(DATASET, "figure4", [0])[0]
+    layout.resume_folder("offline-train", wanted.offline_run(DATASET, "flp", run)).mkdir(parents=True)
+    assert orphans(wanted) == [] and stale_states(wanted) == []
+    assert len(stale_states(keys(sweep={"alpha": [2.0]}))) == 1
