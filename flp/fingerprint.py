@@ -21,6 +21,8 @@ _PLUMBING = {
     "yamlfile",
     "keys",
     "layout",
+    "graph",
+    "swept",
     "errors",
     "fingerprint",
     "artifacts",

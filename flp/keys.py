@@ -240,11 +240,12 @@ class Keys:
         section = self.params.report.keyed()
         if figure in layout.TABLES:
             return hash_of("figure", figure, source, section, *TableKeys(self.params, figure).reported())
-        runs = [
-            [self.offline_run(dataset, agent, run) for run in self.figure_runs(dataset, figure, seeds).values()]
-            for dataset, agent, seeds in self.figure_jobs()
-        ]
-        return hash_of("figure", figure, source, section, runs)
+        shown = []
+        for dataset, agent, seeds in self.figure_jobs():
+            runs = self.figure_runs(dataset, figure, seeds).values()
+            shown.append(sorted(self.offline_run(dataset, agent, run) for run in runs))
+        implied = [swept.is_implied(figure, self.dataset_params(job[0]).offline) for job in self.figure_jobs()]
+        return hash_of("figure", figure, source, section, shown, implied)
 
     def figure_jobs(self) -> Iterator[tuple[str, str, list[int]]]:
         """The offline jobs whose agent is FLP, which Figures 3 to 5 are about."""

@@ -55,6 +55,12 @@ def figure_files(figure: str) -> list[str]:
     return [FIGURE.format(figure=figure) + suffix for suffix in suffixes]
 
 
+def sweep_folders(dataset: str, agent: str, seeds: Sequence[int]) -> list[Path]:
+    """Where figures train runs of an agent beside the experiment's own; only FLP's are swept."""
+    figures = FIGURES if agent == "flp" else ()
+    return [Path(SWEEP.format(dataset=dataset, figure=figure, seeds=join_seeds(seeds))) for figure in figures]
+
+
 def run_name(task: int, seed: int, variant: str = "") -> str:
     """The folder of one run inside its job's: `task1_seed0`, or `task1_seed0_alpha=3.0` in a sweep."""
     return f"task{task}_seed{seed}" + (f"_{variant}" if variant else "")

@@ -187,6 +187,18 @@ def is_finished(folder: Path, key: str) -> bool:
         return False
 
 
+def adopt(folder: Path, keys: dict[str, str], others: Sequence[Path]) -> None:
+    """Copy into a job's folder the runs it lacks that are finished, with the very keys, in other jobs' folders."""
+    for name, key in keys.items():
+        source = next((other / name for other in others if is_finished(other / name, key)), None)
+        if source is not None and not is_finished(folder / name, key):
+            temporary = folder / f".{name}.tmp"
+            for leftover in (temporary, folder / name):
+                shutil.rmtree(leftover, ignore_errors=True)
+            shutil.copytree(source, temporary)
+            temporary.rename(folder / name)
+
+
 def clear_others(folder: Path, names: Sequence[str]) -> None:
     """Remove what is in a job's folder and is none of its runs, and its manifest, which will come anew."""
     if not folder.exists():

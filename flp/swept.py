@@ -22,6 +22,11 @@ def given(figure: str, offline: Offline) -> list[float]:
     return list(getattr(offline.sweep, QUANTITY[figure]))
 
 
+def is_implied(figure: str, offline: Offline) -> bool:
+    """Whether a figure takes the paper's values for want of a sweep, which it then says."""
+    return figure in PAPER and not given(figure, offline)
+
+
 def values(figure: str, offline: Offline) -> list[float]:
     """The values a figure compares, ascending, the experiment's own value among them."""
     own: float = getattr(offline, QUANTITY[figure])

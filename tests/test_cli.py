@@ -7,12 +7,18 @@ import yaml
 
 from flp.cli import STAGES, TOOLS, main
 
-WITH_DATASET = [stage for stage in STAGES if stage != "report"]
-OPTIONS = {"pretrain-flow": ["--seed", "0"], "invert-to-latent": ["--seed", "0"]}
+WITH_DATASET = [stage for stage in STAGES if stage not in ("report", "figure")]
+OPTIONS = {
+    "pretrain-flow": ["--seed", "0"],
+    "invert-to-latent": ["--seed", "0"],
+    "offline-sweep": ["--figure", "figure4"],
+    "figure": ["--figure", "figure2"],
+}
 
 
 def arguments(stage):
-    return ([] if stage == "report" else ["--dataset", "pointmaze-medium-navigate"]) + OPTIONS.get(stage, [])
+    dataset = ["--dataset", "pointmaze-medium-navigate"] if stage in WITH_DATASET else []
+    return dataset + OPTIONS.get(stage, [])
 
 
 @pytest.fixture

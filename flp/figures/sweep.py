@@ -90,7 +90,7 @@ def notes(keys: Keys, figure: str) -> list[str]:
         f"{'N' if quantity == 'alpha' else 'α'} = {fixed}, {steps} offline steps, {seeds} seed{'s' * (seeds > 1)}, "
         f"mean of the last {keys.params.report.average_last} evaluations; 95 % intervals resample {sampling}."
     )
-    if any(figure in swept.PAPER and not swept.given(figure, p.offline) for p in settings.values()):
+    if any(swept.is_implied(figure, p.offline) for p in settings.values()):
         values = ", ".join(f"{value:g}" for value in swept.PAPER[figure])
         found.append(f"offline.sweep.{quantity} is empty, so {symbol} takes the paper's values: {values}.")
     if figure == "figure3":

@@ -2,7 +2,7 @@
 
 Reads the dataset, the flows and the latents; writes results/{dataset}/offline/{agent}/seed{seeds}/: one folder
 per run with its parameters, evaluations, log and trajectories, and a manifest. Runs that are there already
-with the right key are kept.
+with the right key are kept, and those that a figure has trained beside them are taken over.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from pathlib import Path
 
 from flp import layout
 from flp.cli import Job, run_stage
+from flp.resume import alone
+from flp.runs import adopt
 from flp.session import Assignment, Session, carry_out
 from flp.shards import Shard, Turns
 
@@ -31,6 +33,8 @@ def run(job: Job) -> None:
     keys = {run.name: job.keys.offline_run(name, agent, run) for run in runs}
     assignment = Assignment("offline-train", name, agent, job.params, job.args.device, folder, keys)
     key = job.keys.offline_job(name, agent, seeds)
+    with alone(str(folder)):
+        adopt(folder, keys, layout.sweep_folders(name, agent, seeds))
     carry_out(assignment, runs, key, partial(train, assignment), job.args.threads)
 
 

@@ -20,7 +20,7 @@ def _stand_in(stage: str, argv: list[str], log: str) -> None:
     from flp.params import load_params
 
     given = dict(zip(argv[::2], argv[1::2], strict=True))
-    words = [given["--dataset"], given.get("--agent")] if "--dataset" in given else ["report"]
+    words = [given.get(name) for name in ("--dataset", "--agent", "--figure")] if len(given) > 2 else ["report"]
     if "--seed" in given or "--seeds" in given:
         words.append("seed" + given.get("--seed", given.get("--seeds", "")))
     place = "/".join([stage, *filter(None, words)])
