@@ -7,13 +7,21 @@ PRESET ?=
 BIN := .venv/bin
 export PYTHONUNBUFFERED := 1
 
-.PHONY: run test bench lint torture figures help clean-venv
+.PHONY: run figures tour test bench lint torture help clean-venv
 
 help: ## Say what there is to make.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
 
 run: .venv/.run ## Train and evaluate the experiment of params.yaml, then show the table.
 	@$(BIN)/snakemake --cores $(CORES) $(if $(PRESET),--configfile $(PRESET))
+	@cat results/report/table.txt
+
+figures: .venv/.run ## Make the paper's figures and tables from the experiment of params.yaml (or PRESET).
+	@$(BIN)/snakemake --cores $(CORES) all_figures $(if $(PRESET),--configfile $(PRESET))
+	@ls results/figures/*.svg results/figures/*.html
+
+tour: .venv/.run ## Make everything once, small: all agents, every table and figure (docs/results.md).
+	@$(BIN)/snakemake --cores $(CORES) all all_figures --configfile presets/tour.yaml
 	@cat results/report/table.txt
 
 test: .venv/.dev ## Run the whole test suite.
