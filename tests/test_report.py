@@ -21,7 +21,7 @@ from flp.artifacts import sha256_of
 from flp.errors import FLPError
 from flp.keys import Keys, Run
 from flp.params import merge, parse
-from flp.report import figures, page, paper, statistics, tables
+from flp.report import figures, page, paper, sections, statistics, tables
 from flp.report.collect import collect
 from flp.stages import report as stage
 
@@ -320,6 +320,44 @@ def test_a_page_per_dataset_linked_from_the_index() -> None:
     assert set(external(re.sub(r"base64,[^\"]*", "", index))) == {"cube-single-play.html", "scene-play.html"}
     assert "Over all tasks" in index
     assert external(re.sub(r"base64,[^\"]*", "", (REPORT / "scene-play.html").read_text())) == ["index.html"]
+
+
+def test_every_link_resolves_and_every_number_is_the_csvs() -> None:
+    agents = ["flp", "fql"]
+    page.build(make_inputs({"datasets": ["cube-single-play", "scene-play"], "offline": {"agents": agents}}))
+    pages = {path.name: path.read_text() for path in REPORT.glob("*.html")}
+    links = {(name, link) for name, html in pages.items() for link in re.findall(r'<a href="([^"]*)"', html)}
+    assert {link for _, link in links if link.endswith(".html")} == set(pages)
+    for name, link in links:
+        file, _, anchor = link.partition("#")
+        assert not anchor or f'id="{anchor}"' in pages[file or name], f"{name} has a dead link to {link}"
+    csv = pd.read_csv(REPORT / "success.csv")
+    for dataset in ("cube-single-play", "scene-play"):
+        (table,) = re.findall(r'<table class="success".*?</table>', pages[f"{dataset}.html"], re.S)
+        assert table in pages["index.html"]
+        shown = [re.findall(r"<td>(?:(\w+)</td>|([^<]*)<span)", row) for row in table.split("<tr")[2:]]
+        rows = csv[csv["dataset"] == dataset].pivot(index="task", columns="method", values="mean")
+        rows = rows[["flow", "flp", "flp online", "fql", "fql online"]]
+        expected = [
+            [str(task).replace("all", "mean"), *(f"{100 * v:.0f}" for v in row)] for task, row in rows.iterrows()
+        ]
+        assert [[first or second for first, second in row] for row in shown] == expected
+        assert "<td>0</td><td>10 %</td><td>30 %</td><td>90 %</td><td>1.0e-04</td>" in pages[f"{dataset}.html"]
+    total = pd.read_csv(REPORT / "compute.csv")["seconds"].sum()
+    assert total == pytest.approx(2 * 2 * 2 * 2 * 61.5)  # datasets × agents × tasks × stages
+    assert f"In all {page.duration(total)}." in pages["index.html"]
+
+
+def test_policies_are_compared_with_their_like() -> None:
+    names = ["flow", "flp", "flp online", "fql", "fql online", "iql"]
+    assert sections.comparisons(names, "flp") == [
+        ("flp", "flow"),
+        ("flp", "fql"),
+        ("flp", "iql"),
+        ("flp online", "flp"),
+        ("flp online", "fql online"),
+    ]
+    assert sections.comparisons(["flp"], "flp") == []
 
 
 def test_the_same_inputs_give_the_same_bytes() -> None:

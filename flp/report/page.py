@@ -38,6 +38,7 @@ class DatasetView:
     videos: list[Video]
     diagnostics: list[Panels]
     flows: list[FlowRecord]
+    by_seed: dict[int, dict[str, float]]
     pictures: list[str]
     flow_loss: str
     sweeps: list[Panels]
@@ -57,6 +58,11 @@ class DatasetView:
     def offline(self) -> Cell | None:
         """The leading agent's mean over tasks."""
         return self.success.overall(self.lead)
+
+    @property
+    def outcomes(self) -> list[str]:
+        """What stands beside a flow's quality: its own success and the leading agent's."""
+        return [m for m in self.success.methods if m == FLOW_METHOD or m.partition(" ")[0] == self.lead]
 
     @property
     def online(self) -> Cell | None:
@@ -109,6 +115,7 @@ def _view(results: Results, final: pd.DataFrame, dataset: str) -> DatasetView:
         videos=videos(results, dataset),
         diagnostics=[sections.diagnostics(results, dataset, agent) for agent in agents],
         flows=flows,
+        by_seed=sections.success_by_seed(final, dataset, "flp" if "flp" in agents else agents[0]),
         pictures=[sections.data_uri(flow.picture) for flow in flows],
         flow_loss=sections.flow_loss(results, dataset),
         sweeps=sections.sweeps(results, final, dataset),
@@ -178,6 +185,7 @@ def _pages(results: Results, final: pd.DataFrame, views: list[DatasetView]) -> d
         "aggregates": sections.aggregates(results, final),
         "scatter": sections.quality_scatter(results, final),
         "compute": _compute(results).to_dict("records"),
+        "seconds": _compute(results)["seconds"].sum(),
         "config": yaml.safe_dump(
             results.params.model_dump(mode="json"), sort_keys=False, default_flow_style=None, width=100
         ),

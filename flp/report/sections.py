@@ -49,7 +49,8 @@ def color_of(method: str) -> str:
 
 def legend_of(names: list[str]) -> list[tuple[str, str, bool]]:
     """Label, colour, and whether the line is dashed."""
-    return [("frozen flow" if m == FLOW_METHOD else name_of(m), color_of(m), m == FLOW_METHOD) for m in names]
+    dashed = {m for m in names if m == FLOW_METHOD or m.endswith(" online")}
+    return [("frozen flow" if m == FLOW_METHOD else name_of(m), color_of(m), m in dashed) for m in names]
 
 
 def _spread(rows: pd.DataFrame, value: str, color: str, offset: int = 0, **style: Any) -> Line:
@@ -271,6 +272,16 @@ def quality_scatter(results: Results, final: pd.DataFrame) -> Panels | None:
     return Panels("A flow's quality beside its policy's result", svgs, legend, "One point per flow (dataset × seed).")
 
 
+def success_by_seed(final: pd.DataFrame, dataset: str, agent: str) -> dict[int, dict[str, float]]:
+    """What came of each flow: `{seed: {method: mean success over tasks}}`, of the flow itself and of one agent."""
+    rows = final[(final["dataset"] == dataset) & (final["variant"] == "") & (final["agent"] == agent)]
+    means = rows.groupby(["seed", "method"], as_index=False)["success"].mean()
+    found: dict[int, dict[str, float]] = {}
+    for seed, method, success in zip(means["seed"], means["method"], means["success"], strict=True):
+        found.setdefault(int(seed), {})[str(method)] = float(success)
+    return found
+
+
 def aggregates(results: Results, final: pd.DataFrame) -> Panels | None:
     """Interquartile means, probabilities of improvement and performance profiles, over all datasets' tasks."""
     rows = final[final["variant"] == ""]
@@ -290,18 +301,17 @@ def aggregates(results: Results, final: pd.DataFrame) -> Panels | None:
         for m in names
     ]
     svgs = [figures.interval_panel(iqm, name="iqm", title="interquartile mean of success", xlabel="", level=None)]
-    lead = "flp" if "flp" in names else names[-1]
+    lead = "flp" if "flp" in names else next(m for m in reversed(names) if not m.endswith(" online"))
     poi = [
         (
-            f"over {name_of(m)}",
-            *statistics.bootstrap(statistics.probability_of_improvement, scores[lead], scores[m], resamples=draws),
-            color_of(m),
+            f"{name_of(a)} over {name_of(b)}",
+            *statistics.bootstrap(statistics.probability_of_improvement, scores[a], scores[b], resamples=draws),
+            color_of(b),
         )
-        for m in names
-        if m != lead
+        for a, b in comparisons(names, lead)
     ]
     if poi:
-        title = f"probability that {name_of(lead)} improves"
+        title = "probability of improvement"
         svgs.append(figures.interval_panel(poi, name="poi", title=title, xlabel="", level=0.5))
     svgs.append(_profiles(names, scores, draws))
     seeds = "1 seed" if len(results.params.seeds) == 1 else f"{len(results.params.seeds)} seeds"
@@ -312,6 +322,16 @@ def aggregates(results: Results, final: pd.DataFrame) -> Panels | None:
     if omitted:
         note += f" Left out, for not having run on all of the tasks: {', '.join(omitted)}."
     return Panels("Over all tasks", svgs, legend_of(names), note)
+
+
+def comparisons(names: Sequence[str], lead: str) -> list[tuple[str, str]]:
+    """What the leading agent is compared with: its like, offline or fine-tuned, and fine-tuned with itself before."""
+    offline = [m for m in names if not m.endswith(" online")]
+    tuned = [m for m in names if m.endswith(" online")]
+    pairs = [(lead, m) for m in offline if m != lead]
+    if f"{lead} online" in tuned:
+        pairs += [(f"{lead} online", m) for m in (lead, *tuned) if m != f"{lead} online"]
+    return pairs
 
 
 def _profiles(names: list[str], scores: dict[str, tuple[statistics.Array, statistics.Array]], draws: int) -> str:
