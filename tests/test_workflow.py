@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,28 +29,54 @@ from workflow_support import (
 
 from flp import layout
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(25)
 
 BELOW_OFFLINE = jobs(offline_train=2, online_finetune=2, report=1)
 EVERYTHING = jobs(download_dataset=2, pretrain_flow=2, invert_to_latent=2) + BELOW_OFFLINE
+BELOW_OFFLINE_OF_ONE = jobs(offline_train=1, online_finetune=1, report=1)
+EVERYTHING_OF_ONE = jobs(download_dataset=1, pretrain_flow=1, invert_to_latent=1) + BELOW_OFFLINE_OF_ONE
 NOTHING = jobs()
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Checkout:
-    """A clone in which `dvc repro` has made everything, committed; made once, never changed."""
+def place(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A folder that all test processes share."""
     base = tmp_path_factory.getbasetemp()
-    shared = base if worker_id == "master" else base.parent
-    root = shared / "built"
-    with alone(shared / "built.lock"):
-        if not (root / "done").exists():
+    return base if worker_id == "master" else base.parent
+
+
+@pytest.fixture(scope="session")
+def single(place: Path) -> Checkout:
+    """A clone in which `dvc repro` has made all of one dataset, committed; made once, never changed."""
+
+    def make(root: Path) -> Checkout:
+        checkout = new_checkout(root, datasets=DATASETS[1:])
+        assert checkout.dvc("repro") == EVERYTHING_OF_ONE
+        return checkout
+
+    return once(place / "single", make)
+
+
+@pytest.fixture(scope="session")
+def built(place: Path, single: Checkout) -> Checkout:
+    """The same with another dataset."""
+
+    def make(root: Path) -> Checkout:
+        checkout = single.copy(root)
+        checkout.change(datasets=list(DATASETS))
+        assert checkout.dvc("repro") == EVERYTHING_OF_ONE
+        return checkout
+
+    return once(place / "built", make)
+
+
+def once(root: Path, make: Callable[[Path], Checkout]) -> Checkout:
+    """Make a clone and commit it, unless another test process has."""
+    with alone(root.with_suffix(".lock")):
+        if not root.with_suffix(".done").exists():
             shutil.rmtree(root, ignore_errors=True)
-            checkout = new_checkout(root)
-            assert checkout.dvc("repro") == EVERYTHING
-            checkout.commit("made")
-            (root / ".flp" / "done").touch()
-            (root / "done").symlink_to(".flp/done")
-            (root / ".git" / "info" / "exclude").write_text("done\n")
+            make(root).commit("made")
+            root.with_suffix(".done").touch()
     return Checkout(root)
 
 
@@ -57,6 +84,12 @@ def built(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Checkout:
 def work(built: Checkout, tmp_path: Path) -> Checkout:
     """A copy of the made clone, to change."""
     return built.copy(tmp_path / "work")
+
+
+@pytest.fixture
+def small(single: Checkout, tmp_path: Path) -> Checkout:
+    """A copy of the one with one dataset."""
+    return single.copy(tmp_path / "work")
 
 
 def agrees(work: Checkout) -> bool:
@@ -68,6 +101,7 @@ def agrees(work: Checkout) -> bool:
 # --- nothing changed ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow(100)  # the first to need the clones: it makes them while others do other things
 def test_a_second_run_of_either_does_nothing(work: Checkout) -> None:
     assert work.snakemake() == NOTHING
     assert work.dvc("repro") == NOTHING
@@ -75,19 +109,19 @@ def test_a_second_run_of_either_does_nothing(work: Checkout) -> None:
 
 
 def test_snakemake_first_then_dvc_records_without_a_job(tmp_path: Path) -> None:
-    checkout = new_checkout(tmp_path / "new")
-    assert checkout.snakemake() == EVERYTHING
+    checkout = new_checkout(tmp_path / "new", datasets=DATASETS[1:])
+    assert checkout.snakemake() == EVERYTHING_OF_ONE
     assert checkout.dvc("repro") == NOTHING
     assert (checkout.root / "dvc.lock").exists()
     assert agrees(checkout)
 
 
-def test_edits_of_docstrings_and_comments_run_nothing(work: Checkout) -> None:
+def test_edits_of_docstrings_and_comments_run_nothing(small: Checkout) -> None:
     for path in ("flp/flow.py", "flp/agents/flp.py", "flp/stages/pretrain_flow.py"):
-        work.edit(path, '"""', '"""Another first sentence. ')
-        (work.root / path).write_text(work.read(path) + "\n# a comment\n")
-    assert work.planned() == NOTHING
-    assert work.dvc("repro", "pretrain_flow") == NOTHING
+        small.edit(path, '"""', '"""Another first sentence. ')
+        (small.root / path).write_text(small.read(path) + "\n# a comment\n")
+    assert small.planned() == NOTHING
+    assert small.dvc("repro", "pretrain_flow") == NOTHING
 
 
 # --- something changed -------------------------------------------------------------------------------------------
@@ -96,42 +130,46 @@ def test_edits_of_docstrings_and_comments_run_nothing(work: Checkout) -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        pytest.param({"offline__alpha": 3.0}, BELOW_OFFLINE, id="alpha"),
-        pytest.param(
-            {"overrides": {DATASETS[0]: {"flow": {"steps": 30}}}},
-            jobs(pretrain_flow=1, invert_to_latent=1, offline_train=1, online_finetune=1, report=1),
-            id="flow steps of one dataset",
-        ),
-        pytest.param({"online__steps": 20}, jobs(online_finetune=2, report=1), id="online steps"),
+        pytest.param({"offline__alpha": 3.0}, BELOW_OFFLINE_OF_ONE, id="alpha"),
+        pytest.param({"online__steps": 20}, jobs(online_finetune=1, report=1), id="online steps"),
         pytest.param({"report__title": "Another"}, jobs(report=1), id="report"),
-        pytest.param(
-            {"seeds": [0, 1]},
-            jobs(pretrain_flow=2, invert_to_latent=2, offline_train=2, online_finetune=2, report=1),
-            id="a seed more",
-        ),
-        pytest.param({"offline__tasks": [1, 2, 3]}, BELOW_OFFLINE, id="a task more"),
-        pytest.param(
-            {"datasets": [*DATASETS, "scene-play"]},
-            jobs(download_dataset=1, pretrain_flow=1, invert_to_latent=1, offline_train=1, online_finetune=1, report=1),
-            id="a dataset more",
-        ),
+        pytest.param({"seeds": [0, 1]}, EVERYTHING_OF_ONE - jobs(download_dataset=1), id="a seed more"),
+        pytest.param({"offline__tasks": [1, 2, 3]}, BELOW_OFFLINE_OF_ONE, id="a task more"),
     ],
 )
-def test_a_change_runs_what_depends_on_it(work: Checkout, change: dict[str, Any], expected: Jobs) -> None:
+def test_a_change_runs_what_depends_on_it(small: Checkout, change: dict[str, Any], expected: Jobs) -> None:
+    small.change(**change)
+    assert small.planned() == expected
+    assert small.dvc("repro") == expected
+    assert agrees(small)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        pytest.param(
+            {"overrides": {DATASETS[0]: {"flow": {"steps": 30}}}},
+            EVERYTHING_OF_ONE - jobs(download_dataset=1),
+            id="flow steps of one dataset",
+        ),
+        pytest.param({"datasets": [*DATASETS, "scene-play"]}, EVERYTHING_OF_ONE, id="a dataset more"),
+    ],
+)
+def test_a_change_of_one_dataset_leaves_the_others(work: Checkout, change: dict[str, Any], expected: Jobs) -> None:
     work.change(**change)
     assert work.planned() == expected
     assert work.dvc("repro") == expected
     assert agrees(work)
 
 
-def test_snakemake_alone_does_the_same(work: Checkout) -> None:
-    work.change(offline__alpha=3.0)
-    assert work.snakemake() == BELOW_OFFLINE
-    assert work.snakemake() == NOTHING
-    work.change(offline__alpha=3.0, online__steps=20)
-    assert work.snakemake() == jobs(online_finetune=2, report=1)
-    assert work.dvc("repro") == NOTHING
-    assert agrees(work)
+def test_snakemake_alone_does_the_same(small: Checkout) -> None:
+    small.change(offline__alpha=3.0)
+    assert small.snakemake() == BELOW_OFFLINE_OF_ONE
+    assert small.snakemake() == NOTHING
+    small.change(offline__alpha=3.0, online__steps=20)
+    assert small.snakemake() == jobs(online_finetune=1, report=1)
+    assert small.dvc("repro") == NOTHING
+    assert agrees(small)
 
 
 @pytest.mark.parametrize(
@@ -153,19 +191,19 @@ def test_other_changes_plan_what_depends_on_them(work: Checkout, change: dict[st
     assert work.planned() == expected
 
 
-def test_without_an_online_stage_both_still_work(work: Checkout) -> None:
-    work.change(online__steps=0)
-    assert work.dvc("repro") == jobs(report=1)
-    assert agrees(work)
+def test_without_an_online_stage_both_still_work(small: Checkout) -> None:
+    small.change(online__steps=0)
+    assert small.dvc("repro") == jobs(report=1)
+    assert agrees(small)
 
 
-def test_runs_that_are_finished_stay_when_a_task_joins(work: Checkout) -> None:
+def test_runs_that_are_finished_stay_when_a_task_joins(small: Checkout) -> None:
     kept = "results/cube-single-play/offline/flp/seed0/task1_seed0/policy.safetensors"
-    before = work.read(kept)
-    work.change(offline__tasks=[1, 2, 3])
-    work.snakemake()
-    assert work.read(kept) == before
-    assert (work.root / kept.replace("task1_", "task3_")).exists()
+    before = small.read(kept)
+    small.change(offline__tasks=[1, 2, 3])
+    small.snakemake()
+    assert small.read(kept) == before
+    assert (small.root / kept.replace("task1_", "task3_")).exists()
 
 
 @pytest.mark.parametrize(
@@ -184,25 +222,25 @@ def test_an_edit_runs_what_uses_the_source(work: Checkout, path: str, expected: 
     assert work.planned() == expected
 
 
-def test_an_edit_of_the_actors_loss_trains_no_flow(work: Checkout) -> None:
-    work.edit("flp/agents/flp.py", "\nclass ", "\n_ADDED = 1\n\n\nclass ")
-    assert work.dvc("repro") == BELOW_OFFLINE
-    assert agrees(work)
+def test_an_edit_of_the_actors_loss_trains_no_flow(small: Checkout) -> None:
+    small.edit("flp/agents/flp.py", "\nclass ", "\n_ADDED = 1\n\n\nclass ")
+    assert small.dvc("repro") == BELOW_OFFLINE_OF_ONE
+    assert agrees(small)
 
 
-def test_changing_back_restores_without_training(work: Checkout) -> None:
-    page = work.read("results/report/index.html")
-    work.change(offline__alpha=3.0)
-    assert work.dvc("repro") == BELOW_OFFLINE
-    work.commit("alpha 3")
-    work.run("git", "checkout", "-q", "HEAD~1")
-    assert work.planned() == BELOW_OFFLINE  # the files are still those of alpha 3
-    assert work.dvc("checkout") == NOTHING
-    assert work.read("results/report/index.html") == page
-    assert agrees(work)
-    work.run("git", "checkout", "-q", "main")
-    work.dvc("checkout")
-    assert agrees(work)
+def test_changing_back_restores_without_training(small: Checkout) -> None:
+    page = small.read("results/report/index.html")
+    small.change(offline__alpha=3.0)
+    assert small.dvc("repro") == BELOW_OFFLINE_OF_ONE
+    small.commit("alpha 3")
+    small.run("git", "checkout", "-q", "HEAD~1")
+    assert small.planned() == BELOW_OFFLINE_OF_ONE  # the files are still those of alpha 3
+    assert small.dvc("checkout") == NOTHING
+    assert small.read("results/report/index.html") == page
+    assert agrees(small)
+    small.run("git", "checkout", "-q", "main")
+    small.dvc("checkout")
+    assert agrees(small)
 
 
 # --- nothing to go by --------------------------------------------------------------------------------------------
@@ -233,31 +271,41 @@ def test_lying_clocks_run_nothing_that_is_current(work: Checkout) -> None:
     assert work.planned("--workflow-profile", "none") == NOTHING
 
 
-def test_records_of_other_versions_are_not_trusted(work: Checkout) -> None:
-    work.change(offline__alpha=3.0)
-    assert work.dvc("repro") == BELOW_OFFLINE
-    work.commit("alpha 3")
-    work.run("git", "checkout", "-q", "HEAD~1", "--", "dvc.lock")
-    work.dvc("checkout")
+def test_records_of_other_versions_are_not_trusted(small: Checkout) -> None:
+    small.change(offline__alpha=3.0)
+    assert small.dvc("repro") == BELOW_OFFLINE_OF_ONE
+    small.commit("alpha 3")
+    small.run("git", "checkout", "-q", "HEAD~1", "--", "dvc.lock")
+    small.dvc("checkout")
     # Snakemake's last record says alpha 3, params.yaml says alpha 3; only the files do not.
-    assert work.planned() == BELOW_OFFLINE
-    assert work.planned("--workflow-profile", "none") == BELOW_OFFLINE
+    assert small.planned() == BELOW_OFFLINE_OF_ONE
+    assert small.planned("--workflow-profile", "none") == BELOW_OFFLINE_OF_ONE
 
 
 @pytest.mark.parametrize(
     ("lost", "expected"),
     [
-        ("results/cube-single-play/flow/model/seed0/flow.csv", jobs(pretrain_flow=1)),
-        ("results/cube-single-play/latent/seed0", jobs(invert_to_latent=1)),
-        ("results/cube-single-play/offline/flp/seed0/task2_seed0", jobs(offline_train=1)),
-        ("results/cube-single-play/online", jobs(online_finetune=1)),
-        ("results/report/metrics.json", jobs(report=1)),
-        ("data/cube-single-play-val.npz", jobs(download_dataset=1)),
+        pytest.param(
+            [
+                "results/{}/flow/model/seed0/flow.csv",
+                "results/{}/offline/flp/seed0/task2_seed0",
+                "results/report/metrics.json",
+            ],
+            jobs(pretrain_flow=1, offline_train=1, report=1),
+            id="flow, offline, report",
+        ),
+        pytest.param(
+            ["data/{}-val.npz", "results/{}/latent/seed0", "results/{}/online"],
+            jobs(download_dataset=1, invert_to_latent=1, online_finetune=1),
+            id="data, latent, online",
+        ),
     ],
 )
-def test_what_is_lost_is_made_again_and_nothing_else(work: Checkout, lost: str, expected: Jobs) -> None:
-    place = work.root / lost
-    shutil.rmtree(place) if place.is_dir() else place.unlink()
+def test_what_is_lost_is_made_again_and_nothing_else(work: Checkout, lost: list[str], expected: Jobs) -> None:
+    """Nor is what lies between the lost levels."""
+    for path in lost:
+        place = work.root / path.format(DATASETS[1])
+        shutil.rmtree(place) if place.is_dir() else place.unlink()
     assert work.snakemake() == expected
     assert work.planned() == NOTHING
 
@@ -273,34 +321,34 @@ def test_forcing_a_rule_forces_what_is_below(work: Checkout) -> None:
 
 
 @pytest.mark.parametrize("link", ["copy", "hardlink", "symlink"])
-def test_a_colleague_pulls_and_nothing_runs(work: Checkout, tmp_path: Path, link: str) -> None:
-    work.run("dvc", "remote", "add", "--default", "team", tmp_path / "remote")
-    work.commit("remote")
-    work.run("dvc", "push", "-q")
-    other = work.clone(tmp_path / "other")
+def test_a_colleague_pulls_and_nothing_runs(small: Checkout, tmp_path: Path, link: str) -> None:
+    small.run("dvc", "remote", "add", "--default", "team", tmp_path / "remote")
+    small.commit("remote")
+    small.run("dvc", "push", "-q")
+    other = small.clone(tmp_path / "other")
     other.run("dvc", "config", "--local", "cache.type", link)
     assert other.dvc("pull", "-q") == NOTHING
     assert agrees(other)
     cached = {path: path.read_bytes() for path in (other.root / ".dvc/cache/files").rglob("*") if path.is_file()}
     other.change(offline__alpha=3.0)
-    assert other.snakemake() == BELOW_OFFLINE
+    assert other.snakemake() == BELOW_OFFLINE_OF_ONE
     assert all(path.read_bytes() == content for path, content in cached.items())
     assert other.dvc("repro") == NOTHING
     assert all(path.read_bytes() == content for path, content in cached.items())
     assert agrees(other)
 
 
-def test_pulled_flows_are_used_and_the_rest_is_made(work: Checkout, tmp_path: Path) -> None:
-    work.run("dvc", "remote", "add", "--default", "team", tmp_path / "remote")
-    work.commit("remote")
-    work.run("dvc", "push", "-q")
-    other = work.clone(tmp_path / "other")
+def test_pulled_flows_are_used_and_the_rest_is_made(small: Checkout, tmp_path: Path) -> None:
+    small.run("dvc", "remote", "add", "--default", "team", tmp_path / "remote")
+    small.commit("remote")
+    small.run("dvc", "push", "-q")
+    other = small.clone(tmp_path / "other")
     other.dvc("pull", "-q", "pretrain_flow")
     flow = "results/cube-single-play/flow/model/seed0/flow.safetensors"
-    assert other.read(flow) == work.read(flow)
+    assert other.read(flow) == small.read(flow)
     assert other.planned("pretrain_flow_all") == NOTHING
-    assert other.snakemake() == EVERYTHING - jobs(pretrain_flow=2)
-    assert other.read(flow) == work.read(flow)
+    assert other.snakemake() == EVERYTHING_OF_ONE - jobs(pretrain_flow=1)
+    assert other.read(flow) == small.read(flow)
     assert other.planned() == NOTHING
 
 
@@ -322,29 +370,29 @@ def test_snakemakes_cache_shares_flows_and_never_swaps_seeds(tmp_path: Path) -> 
     assert agrees(two)
 
 
-def test_a_shared_dvc_cache_gives_the_very_flow(work: Checkout, tmp_path: Path) -> None:
-    other = work.clone(tmp_path / "other")
-    other.run("dvc", "cache", "dir", "--local", work.root / ".dvc" / "cache")
+def test_a_shared_dvc_cache_gives_the_very_flow(small: Checkout, tmp_path: Path) -> None:
+    other = small.clone(tmp_path / "other")
+    other.run("dvc", "cache", "dir", "--local", small.root / ".dvc" / "cache")
     other.run("dvc", "config", "--local", "cache.shared", "group")
     assert other.dvc("checkout", "-q") == NOTHING
     flow = "results/cube-single-play/flow/model/seed0/flow.safetensors"
-    assert other.read(flow) == work.read(flow)
+    assert other.read(flow) == small.read(flow)
     assert agrees(other)
 
 
-def test_flows_are_artifacts_that_another_project_can_get(work: Checkout, tmp_path: Path) -> None:
-    declared = yaml.safe_load(work.read("dvc.yaml"))["artifacts"]
+def test_flows_are_artifacts_that_another_project_can_get(small: Checkout, tmp_path: Path) -> None:
+    declared = yaml.safe_load(small.read("dvc.yaml"))["artifacts"]
     name = "flow-cube-single-play"
     assert declared[name]["type"] == "model"
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     path = declared[name]["path"]
-    work.run("dvc", "get", work.root, path, "--out", elsewhere / "flow")
-    assert (elsewhere / "flow" / "seed0" / "flow.safetensors").read_text() == work.read(
+    small.run("dvc", "get", small.root, path, "--out", elsewhere / "flow")
+    assert (elsewhere / "flow" / "seed0" / "flow.safetensors").read_text() == small.read(
         f"{path}/seed0/flow.safetensors"
     )
-    work.run("git", "tag", "-a", f"{name}@v1.0.0", "-m", "first")
-    work.run("dvc", "artifacts", "get", work.root, name, "--out", elsewhere / "registered")
+    small.run("git", "tag", "-a", f"{name}@v1.0.0", "-m", "first")
+    small.run("dvc", "artifacts", "get", small.root, name, "--out", elsewhere / "registered")
     assert (elsewhere / "registered" / "seed0" / "flow.md").exists()
 
 
@@ -361,16 +409,16 @@ def test_every_dataset_at_hand_has_an_artifact() -> None:
 # --- experiments -------------------------------------------------------------------------------------------------
 
 
-def test_experiments_run_the_right_jobs_and_compare(work: Checkout) -> None:
-    assert work.dvc("exp", "run", "--set-param", "offline.alpha=3.0") == BELOW_OFFLINE
-    shown = json.loads(work.run("dvc", "exp", "show", "--json").stdout)
+def test_experiments_run_the_right_jobs_and_compare(small: Checkout) -> None:
+    assert small.dvc("exp", "run", "--set-param", "offline.alpha=3.0") == BELOW_OFFLINE_OF_ONE
+    shown = json.loads(small.run("dvc", "exp", "show", "--json").stdout)
     assert shown
-    table = work.run("dvc", "exp", "show", "--csv").stdout.splitlines()
+    table = small.run("dvc", "exp", "show", "--csv").stdout.splitlines()
     assert "offline.alpha" in table[0] and any(".offline" in name for name in table[0].split(","))
-    assert "offline.alpha" in work.run("dvc", "params", "diff").stdout
-    assert "offline" in work.run("dvc", "metrics", "diff").stdout
-    assert work.dvc("exp", "run", "--temp", "--set-param", "report.title=Other") == jobs(report=1)
-    assert agrees(work)
+    assert "offline.alpha" in small.run("dvc", "params", "diff").stdout
+    assert "offline" in small.run("dvc", "metrics", "diff").stdout
+    assert small.dvc("exp", "run", "--temp", "--set-param", "report.title=Other") == jobs(report=1)
+    assert agrees(small)
 
 
 # --- faults ------------------------------------------------------------------------------------------------------
@@ -446,7 +494,7 @@ def test_training_jobs_take_turns_on_a_gpu(work: Checkout, gpus: int, most: int)
     work.change(offline__alpha=5.0, offline__tasks=[1])
     extra = ["--resources", f"gpu={gpus}"] if gpus > 1 else []
     work.ran()
-    slow = {"FLP_STAND_IN_SLOW": "offline", "FLP_STAND_IN_SECONDS": "4", "CUDA_VISIBLE_DEVICES": "0,1"}
+    slow = {"FLP_STAND_IN_SLOW": "offline", "FLP_STAND_IN_SECONDS": str(2 * gpus), "CUDA_VISIBLE_DEVICES": "0,1"}
     work.run("snakemake", "offline_train_all", "--cores", "4", *extra, **slow)
     busy, seen = 0, 0
     for line in work.log.read_text().splitlines():
@@ -472,8 +520,6 @@ def test_a_large_experiment_is_planned_in_seconds(tmp_path: Path) -> None:
     ("text", "says"),
     [
         ("offline: {alfa: 1}", "offline.alfa: unknown key; did you mean 'alpha'?"),
-        ("offline: {candidates: 0}", "offline.candidates"),
-        ("seeds: []", "seeds"),
         ("datasets: [cube-singel-play]", "did you mean"),
         ("seeds: [0]\nseeds: [1]", "given twice"),
         ("datasets: [", "line"),
@@ -496,16 +542,16 @@ def test_what_the_experiment_does_not_hold_is_refused(work: Checkout) -> None:
         assert "No rule to produce" in said and "Traceback" not in said
 
 
-def test_rules_work_without_the_environment_activated(work: Checkout) -> None:
+def test_rules_work_without_the_environment_activated(small: Checkout) -> None:
     # bash replaces itself by the command it is given; dash stays, between dvc and the command
-    work.env |= {"PATH": "/usr/bin:/bin", "SHELL": "/bin/sh"}
-    work.change(report__title="Another")
-    work.ran()
-    work.run(BIN / "dvc", "repro")
-    assert work.ran() == jobs(report=1)
-    work.change(report__title="One more")
-    work.run(BIN / "snakemake", "--cores", "2")
-    assert work.ran() == jobs(report=1)
+    small.env |= {"PATH": "/usr/bin:/bin", "SHELL": "/bin/sh"}
+    small.change(report__title="Another")
+    small.ran()
+    small.run(BIN / "dvc", "repro")
+    assert small.ran() == jobs(report=1)
+    small.change(report__title="One more")
+    small.run(BIN / "snakemake", "--cores", "2")
+    assert small.ran() == jobs(report=1)
 
 
 def test_the_workflow_is_formatted_and_linted() -> None:
