@@ -111,7 +111,8 @@ def invert_all(
     def state() -> State:
         return tensors, {"step": done, **made_by}
 
-    piece = batch_size * max(threads, PIECE // batch_size)
+    whole = batch_size * threads
+    piece = whole * max(1, PIECE // whole)
     for start in tqdm(range(done, len(actions), piece), unit="piece", desc="inverting", disable=None):
         rows = slice(start, start + piece)
         latents, errors = invert(flow, observations[rows], actions[rows], batch_size, threads)
