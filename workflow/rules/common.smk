@@ -20,3 +20,8 @@ wildcard_constraints:
     seeds=r"\d+(-\d+)*",
     agent="[a-z]+",
     figure=r"figure\d",
+
+
+# A stage that is asked to stop saves its state first. When a whole process group is asked, the shell waits for the
+# stage (`trap :`, which children do not inherit), and what keeps its log stays until it has spoken (`trap ''`).
+shell.prefix("""trap : INT TERM; keep() {{ trap '' INT TERM; exec tee "$1"; }}; """)

@@ -19,7 +19,7 @@ rule download_dataset:
         key=EXPERIMENT.key("download_dataset"),
     shell:
         "(python -m flp.stages.download_dataset --dataset {wildcards.dataset:q}"
-        ' --params "$FLP_PARAMS" --threads {threads}) 2>&1 | tee -i {log:q}'
+        ' --params "$FLP_PARAMS" --threads {threads}) 2>&1 | keep {log:q}'
 
 
 rule download_dataset_all:

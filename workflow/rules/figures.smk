@@ -20,7 +20,7 @@ for _figure in layout.FIGURES + layout.TABLES:
             figure=_figure,
         shell:
             "(python -m flp.stages.figure --figure {params.figure}"
-            ' --params "$FLP_PARAMS" --threads {threads}) 2>&1 | tee -i {log:q}'
+            ' --params "$FLP_PARAMS" --threads {threads}) 2>&1 | keep {log:q}'
 
 
 rule all_figures:

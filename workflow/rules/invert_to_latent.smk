@@ -20,7 +20,7 @@ rule invert_to_latent:
         key=EXPERIMENT.key("invert_to_latent"),
     shell:
         "(python -m flp.stages.invert_to_latent --dataset {wildcards.dataset:q} --seed {wildcards.seed}"
-        ' --params "$FLP_PARAMS" --threads {threads}) 2>&1 | tee -i {log:q}'
+        ' --params "$FLP_PARAMS" --threads {threads}) 2>&1 | keep {log:q}'
 
 
 rule invert_to_latent_all:

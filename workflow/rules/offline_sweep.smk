@@ -19,4 +19,4 @@ rule offline_sweep:
         key=EXPERIMENT.key("offline_sweep"),
     shell:
         "(python -m flp.stages.offline_sweep --dataset {wildcards.dataset:q} --figure {wildcards.figure}"
-        ' --seeds {wildcards.seeds} --params "$FLP_PARAMS" --threads {threads}) 2>&1 | tee -i {log:q}'
+        ' --seeds {wildcards.seeds} --params "$FLP_PARAMS" --threads {threads}) 2>&1 | keep {log:q}'

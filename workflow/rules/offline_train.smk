@@ -20,7 +20,7 @@ rule offline_train:
         key=EXPERIMENT.key("offline_train"),
     shell:
         "(python -m flp.stages.offline_train --dataset {wildcards.dataset:q} --agent {wildcards.agent}"
-        ' --seeds {wildcards.seeds} --params "$FLP_PARAMS" --threads {threads}) 2>&1 | tee -i {log:q}'
+        ' --seeds {wildcards.seeds} --params "$FLP_PARAMS" --threads {threads}) 2>&1 | keep {log:q}'
 
 
 rule offline_train_all:

@@ -20,7 +20,7 @@ rule online_finetune:
         key=EXPERIMENT.key("online_finetune"),
     shell:
         "(python -m flp.stages.online_finetune --dataset {wildcards.dataset:q} --agent {wildcards.agent}"
-        ' --seeds {wildcards.seeds} --params "$FLP_PARAMS" --threads {threads}) 2>&1 | tee -i {log:q}'
+        ' --seeds {wildcards.seeds} --params "$FLP_PARAMS" --threads {threads}) 2>&1 | keep {log:q}'
 
 
 rule online_finetune_all:

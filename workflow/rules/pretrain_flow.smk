@@ -22,7 +22,7 @@ rule pretrain_flow:
         key=EXPERIMENT.key("pretrain_flow"),
     shell:
         "(python -m flp.stages.pretrain_flow --dataset {wildcards.dataset:q} --seed {wildcards.seed}"
-        ' --params "$FLP_PARAMS" --threads {threads}) 2>&1 | tee -i {log:q}'
+        ' --params "$FLP_PARAMS" --threads {threads}) 2>&1 | keep {log:q}'
 
 
 rule pretrain_flow_all:

@@ -18,4 +18,4 @@ rule report:
     params:
         key=EXPERIMENT.key("report", "report"),
     shell:
-        '(python -m flp.stages.report --params "$FLP_PARAMS" --threads {threads}) 2>&1 | tee -i {log:q}'
+        '(python -m flp.stages.report --params "$FLP_PARAMS" --threads {threads}) 2>&1 | keep {log:q}'

@@ -14,4 +14,4 @@ rule videos:
         runtime=240,
     shell:
         '(python -m flp.cli videos --params "$FLP_PARAMS"'
-        ' && python -m flp.stages.report --params "$FLP_PARAMS") 2>&1 | tee -i {log:q}'
+        ' && python -m flp.stages.report --params "$FLP_PARAMS") 2>&1 | keep {log:q}'
