@@ -40,6 +40,7 @@ bench: .venv/.dev ## Measure speed on this machine; writes results/bench/bench.j
 
 torture: .venv/.dev ## Kill every long stage at random moments, KILLS times each; nothing may change.
 	$(BIN)/python -m benchmarks.torture --kills $(or $(KILLS),50)
+	$(BIN)/python -m benchmarks.torture --kills 5 --dataset cube-single-play
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "flp needs Python 3.11 or newer: make PYTHON=python3.12 run")'
