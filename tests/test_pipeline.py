@@ -1,6 +1,8 @@
 """All six stages, really run, on each of the paper's ten environments, at a scale of seconds."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -66,7 +68,8 @@ def run_all(dataset):
 def test_the_six_stages_on_the_papers_environments(dataset, default, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     policy = "random" if dataset in LOCOMOTION else "scripted"
-    params = tiny(default, dataset, download={"source": "generate", "policy": policy})
+    # One task: that several train together is tried in the maze below.
+    params = tiny(default, dataset, download={"source": "generate", "policy": policy}, offline={"tasks": [4]})
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     run_all(dataset)
     label = json.loads((tmp_path / f"data/{dataset}.json").read_text())["label"]
@@ -77,33 +80,67 @@ def test_the_six_stages_on_the_papers_environments(dataset, default, tmp_path, m
     summary = pd.read_csv("results/report/summary.csv")
     assert list(summary) == ["dataset", "agent", "task", "seed", "phase", "step", "success", "episodes"]
     assert set(summary.phase) == {"behavior", "offline", "online"}
-    assert set(summary.task) == {1, 4}
+    assert set(summary.task) == {4}
     assert summary.success.between(0, 1).all()
-    assert summary[summary.phase == "offline"].step.tolist().count(20) == 2
+    assert summary[summary.phase == "offline"].step.tolist().count(20) == 1
     quality = json.loads((tmp_path / layout.QUALITY.format(dataset=dataset, seed=0) / "quality.json").read_text())
     assert len(quality["latent_std"]) == latents["latents"].shape[1]
     assert specification(dataset).horizon > 0
     assert "http" not in (tmp_path / "results/report/index.html").read_text().replace("http://www.w3.org", "")
 
 
-@pytest.mark.slow(40)
-def test_offline_training_leaves_the_flow_as_it_is_and_keeps_finished_runs(default, tmp_path, monkeypatch):
-    dataset = "pointmaze-medium-navigate"
+MAZE = "pointmaze-medium-navigate"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, pytestconfig):
+    """A folder in which a maze's two tasks have been trained together in one process."""
+    folder = tmp_path_factory.mktemp("trained")
+    params = tiny(yaml.safe_load((pytestconfig.rootpath / "params.yaml").read_text()), MAZE)
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert download_dataset.main(["--dataset", MAZE, "--threads", "1"]) == 0
+        assert pretrain_flow.main(["--dataset", MAZE, "--seed", "0", "--threads", "1"]) == 0
+        assert invert_to_latent.main(["--dataset", MAZE, "--seed", "0", "--threads", "1"]) == 0
+        assert offline_train.main(["--dataset", MAZE, "--threads", "1"]) == 0
+    return folder
+
+
+@pytest.fixture
+def here(trained, tmp_path, monkeypatch):
+    """A copy to work in."""
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    params = tiny(default, dataset)
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
-    run_all(dataset)
-    flow = (tmp_path / (layout.FLOW.format(dataset=dataset, seed=0) + ".safetensors")).read_bytes()
-    folder = tmp_path / layout.OFFLINE.format(dataset=dataset, agent="flp", seeds="0")
-    before = {path: path.stat().st_mtime_ns for path in folder.glob("task*/policy.safetensors")}
+    return tmp_path / layout.OFFLINE.format(dataset=MAZE, agent="flp", seeds="0")
+
+
+@pytest.mark.slow(40)
+def test_offline_training_leaves_the_flow_as_it_is_and_keeps_finished_runs(here, tmp_path):
+    path = tmp_path / (layout.FLOW.format(dataset=MAZE, seed=0) + ".safetensors")
+    flow = path.read_bytes()
+    before = {path: path.stat().st_mtime_ns for path in here.glob("task*/policy.safetensors")}
     assert len(before) == 2
+    params = yaml.safe_load((tmp_path / "params.yaml").read_text())
     params["offline"]["tasks"] = [1, 4, 5]
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
-    assert offline_train.main(["--dataset", dataset, "--threads", "1"]) == 0
-    after = {path: path.stat().st_mtime_ns for path in folder.glob("task*/policy.safetensors")}
+    assert offline_train.main(["--dataset", MAZE, "--threads", "1"]) == 0
+    after = {path: path.stat().st_mtime_ns for path in here.glob("task*/policy.safetensors")}
     assert len(after) == 3
     assert all(after[path] == time for path, time in before.items()), "finished runs were trained again"
-    assert (tmp_path / (layout.FLOW.format(dataset=dataset, seed=0) + ".safetensors")).read_bytes() == flow
+    assert path.read_bytes() == flow
+
+
+@pytest.mark.slow(40)
+def test_batched_and_sharded_runs_agree(trained, here):
+    """A run is the same trained beside another in one process or alone in its own."""
+    shutil.rmtree(here)
+    assert offline_train.main(["--dataset", MAZE, "--threads", "2"]) == 0
+    policy = here.relative_to(Path.cwd()) / "task4_seed0" / "policy.safetensors"
+    batched, sharded = (load_tensors(folder / policy)[0] for folder in (trained, Path.cwd()))
+    for name, tensor in batched.items():
+        torch.testing.assert_close(sharded[name], tensor, rtol=1e-4, atol=1e-5)
+    assert torch.isfinite(batched["agent/policy.net.weights.0"]).all()
 
 
 @pytest.mark.slow(40)
@@ -122,24 +159,3 @@ def test_the_same_seed_gives_the_same_bytes(default, tmp_path, monkeypatch):
     assert made[0].keys() == made[1].keys()
     assert len(made[0]) > 10
     assert [name for name in made[0] if made[0][name] != made[1][name]] == []
-
-
-@pytest.mark.slow(40)
-def test_batched_and_sharded_runs_agree(default, tmp_path, monkeypatch):
-    """A run is the same trained beside another in one process or alone in its own."""
-    dataset = "pointmaze-medium-navigate"
-    results = []
-    for threads in ("1", "2"):
-        folder = tmp_path / threads
-        folder.mkdir()
-        monkeypatch.chdir(folder)
-        (folder / "params.yaml").write_text(yaml.safe_dump(tiny(default, dataset)))
-        assert download_dataset.main(["--dataset", dataset, "--threads", "1"]) == 0
-        assert pretrain_flow.main(["--dataset", dataset, "--seed", "0", "--threads", "1"]) == 0
-        assert invert_to_latent.main(["--dataset", dataset, "--seed", "0", "--threads", "1"]) == 0
-        assert offline_train.main(["--dataset", dataset, "--threads", threads]) == 0
-        path = layout.OFFLINE.format(dataset=dataset, agent="flp", seeds="0")
-        results.append(load_tensors(folder / path / "task4_seed0" / "policy.safetensors")[0])
-    for name, tensor in results[0].items():
-        torch.testing.assert_close(results[1][name], tensor, rtol=1e-4, atol=1e-5)
-    assert torch.isfinite(results[0]["agent/policy.net.weights.0"]).all()
