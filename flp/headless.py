@@ -9,7 +9,7 @@ import sys
 from flp.errors import FLPError
 
 BACKENDS = ("egl", "osmesa")
-PACKAGES = "libegl1 libopengl0 (or libosmesa6)"
+PACKAGES = "libegl1 libgl1-mesa-dri (or libosmesa6)"
 # In a process of its own: a library that is half there may crash, and a failed import cannot be tried anew.
 _DRAW = "import mujoco; mujoco.Renderer(mujoco.MjModel.from_xml_string('<mujoco/>'), 8, 8).render()"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -475,6 +476,14 @@ def test_a_failed_job_does_not_stop_the_others(work: Checkout) -> None:
 
 
 # --- the machine -------------------------------------------------------------------------------------------------
+
+
+def test_snakemakes_own_report_holds_the_results_and_needs_no_network(work: Checkout) -> None:
+    work.run("snakemake", "--report", "report.html")
+    html = work.read("report.html")
+    for name in ("results/report/index.html", "results/report/summary.csv", "latent.png", "Flow Latent Policies"):
+        assert name in html
+    assert re.findall(r'<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)="(?!data:)[^"]*"', html) == []
 
 
 def test_no_more_threads_than_the_machine_has(work: Checkout) -> None:

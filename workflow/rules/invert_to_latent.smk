@@ -6,7 +6,12 @@ rule invert_to_latent:
         latent=f"{layout.LATENT}.safetensors",
         manifest=f"{layout.LATENT}.json",
         quality=f"{layout.QUALITY}/quality.json",
-        picture=f"{layout.QUALITY}/latent.png",
+        picture=report(
+            f"{layout.QUALITY}/latent.png",
+            category="Flows",
+            caption="../report/latent.rst",
+            labels={"dataset": "{dataset}", "seed": "{seed}"},
+        ),
     log:
         log_file("invert_to_latent", "{dataset}/seed{seed}"),
     conda:

@@ -3,8 +3,16 @@ rule report:
     input:
         unpack(EXPERIMENT.inputs("report", "report")),
     output:
-        page=f"{layout.REPORT}/index.html",
-        summary=f"{layout.REPORT}/summary.csv",
+        page=report(
+            f"{layout.REPORT}/index.html",
+            category="Results",
+            caption="../report/page.rst",
+        ),
+        summary=report(
+            f"{layout.REPORT}/summary.csv",
+            category="Results",
+            caption="../report/summary.rst",
+        ),
         metrics=f"{layout.REPORT}/metrics.json",
         manifest=f"{layout.REPORT}/manifest.json",
     log:
