@@ -18,6 +18,8 @@ Batch = dict[str, Tensor]
 Logs = dict[str, Tensor]
 """Per-run scalars `[R]`."""
 
+_BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8
+
 
 class Learner(nn.Module):
     """Base of all that is trained."""
@@ -65,6 +67,9 @@ class Adam:
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor]) -> None:
         """Move the parameters down their gradients, in the parameters' order."""
+        if torch.compiler.is_compiling():
+            self._step_in_parts(gradients)
+            return
         torch._foreach_add_(self.steps, 1)
         torch._fused_adam_(
             self.parameters,
@@ -74,13 +79,24 @@ class Adam:
             [],
             self.steps,
             lr=self.learning_rate,
-            beta1=0.9,
-            beta2=0.999,
+            beta1=_BETA_1,
+            beta2=_BETA_2,
             weight_decay=0.0,
-            eps=1e-8,
+            eps=_EPSILON,
             amsgrad=False,
             maximize=False,
         )
+
+    def _step_in_parts(self, gradients: Sequence[Tensor]) -> None:
+        """The same in plain operations: the compiler fuses those, and cannot look into the kernel."""
+        for p, g, mean, variance, steps in zip(
+            self.parameters, gradients, self.mean, self.variance, self.steps, strict=True
+        ):
+            steps.add_(1)
+            mean.lerp_(g, 1 - _BETA_1)
+            variance.lerp_(g.square(), 1 - _BETA_2)
+            root = (variance / (1 - _BETA_2**steps)).sqrt()
+            p.sub_(self.learning_rate / (1 - _BETA_1**steps) * mean / (root + _EPSILON))
 
     def state(self) -> dict[str, Tensor]:
         """The moments and step counts, `{parameter}.{field}`."""

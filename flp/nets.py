@@ -74,7 +74,7 @@ class MLP(nn.Module):
         x = torch.addcmul(self.shift, x, self.scale)
         last = len(self.weights) - 1
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            x = torch.baddbmm(bias, x, weight)
+            x = _affine(x, weight, bias)
             if i < last:
                 x = _gelu(x)
                 if self.layer_norm:
@@ -83,12 +83,22 @@ class MLP(nn.Module):
         return x.view(self.runs, self.members, batch, -1)
 
 
+def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x · weight + bias for every network; to a single output on a CPU, batched matrix products take five times as
+    long as adding up."""
+    if weight.shape[-1] == 1 and not x.is_cuda:
+        return (x * weight.mT).sum(-1, keepdim=True) + bias
+    return torch.baddbmm(bias, x, weight)
+
+
 def _gelu(x: Tensor) -> Tensor:
     """GELU's tanh approximation; x is overwritten where no gradient needs it.
 
     ½x(1 + tanh u) = x·sigmoid(2u) with u = √(2/π)(x + 0.044715x³): on a CPU PyTorch's sigmoid takes a fraction
-    of its tanh's time.
+    of its tanh's time, and compiled code fuses it with its neighbours.
     """
+    if torch.compiler.is_compiling():
+        return x * torch.sigmoid(x * (_GELU_LINEAR + _GELU_CUBIC * x.square()))
     if x.is_cuda or torch.is_grad_enabled():
         return F.gelu(x, approximate="tanh")
     gate = x.square().mul_(_GELU_CUBIC).add_(_GELU_LINEAR).mul_(x).sigmoid_()

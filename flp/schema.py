@@ -231,6 +231,8 @@ class Offline(Section):
     """Whether reward and success look at the state before or after the action."""
     precision: Literal["float32", "tf32", "bfloat16"]
     """Arithmetic of matrix products; tf32 and bfloat16 need a GPU to be faster."""
+    compile: bool = False
+    """Compile the updates, which takes a minute; rounds otherwise. Needs a C++ compiler (on a GPU, Triton)."""
     seeds_per_job: Count = Field(default=1, json_schema_extra=_UNKEYED)
     """Seeds trained together in one job; 8 fills a large GPU."""
     sweep: Sweep = Field(default=Sweep(), json_schema_extra=_UNKEYED)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from flp.artifacts import write_json
+from flp.compiled import Compiled
 from flp.devices import runs_on_cpu, set_up
 from flp.errors import FLPError
 from flp.foresight import foresee_training
@@ -123,6 +124,7 @@ class Session:
             params.offline.batch_size,
             capture=capture,
             autocast=torch.bfloat16 if params.offline.precision == "bfloat16" else None,
+            update=Compiled(self.agent.update) if params.offline.compile else None,
         )
         self.resume = Resume(shard.folder)
         label = f"{assignment.agent} {assignment.dataset} {phase}"

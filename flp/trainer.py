@@ -42,6 +42,7 @@ class Trainer:
         batch_size: transitions per update and run.
         capture: replay updates as a CUDA graph; ignored on CPU.
         autocast: dtype of matrix products, or None for the parameters' own.
+        update: takes the learner's step in its stead, such as its compiled form.
     """
 
     def __init__(
@@ -53,9 +54,10 @@ class Trainer:
         *,
         capture: bool = True,
         autocast: torch.dtype | None = None,
+        update: Callable[[Batch, dict[str, Tensor]], Logs] | None = None,
     ) -> None:
         self.learner, self.source, self.streams, self.batch_size = learner, source, streams, batch_size
-        self.autocast = autocast
+        self.autocast, self.update = autocast, update or learner.update
         self.step = self.logged = 0
         self.totals: Logs = {}
         self.updates: Callable[[Tensor, dict[str, Tensor]], Logs] = self._updates
@@ -142,9 +144,7 @@ class Trainer:
         total: Logs = {}
         for k in range(len(indices)):
             with torch.autocast(indices.device.type, self.autocast, enabled=self.autocast is not None):
-                logs = self.learner.update(
-                    self.source.batch(indices[k]), {name: value[k] for name, value in noise.items()}
-                )
+                logs = self.update(self.source.batch(indices[k]), {name: value[k] for name, value in noise.items()})
             total = {name: value + total[name] if total else value for name, value in logs.items()}
         return {name: value / len(indices) for name, value in total.items()}
 
