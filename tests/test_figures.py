@@ -156,6 +156,19 @@ def test_panels_lie_beside_each_other_and_do_not_overlap() -> None:
     assert boxes[0][1] > 50  # below title, note and legend
 
 
+def test_a_sheet_has_room_for_its_heading_and_legend() -> None:
+    panel = '<svg viewBox="0 0 30 30"></svg>'
+    widths = [
+        float(ElementTree.fromstring(text).get("width", "0"))
+        for text in (
+            sheet.sheet("T", [[panel]]),
+            sheet.sheet("T" * 50, [[panel]]),
+            sheet.sheet("T", [[panel]], [("label" * 4, "#123456", False)] * 3),
+        )
+    ]
+    assert widths[0] == 40 + 2 * sheet.MARGIN and widths[1] > 400 and widths[2] > 400
+
+
 def test_numbers_need_no_second_task() -> None:
     keys = experiment({"offline": {"tasks": [2]}})
     texts = sweep.make(keys, "figure3")

@@ -11,6 +11,7 @@ from xml.sax.saxutils import escape
 COLORS = {"var(--ink)": "#1b1f24", "var(--grid)": "#c9ced6", "var(--wall)": "#d5d9e0"}
 MARGIN, GAP, LINE = 16, 14, 15
 CHARACTER = 6.1  # width of a note's character, in pixels
+HEADING = 9.8  # of a heading's
 FONT = 'font-family="DejaVu Sans, Helvetica, Arial, sans-serif"'
 
 Legend = Sequence[tuple[str, str, bool]]
@@ -29,7 +30,8 @@ def sheet(title: str, rows: Sequence[Sequence[str]], legend: Legend = (), notes:
         A whole SVG file, with a size in pixels, on white.
     """
     sizes = [[_size(panel) for panel in row] for row in rows]
-    width = max(sum(w for w, _ in row) + GAP * (len(row) - 1) for row in sizes) + 2 * MARGIN
+    widths = [sum(w for w, _ in row) + GAP * (len(row) - 1) for row in sizes]
+    width = max(*widths, HEADING * len(title), sum(map(_entry, legend))) + 2 * MARGIN
     lines = [line for note in notes for line in textwrap.wrap(note, int((width - 2 * MARGIN) / CHARACTER))]
     y = MARGIN + 14.0
     parts = [f'<text x="{MARGIN}" y="{y:g}" font-size="15" font-weight="bold">{escape(title)}</text>']
@@ -73,5 +75,10 @@ def _legend(legend: Legend, y: float) -> list[str]:
         stroke = f'stroke="{color}" stroke-width="2.5"{dash}'
         parts += [f'<line x1="{x:g}" y1="{y - 4:g}" x2="{x + 18:g}" y2="{y - 4:g}" {stroke}/>']
         parts += [f'<text x="{x + 23:g}" y="{y:g}" font-size="10.5">{escape(label)}</text>']
-        x += 23 + CHARACTER * len(label) + 18
+        x += _entry((label, color, dashed))
     return parts
+
+
+def _entry(entry: tuple[str, str, bool]) -> float:
+    """The width of a legend's entry: its line, its label, and some room."""
+    return 23 + CHARACTER * len(entry[0]) + 18
