@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from test_pipeline import tiny
 
 from flp import layout, swept
 from flp.artifacts import write_json
 from flp.clean import orphans, stale_states
 from flp.keys import Keys, TableKeys
-from flp.params import merge, parse, read_yaml
+from flp.params import load_params, merge, parse, read_yaml
 from flp.runs import adopt
+from flp.stages import download_dataset, figure, invert_to_latent, offline_sweep, offline_train, pretrain_flow
 
 ROOT = Path(__file__).resolve().parent.parent
 DATASET = "pointmaze-medium-navigate"
@@ -144,3 +148,38 @@ def test_what_figures_made_is_no_orphan(tmp_path: Path, monkeypatch: pytest.Monk
     layout.resume_folder("offline-train", wanted.offline_run(DATASET, "flp", run)).mkdir(parents=True)
     assert orphans(wanted) == [] and stale_states(wanted) == []
     assert len(stale_states(keys(sweep={"alpha": [2.0]}))) == 1
+
+
+@pytest.mark.slow(15)
+def test_a_figures_runs_are_trained_beside_the_experiments_and_taken_over_by_its_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    values = tiny(read_yaml(ROOT / "params.yaml"), DATASET)
+    params = tmp_path / "params.yaml"
+    params.write_text(yaml.safe_dump(values))
+    common = ["--dataset", DATASET, "--threads", "1", "--device", "cpu"]
+    assert download_dataset.main(common) == 0
+    assert pretrain_flow.main([*common, "--seed", "0"]) == invert_to_latent.main([*common, "--seed", "0"]) == 0
+    assert offline_train.main(common) == 0
+    own = Path(layout.OFFLINE.format(dataset=DATASET, agent="flp", seeds="0"))
+    before = {path: path.stat().st_mtime_ns for path in own.rglob("*")}
+    assert offline_sweep.main([*common, "--figure", "figure3"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in own.rglob("*")} == before
+    beside = Path(layout.SWEEP.format(dataset=DATASET, figure="figure3", seeds="0"))
+    trained = {path.parent.name: path.read_bytes() for path in beside.glob("task*/policy.safetensors")}
+    assert set(trained) == {"task1_seed0_candidates=1", "task4_seed0_candidates=1"}
+    assert figure.main(["--figure", "figure3", "--threads", "1"]) == 0
+    found = Keys(load_params(params)).artifacts
+    for name in (f"offline_train/{DATASET}/flp/seed0", f"offline_sweep/{DATASET}/figure3/seed0", "figure/figure3"):
+        assert found[name].is_current(), name
+    values["offline"]["sweep"] = {"alpha": [], "candidates": [1]}
+    params.write_text(yaml.safe_dump(values))
+    began = time.time_ns()
+    assert offline_train.main(common) == 0
+    policies = list(own.glob("task*/policy.safetensors"))
+    assert len(policies) == 4
+    assert {p.parent.name: p.read_bytes() for p in policies if "=" in p.parent.name} == trained
+    assert all(path.stat().st_mtime_ns < began for path in policies), "a finished run was trained again"
+    assert Keys(load_params(params)).artifacts[f"offline_train/{DATASET}/flp/seed0"].is_current()
+    assert offline_sweep.main([*common, "--figure", "figure3"]) == 2  # nothing is left for it
