@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import multiprocessing
 import os
 import platform
 import statistics
@@ -26,7 +27,7 @@ import torch
 
 from flp.data.environments import make_environment, seeded_reset, specification
 from flp.pool import EnvironmentPool
-from flp.rollout import half_the_cores
+from flp.rollout import one_thread
 
 DATASETS = ("pointmaze-medium-navigate", "humanoidmaze-medium-navigate", "cube-single-play")
 
@@ -89,14 +90,34 @@ class Together:
             observations = self.pool.reset(range(slots), range(slots))
             start = time.perf_counter()
             for _ in range(self.horizon):
-                with half_the_cores():
-                    actions = self.policy(observations.reshape(*self.shape, -1)).reshape(slots, -1)
+                actions = self.policy(observations.reshape(*self.shape, -1)).reshape(slots, -1)
                 observations = self.pool.step(actions, active).observations
                 steps += 1
                 if spent + time.perf_counter() - start > seconds:
                     break
             spent += time.perf_counter() - start
         return steps * slots / spent
+
+
+def _loop(dataset: str, seconds: float, barrier: Any, rates: Any) -> None:
+    torch.set_num_threads(1)
+    spec = specification(dataset)
+    alone = Alone(dataset, StandInPolicy(1, spec.observation_dim, spec.action_dim))
+    barrier.wait()
+    rates.put(alone.rate(seconds))
+
+
+def loops_rate(dataset: str, count: int, seconds: float) -> float:
+    """Steps per second of some plain evaluation loops, each in a process of its own: what the machine can do."""
+    context = multiprocessing.get_context("spawn")
+    barrier, rates = context.Barrier(count), context.Queue()
+    processes = [context.Process(target=_loop, args=(dataset, seconds, barrier, rates)) for _ in range(count)]
+    for process in processes:
+        process.start()
+    total = sum(rates.get() for _ in processes)
+    for process in processes:
+        process.join()
+    return float(total)
 
 
 def measure(
@@ -112,9 +133,10 @@ def measure(
             "policy": Alone(dataset, StandInPolicy(1, spec.observation_dim, spec.action_dim)),
         }
         rates: dict[str, list[float]] = {name: [] for name in subjects}
-        for _ in range(rounds):
-            for name, subject in subjects.items():
-                rates[name].append(subject.rate(seconds))
+        with one_thread():
+            for _ in range(rounds):
+                for name, subject in subjects.items():
+                    rates[name].append(subject.rate(seconds))
     return {name: statistics.median(values) for name, values in rates.items()} | {"making": together.making}
 
 
@@ -126,13 +148,19 @@ def rows(
     episodes: int = 50,
     seconds: float = 2.0,
 ) -> list[dict[str, Any]]:
-    """Results as `{name, device, threads, value, unit, baseline, ratio}`; two rows for each dataset."""
-    workers = workers or os.cpu_count() or 1
+    """Results as `{name, device, threads, value, unit, baseline, ratio}`, three for each dataset and number of workers.
+
+    The last dataset is measured with every number of workers, the others with the largest.
+    """
+    most = workers or os.cpu_count() or 1
+    cases = [(dataset, most) for dataset in datasets[:-1]]
+    cases += [(datasets[-1], count) for count in range(1, most + 1)]
     results = []
-    for dataset in datasets:
-        measured = measure(dataset, workers=workers, runs=runs, episodes=episodes, seconds=seconds)
-        for baseline in ("given", "policy"):
-            alone = workers * measured[baseline]
+    for dataset, workers in cases:
+        measured = measure(dataset, workers=workers, runs=runs, episodes=episodes, seconds=seconds, rounds=2)
+        loops = loops_rate(dataset, workers, seconds)
+        baselines = {name: workers * measured[name] for name in ("given", "policy")} | {"as many loops at once": loops}
+        for baseline, alone in baselines.items():
             results.append(
                 {
                     "name": f"evaluate {dataset} {runs}x{episodes} vs {baseline}",

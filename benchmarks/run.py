@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 
 import torch
 
-from benchmarks import evaluate, generate, graph, inversion, update
+from benchmarks import evaluate, generate, graph, inversion, loading, scaling, update
 from flp.artifacts import write_json
 from flp.devices import available_cores
 
@@ -16,15 +17,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=available_cores(), help="CPU threads (default: every core)")
     threads = parser.parse_args().threads
-    found = []
+    found, start = [], time.monotonic()
     for name, rows in (
         ("update", lambda: update.rows(threads)),
         ("inversion", lambda: inversion.rows(threads)),
         ("evaluate", lambda: evaluate.rows(workers=threads)),
         ("generate", generate.run),
+        ("loading", loading.rows),
+        ("scaling", lambda: scaling.rows(threads, "cuda" if torch.cuda.is_available() else "cpu")),
         ("graph", graph.rows),
     ):
-        print(f"{name} …", file=sys.stderr)
+        print(f"{name} … ({time.monotonic() - start:.0f} s)", file=sys.stderr)
         for row in rows():
             found.append(row)
             value, ratio = f"{row['value']:,.1f} {row['unit']}", f"{row['ratio']:.2f}"

@@ -7,8 +7,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import torch
-
+from flp.devices import set_up
 from flp.keys import Run
 from flp.shards import Shard, Turns, deal, run_shards
 from flp.trainer import CHUNK
@@ -16,12 +15,11 @@ from flp.trainer import CHUNK
 WARM, TIMED = 20, 200  # updates
 
 
-def work(folder: str, shard: Shard, turns: Turns) -> None:
+def work(folder: str, compile_: bool, shard: Shard, turns: Turns) -> None:
     from benchmarks.update import make_trainer
 
-    torch.set_num_threads(shard.threads)
-    torch.set_flush_denormal(True)
-    trainer = make_trainer(len(shard.runs), 2, 2, [128, 128], torch.device("cpu"), 256)
+    device = set_up(shard.threads, "cpu")
+    trainer = make_trainer(len(shard.runs), 2, 2, [128, 128], device, 256, compile=compile_)
 
     def train(until: int) -> None:
         while trainer.step < until:
@@ -34,12 +32,12 @@ def work(folder: str, shard: Shard, turns: Turns) -> None:
     Path(folder, shard.runs[0].name).write_text(f"{start} {time.time()}")
 
 
-def shard_rate(runs: int, threads: int) -> float:
+def shard_rate(runs: int, threads: int, *, compile: bool = False) -> float:
     """Updates per second of all runs together."""
     numbered = [Run(1, seed, 1.0, 4) for seed in range(runs)]
     dealt = deal(numbered, threads)
     with TemporaryDirectory() as folder:
         shards = [Shard(part, max(1, threads // len(dealt)), Path(folder)) for part in dealt]
-        run_shards(partial(work, folder), shards, threads)
+        run_shards(partial(work, folder, compile), shards, threads)
         times = [list(map(float, file.read_text().split())) for file in Path(folder).iterdir()]
     return TIMED / (max(stop for _, stop in times) - min(start for start, _ in times))

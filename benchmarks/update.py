@@ -18,7 +18,8 @@ from benchmarks.eager import EagerFLP
 from benchmarks.shards import shard_rate
 from flp.agents.base import Spec
 from flp.agents.flp import FLP
-from flp.devices import available_cores, device_name
+from flp.compiled import Compiled
+from flp.devices import available_cores, device_name, set_up
 from flp.flow import Flow, VelocityField
 from flp.params import load_params
 from flp.replay import Replay
@@ -42,7 +43,15 @@ def flops(observation: int, action: int, hidden: list[int], batch: int, candidat
 
 
 def make_trainer(
-    runs: int, observation: int, action: int, hidden: list[int], device: torch.device, batch: int, **changes: Any
+    runs: int,
+    observation: int,
+    action: int,
+    hidden: list[int],
+    device: torch.device,
+    batch: int,
+    *,
+    rows: int = ROWS,
+    **changes: Any,
 ) -> Trainer:
     offline = load_params("params.yaml").offline.model_copy(update={"hidden": hidden, "batch_size": batch, **changes})
     init = RunStreams(list(range(runs)), place=device)
@@ -51,16 +60,17 @@ def make_trainer(
     agent = FLP(spec)
     source = torch.Generator().manual_seed(0)
     replay = Replay(
-        torch.randn(ROWS + 1, observation, generator=source).to(device),
-        torch.arange(ROWS, device=device),
-        torch.randn(1, ROWS, action, generator=source).to(device),
-        -torch.ones(1, ROWS, device=device),
-        torch.ones(1, ROWS, device=device),
+        torch.randn(rows + 1, observation, generator=source).to(device),
+        torch.arange(rows, device=device),
+        torch.randn(1, rows, action, generator=source).to(device),
+        -torch.ones(1, rows, device=device),
+        torch.ones(1, rows, device=device),
         torch.zeros(runs, dtype=torch.int64, device=device),
         torch.zeros(runs, dtype=torch.int64, device=device),
     )
     autocast = torch.bfloat16 if offline.precision == "bfloat16" else None
-    return Trainer(agent, replay, RunStreams(list(range(runs)), device), batch, autocast=autocast)
+    update = Compiled(agent.update) if offline.compile else None
+    return Trainer(agent, replay, RunStreams(list(range(runs)), device), batch, autocast=autocast, update=update)
 
 
 def seconds(work: Callable[[], object], repeats: int, device: torch.device) -> float:
@@ -100,8 +110,7 @@ def eager_seconds(observation: int, action: int, hidden: list[int], batch: int, 
 
 def paper_sizes(threads: int) -> list[dict[str, Any]]:
     """One run at the paper's sizes."""
-    torch.set_num_threads(threads)
-    cpu = torch.device("cpu")
+    cpu = set_up(threads, "cpu")
     trainer = make_trainer(1, 28, 5, [512] * 4, cpu, 256)
     trainer.chunk()
     eager = eager_seconds(28, 5, [512] * 4, 256, 2)
@@ -119,11 +128,16 @@ def paper_sizes(threads: int) -> list[dict[str, Any]]:
 
 def small_networks(threads: int, runs: int = 5) -> list[dict[str, Any]]:
     """Five tasks at once on small networks, as the pipeline trains them (in processes of one thread)."""
-    torch.set_num_threads(threads)
+    set_up(threads, "cpu")
     eager = eager_seconds(2, 2, [128, 128], 256, 5)
-    plain = min(eager() for _ in range(3))  # five one after another: 1/(5·plain) of the five-run updates
-    rate = shard_rate(runs, threads)
-    return [row(f"{runs} runs of 128×2 networks at once", threads, rate, "updates/s of all runs", 1 / (runs * plain))]
+    in_turn = 1 / (runs * min(eager() for _ in range(3)))
+    rate, compiled = shard_rate(runs, threads), shard_rate(runs, threads, compile=True)
+    name, unit = f"{runs} runs of 128×2 networks at once", "updates/s of all runs"
+    return [
+        row(f"{name}, against eager runs in turn", threads, rate, unit, in_turn),
+        row(f"{name}, compiled, against eager runs in turn", threads, compiled, unit, in_turn),
+        row(f"{name}, threads beyond the cores", 2 * threads, shard_rate(runs, 2 * threads), unit, rate),
+    ]
 
 
 def row(name: str, threads: int, value: float, unit: str, baseline: float, device: str = "cpu") -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -63,14 +62,14 @@ class EpisodeStreams(RunStreams):
 
 
 @contextmanager
-def half_the_cores() -> Iterator[None]:
-    """Let this thread's policy use at most half the cores.
+def one_thread() -> Iterator[None]:
+    """Let the policy compute in this thread alone.
 
-    OpenMP's threads spin while they wait. With as many of them as cores, beside the environments' processes
-    they kept each other off the cores: evaluations were seen to slow down thirtyfold.
+    OpenMP's threads spin while they wait, beside environments that want their cores: on a busy machine of four cores,
+    two threads for the policy made an evaluation of a maze four times as long. Nor do sums then depend on threads.
     """
     threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, min(threads, (os.cpu_count() or 1) // 2)))
+    torch.set_num_threads(1)
     try:
         yield
     finally:
@@ -170,7 +169,7 @@ class Evaluator:
             trajectories=[[] for _ in range(R)] if self.record else None,
         )
         bar = tqdm(total=R * E, unit="episode", desc=self.spec.dataset, disable=not self.progress)
-        with self._playing, bar, half_the_cores(), torch.inference_mode():
+        with self._playing, bar, one_thread(), torch.inference_mode():
             for start in range(0, E, self.width):
                 self._play_wave(act, range(start, start + self.width), result, bar)
         return result
