@@ -38,7 +38,7 @@ TITLES = {"runs": "runs", "batch": "batch size", "width": "network width", "cand
 FOLDER = Path("results/bench")
 
 
-def measure(threads: int, device_: str, point: dict[str, int], seconds: float = 2.0) -> dict[str, float]:
+def measure(threads: int, device_: str, point: dict[str, int], seconds: float = 1.5) -> dict[str, float]:
     """Milliseconds of an update and peak MiB, in this process."""
     device = set_up(threads, device_)
     before = memory("VmRSS")
@@ -103,7 +103,7 @@ def write(lines: list[dict[str, Any]], where: str) -> None:
     writer.writeheader()
     writer.writerows({**line, "ms": round(line["ms"], 3), "mib": round(line["mib"], 1)} for line in lines)
     write_text(FOLDER / "scaling.csv", text.getvalue())
-    plt.rcParams["svg.hashsalt"] = "flp"
+    plt.rcParams |= {"svg.hashsalt": "flp", "svg.fonttype": "none"}
     figure, rows = plt.subplots(2, len(AXES), figsize=(11, 4), sharey="row", layout="constrained")
     for (what, unit), row in zip((("ms", "ms per update"), ("mib", "peak MiB")), rows, strict=True):
         for axis, panel in zip(AXES, row, strict=True):
