@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import pytest
 import torch
 
@@ -22,16 +24,25 @@ def _arithmetic_as_it_was():
 def pytest_collection_modifyitems(config, items):
     """Give each of xdist's processes its share, the longest tests first, so that none is left with one at the end.
 
-    Each begins with an equal run of the list and, once done, takes from the ends of others. Quick tests stay in
-    order: those of a file share what they set up.
+    A file's slow tests go to one process, for they share what they set up; a process that is done takes from the ends
+    of others. Quick tests stay in order.
     """
     workers = getattr(config, "workerinput", {}).get("workercount")
     if workers is None:
         return
-    slow = sorted(filter(_seconds, items), key=_seconds, reverse=True)
-    quick = [item for item in items if not _seconds(item)]
-    ends = [len(quick) * i // workers for i in range(workers + 1)]
-    items[:] = [item for i in range(workers) for item in [*slow[i::workers], *quick[ends[i] : ends[i + 1]]]]
+    files = {}
+    for item in filter(_seconds, items):
+        files.setdefault(item.path, []).append(item)
+    shares = [[] for _ in range(workers)]
+    for slow in sorted(files.values(), key=lambda tests: -sum(map(_seconds, tests))):
+        min(shares, key=lambda share: sum(map(_seconds, share))).extend(sorted(slow, key=_seconds, reverse=True))
+    # Each process begins with an equal number of tests: quick ones fill up its share.
+    quick = iter([item for item in items if not _seconds(item)])
+    sizes = [len(items) * (i + 1) // workers - len(items) * i // workers for i in range(workers)]
+    dealt = []
+    for size, share in zip(sizes, shares, strict=True):
+        dealt += [*share, *islice(quick, max(0, size - len(share)))]
+    items[:] = [*dealt, *quick]
 
 
 def _seconds(item):

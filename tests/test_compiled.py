@@ -18,7 +18,7 @@ def fresh(tmp_path, monkeypatch):
     torch.compiler.reset()
 
 
-@pytest.mark.slow
+@pytest.mark.slow(60)
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
 def test_compiled_updates_are_the_eager_ones(fresh, capfd):
     eager, compiled = make_trainer(), make_trainer()
@@ -35,6 +35,7 @@ def test_compiled_updates_are_the_eager_ones(fresh, capfd):
     )
 
 
+@pytest.mark.slow(15)
 @pytest.mark.filterwarnings("ignore")
 def test_without_a_compiler_training_goes_on(fresh, capfd):
     eager, trainer = make_trainer(), make_trainer()

@@ -127,7 +127,7 @@ def test_all_stages_run_on_slurm(slurm: dict[str, str], tmp_path: Path) -> None:
     pytest.importorskip("snakemake_executor_plugin_slurm", reason="pip install snakemake-executor-plugin-slurm")
     checkout = new_checkout(tmp_path / "cluster", datasets=DATASETS[:1])
     checkout.env["PATH"] = f"{checkout.env['PATH']}:/usr/sbin"
-    checkout.env["SLURM_CONF"] = slurm["SLURM_CONF"]
+    checkout.env |= {"SLURM_CONF": slurm["SLURM_CONF"], "FLP_STAND_IN_SLURM": "wanted"}
     submit = (
         "snakemake",
         "--workflow-profile",

@@ -572,7 +572,13 @@ def test_the_workflow_is_formatted_and_linted() -> None:
 def test_snakemake_and_dvc_know_the_same_stages(work: Checkout) -> None:
     listed = {line.split()[0] for line in work.run("snakemake", "--list-rules").stdout.splitlines()}
     stages = set(yaml.safe_load(work.read("dvc.yaml"))["stages"])
-    on_request = {"all_figures", "offline_sweep", *layout.FIGURES, *layout.TABLES}  # no part of `all`, nor of DVC
+    on_request = {
+        "all_figures",
+        "offline_sweep",
+        "videos",
+        *layout.FIGURES,
+        *layout.TABLES,
+    }  # no part of `all`, nor of DVC
     assert on_request <= listed
     assert stages == {name for name in listed - on_request if name != "all" and not name.endswith("_all")}
     assert sys.version_info >= (3, 11)

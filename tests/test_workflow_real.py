@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from workflow_support import STAGES, Checkout, Jobs, jobs, new_checkout, planned_in
 
-pytestmark = pytest.mark.slow(120)
+pytestmark = pytest.mark.slow(150)
 DATASET = "cube-single-play"
 
 

@@ -1,6 +1,7 @@
 """Takes the place of `python -m flp.stages.STAGE …` where FLP_STAND_IN names a log; see tests/workflow_support.py."""
 
 import os
+import pkgutil
 import sys
 
 _LOG = os.environ.get("FLP_STAND_IN")
@@ -83,6 +84,15 @@ def _stand_in(stage: str, argv: list[str], log: str) -> None:
     note("end")
 
 
+def _without_slurm(modules=pkgutil.iter_modules):
+    """Snakemake imports every plugin it finds, and Slurm's imports pandas: a part of every start, and mostly unused."""
+    return lambda *args, **kwargs: (
+        module for module in modules(*args, **kwargs) if not module.name.startswith("snakemake_executor_plugin_slurm")
+    )
+
+
+if _LOG and "FLP_STAND_IN_SLURM" not in os.environ:
+    pkgutil.iter_modules = _without_slurm()
 if _LOG and _STAGE:
     _stand_in(_STAGE, sys.argv[1:], _LOG)
     sys.stdout.flush()
