@@ -15,7 +15,7 @@ from flp.trainer import CHUNK
 WARM, TIMED = 20, 200  # updates
 
 
-def work(folder: str, compile_: bool, shard: Shard, turns: Turns) -> None:
+def work(folder: str, compile_: bool, shards: int, shard: Shard, turns: Turns) -> None:
     from benchmarks.update import make_trainer
 
     device = set_up(shard.threads, "cpu")
@@ -27,9 +27,12 @@ def work(folder: str, compile_: bool, shard: Shard, turns: Turns) -> None:
                 trainer.chunk(CHUNK)
 
     train(WARM)
+    Path(folder, f"{shard.runs[0].name}.warm").touch()
+    while len(list(Path(folder).glob("*.warm"))) < shards:  # the others still compile
+        time.sleep(0.01)
     start = time.time()
     train(WARM + TIMED)
-    Path(folder, shard.runs[0].name).write_text(f"{start} {time.time()}")
+    Path(folder, f"{shard.runs[0].name}.times").write_text(f"{start} {time.time()}")
 
 
 def shard_rate(runs: int, threads: int, *, compile: bool = False) -> float:
@@ -38,6 +41,6 @@ def shard_rate(runs: int, threads: int, *, compile: bool = False) -> float:
     dealt = deal(numbered, threads)
     with TemporaryDirectory() as folder:
         shards = [Shard(part, max(1, threads // len(dealt)), Path(folder)) for part in dealt]
-        run_shards(partial(work, folder, compile), shards, threads)
-        times = [list(map(float, file.read_text().split())) for file in Path(folder).iterdir()]
+        run_shards(partial(work, folder, compile, len(shards)), shards, threads)
+        times = [list(map(float, file.read_text().split())) for file in Path(folder).glob("*.times")]
     return TIMED / (max(stop for _, stop in times) - min(start for start, _ in times))
