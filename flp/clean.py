@@ -34,6 +34,7 @@ def needed_keys(keys: Keys) -> dict[str, set[str]]:
         "online-finetune": {
             keys.online_run(d, a, run) for d, a, s in keys.online_jobs() for run in keys.online_runs(d, a, s)
         },
+        "figure": {keys.figure("figure2")},
     }
 
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
 from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
 import torch
 
+from flp.resume import InterruptedJobError
 from flp.schema import Figure2
+from flp.stages.figure import resumable
 from flp.toy import figure2
+from flp.trainer import Trainer
 
 
 def test_measure_counts_modes_and_strays():
@@ -41,6 +46,37 @@ def test_picture_and_numbers_follow_the_parameters():
     modes = numbers[[f"mode_{i}" for i in range(1, 7)]].sum(axis=1)
     assert (modes + numbers["off_support"]).tolist() == pytest.approx([1] * 5, abs=1e-3)
     assert numbers["off_support"][0] < 0.01
+
+
+@pytest.fixture
+def handlers():
+    """The signals' handlers as they were."""
+    old = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in old.items():
+        signal.signal(number, handler)
+
+
+def test_stopped_it_goes_on_to_the_same_bytes(handlers, tmp_path, monkeypatch):
+    settings = Figure2(steps=30, flp_alpha=[1.0], fql_alpha=[5.0])
+    fit = resumable(tmp_path)
+    chunk = Trainer.chunk
+
+    def stopping(trainer, count):
+        logs = chunk(trainer, count)
+        if trainer.step == 20:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return logs
+
+    def watching(name, trainer, steps):
+        if name == "fql":  # the last part: the others are done
+            monkeypatch.setattr(Trainer, "chunk", stopping)
+        fit(name, trainer, steps)
+
+    with pytest.raises(InterruptedJobError):
+        figure2.make(settings, watching)
+    monkeypatch.setattr(Trainer, "chunk", chunk)
+    assert figure2.make(settings, resumable(tmp_path)) == figure2.make(settings)
 
 
 @pytest.mark.slow(40)

@@ -7,6 +7,7 @@ nothing; Figures 3 to 5 read the evaluations of FLP's runs; the tables also thos
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,10 @@ from flp import layout
 from flp.artifacts import FORMAT_VERSION, sha256_of, versions, write_json, write_text
 from flp.cli import Job, run_stage
 from flp.figures import sweep, tables
+from flp.progress import Progress
+from flp.resume import Resume
 from flp.toy import figure2
+from flp.trainer import Trainer
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,7 +34,7 @@ def run(job: Job) -> None:
     figure, keys = job.require_figure(layout.FIGURES + layout.TABLES), job.keys
     if figure == "figure2":
         torch.set_num_threads(1)  # the networks are too small for more
-        texts = figure2.make(keys.params.figure2)
+        texts = figure2.make(keys.params.figure2, resumable(layout.resume_folder("figure", keys.figure(figure))))
     else:
         texts = (tables if figure in layout.TABLES else sweep).make(keys, figure)
     base = layout.FIGURE.format(figure=figure)
@@ -40,7 +44,22 @@ def run(job: Job) -> None:
     manifest = {"format_version": FORMAT_VERSION, "kind": "figure", "figure": figure, "key": keys.figure(figure)}
     files = {suffix: sha256_of(base + suffix) for suffix in texts}
     write_json(base + ".json", manifest | {"files": files, "versions": versions()})
+    shutil.rmtree(layout.resume_folder("figure", keys.figure(figure)), ignore_errors=True)
     print(texts[".md" if figure in layout.TABLES else ".csv"], end="")
+
+
+def resumable(folder: Path) -> figure2.Fit:
+    """Train the toy's parts so that a killed figure goes on where it was; their states lie in `folder`."""
+
+    def fit(part: str, trainer: Trainer, steps: int) -> None:
+        resume = Resume(folder / part)
+        if saved := resume.start():
+            trainer.restore(*saved)
+        progress = Progress(f"figure2 {part}", steps)
+        trainer.fit(steps, (steps,), lambda step, logs: None, lambda: resume.maybe(trainer.state), progress)
+        resume.save(*trainer.state())
+
+    return fit
 
 
 if __name__ == "__main__":

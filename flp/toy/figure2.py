@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,13 +24,12 @@ from torch import Tensor
 from flp.agents import make_agent
 from flp.agents.base import Agent, Spec
 from flp.flow import Flow, VelocityField
-from flp.learner import Learner
 from flp.pretrain import FlowLearner, Pairs
 from flp.replay import Replay
 from flp.schema import FQL, Baselines, Figure2, Offline
 from flp.seeds import seed_of
 from flp.streams import RunStreams
-from flp.trainer import CHUNK, Source, Trainer
+from flp.trainer import CHUNK, Trainer
 
 MODES, RADIUS, SPREAD = 6, 0.7, 0.06
 SUPPORT = 4 * SPREAD  # an action farther than this from every mode is off the data's support: 0.03 % of the data
@@ -39,6 +38,15 @@ DATA, SHOWN = 20_000, 2000
 BATCH, HIDDEN, LEARNING_RATE = 128, [64, 64], 1e-3
 # The flow is trained longer than the policies: it is to be as good as the data.
 FLOW_BATCH, FLOW_HIDDEN, FLOW_LEARNING_RATE, FLOW_STEPS_PER_STEP = 256, [64, 64, 64], 2e-3, 4
+
+Fit = Callable[[str, Trainer, int], None]
+"""Trains a part ("flow", "flp" or "fql") up to a step."""
+
+
+def fit(part: str, trainer: Trainer, steps: int) -> None:
+    """Train in one go."""
+    while trainer.step < steps:
+        trainer.chunk(min(CHUNK, steps - trainer.step))
 
 
 def centres() -> Tensor:
@@ -62,36 +70,32 @@ class Toy:
         flow: the behaviour flow, of one run.
         steps: gradient steps of either algorithm.
         seed: seed of all random numbers.
+        fit: how each part is trained.
     """
 
     actions: Tensor
     flow: Flow
     steps: int
     seed: int
+    fit: Fit
 
     def streams(self, purpose: str, runs: int = 1) -> RunStreams:
         """Streams that are equal for all runs, so that strengths differ in strength alone."""
         return RunStreams([seed_of("figure2", self.seed, purpose)] * runs)
 
 
-def make_toy(steps: int, seed: int) -> Toy:
+def make_toy(steps: int, seed: int, fit: Fit) -> Toy:
     """Draw the data and fit the flow."""
     field = VelocityField(RunStreams([seed_of("figure2", seed, "field")]), 1, 2, FLOW_HIDDEN)
-    toy = Toy(torch.empty(0), Flow(field, "midpoint", 10), steps, seed)
+    toy = Toy(torch.empty(0), Flow(field, "midpoint", 10), steps, seed, fit)
     streams = toy.streams("data")
     mode = streams.integers(MODES, DATA)[0]
     toy = replace(toy, actions=centres()[mode] + SPREAD * streams.normal(DATA, 2)[0])
     pairs = Pairs(torch.zeros(DATA, 1), toy.actions, torch.arange(DATA))
     learner = FlowLearner(field, FLOW_LEARNING_RATE)
-    _fit(learner, pairs, toy.streams("flow"), FLOW_STEPS_PER_STEP * steps, FLOW_BATCH)
+    fit("flow", Trainer(learner, pairs, toy.streams("flow"), FLOW_BATCH), FLOW_STEPS_PER_STEP * steps)
     toy.flow.freeze()
     return toy
-
-
-def _fit(learner: Learner, source: Source, streams: RunStreams, steps: int, batch_size: int) -> None:
-    trainer = Trainer(learner, source, streams, batch_size)
-    while trainer.step < steps:
-        trainer.chunk(min(CHUNK, steps - trainer.step))
 
 
 def train(toy: Toy, name: str, strengths: Sequence[float]) -> Agent:
@@ -121,7 +125,7 @@ def train(toy: Toy, name: str, strengths: Sequence[float]) -> Agent:
         action_of_run=torch.zeros(runs, dtype=torch.int64),
         task_of_run=torch.zeros(runs, dtype=torch.int64),
     )
-    _fit(agent, replay, toy.streams("training", runs), toy.steps, BATCH)
+    toy.fit(name, Trainer(agent, replay, toy.streams("training", runs), BATCH), toy.steps)
     return agent  # type: ignore[no-any-return]
 
 
@@ -191,15 +195,15 @@ class Result:
         return pd.DataFrame(rows)
 
 
-def make(settings: Figure2) -> dict[str, str]:
+def make(settings: Figure2, fit: Fit = fit) -> dict[str, str]:
     """The figure's texts by suffix: the picture and its numbers."""
-    result = run(settings)
+    result = run(settings, fit)
     return {".svg": draw(result), ".csv": result.numbers().to_csv(index=False, lineterminator="\n")}
 
 
-def run(settings: Figure2) -> Result:
+def run(settings: Figure2, fit: Fit = fit) -> Result:
     """Train everything and draw from it."""
-    toy = make_toy(settings.steps, settings.seed)
+    toy = make_toy(settings.steps, settings.seed, fit)
     flow = toy.flow.decode(torch.zeros(1, SHOWN, 1), toy.streams("flow draws").normal(SHOWN, 2))[0].detach()
     strengths = {"flp": list(settings.flp_alpha), "fql": list(settings.fql_alpha)}
     policies = {}
