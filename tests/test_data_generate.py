@@ -309,7 +309,8 @@ def test_shards_of_other_settings_are_not_used(pointmaze, tmp_path, monkeypatch)
 
 
 SCRIPT = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born deaf to it
 from flp.data.generate import generate
 if __name__ == "__main__":
     generate("pointmaze-medium-navigate", sys.argv[1], sys.argv[1] + "-val", seed=0, workers=2, episodes=500)

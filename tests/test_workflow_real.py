@@ -11,7 +11,7 @@ import pytest
 from workflow_support import STAGES, Checkout, Jobs, jobs, new_checkout, planned_in
 
 pytestmark = pytest.mark.slow(150)
-DATASET = "cube-single-play"
+DATASET = "pointmaze-medium-navigate"
 
 
 def ran(checkout: Checkout, *command: str) -> Jobs:
