@@ -24,8 +24,9 @@ tour: .venv/.run ## Make everything once, small: all agents, every table and fig
 	@$(BIN)/snakemake --cores $(CORES) all all_figures --configfile presets/tour.yaml
 	@cat results/report/table.txt
 
+# One process more than cores: some tests mostly wait.
 test: .venv/.dev ## Run the whole test suite.
-	$(BIN)/python -m pytest -n $(CORES) --dist worksteal $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $$(($(CORES) + 1)) --dist worksteal $(PYTEST_ARGS)
 
 lint: .venv/.dev ## Check format, types, the workflow, and the pinned packages for known vulnerabilities.
 	$(BIN)/ruff format --check .
