@@ -9,8 +9,6 @@ take, on a GPU as PyTorch counts it.
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
 import subprocess
 import sys
@@ -22,8 +20,8 @@ import matplotlib
 import torch
 
 from benchmarks.loading import memory
-from benchmarks.update import make_trainer
-from flp.artifacts import write_text
+from benchmarks.update import make_trainer, row
+from flp.artifacts import write_csv
 from flp.devices import available_cores, device_name, set_up
 
 COMMON = {"runs": 1, "batch": 256, "width": 256, "candidates": 4, "rows": 100_000}
@@ -98,15 +96,12 @@ def write(lines: list[dict[str, Any]], where: str) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    text = io.StringIO()
-    writer = csv.DictWriter(text, lines[0].keys(), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({**line, "ms": round(line["ms"], 3), "mib": round(line["mib"], 1)} for line in lines)
-    write_text(FOLDER / "scaling.csv", text.getvalue())
+    rounded = [{**line, "ms": round(line["ms"], 3), "mib": round(line["mib"], 1)} for line in lines]
+    write_csv(FOLDER / "scaling.csv", rounded)
     plt.rcParams |= {"svg.hashsalt": "flp", "svg.fonttype": "none"}
     figure, rows = plt.subplots(2, len(AXES), figsize=(11, 4), sharey="row", layout="constrained")
-    for (what, unit), row in zip((("ms", "ms per update"), ("mib", "peak MiB")), rows, strict=True):
-        for axis, panel in zip(AXES, row, strict=True):
+    for (what, unit), panels in zip((("ms", "ms per update"), ("mib", "peak MiB")), rows, strict=True):
+        for axis, panel in zip(AXES, panels, strict=True):
             mine = [line for line in lines if line["axis"] == axis]
             panel.loglog([line["value"] for line in mine], [line[what] for line in mine], "o-", color="#20639b")
             panel.grid(alpha=0.3)
@@ -114,7 +109,7 @@ def write(lines: list[dict[str, Any]], where: str) -> None:
             panel.set_xticks(AXES[axis], [f"{value:,}" if value < 10**4 else f"{value:.0e}" for value in AXES[axis]])
             if what == "mib":
                 panel.set_xlabel(TITLES[axis])
-        row[0].set_ylabel(unit)
+        panels[0].set_ylabel(unit)
     figure.suptitle(f"One update of all runs, 256×2 networks if not said otherwise; {where}", fontsize=10)
     figure.savefig(FOLDER / "scaling.svg", metadata={"Date": None})
     plt.close(figure)
@@ -127,17 +122,8 @@ def rows(threads: int, device: str = "cpu") -> list[dict[str, Any]]:
     name = device_name(torch.device(device))
     write(lines, f"{name}, {threads} threads")
     one, *_, forty = [line["ms"] for line in lines if line["axis"] == "runs"]
-    return [
-        {
-            "name": "run-updates/s of 40 runs together against one alone",
-            "device": name,
-            "threads": threads,
-            "value": 40e3 / forty,
-            "unit": "run-updates/s",
-            "baseline": 1e3 / one,
-            "ratio": 40 * one / forty,
-        }
-    ]
+    title = "run-updates/s of 40 runs together against one alone"
+    return [row(title, threads, 40e3 / forty, "run-updates/s", 1e3 / one, name)]
 
 
 if __name__ == "__main__":

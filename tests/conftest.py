@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from itertools import islice
 
 import pytest
@@ -19,6 +20,15 @@ def _arithmetic_as_it_was():
     """Stages, when run in this process, let subnormal numbers be zero; hypothesis wants them."""
     yield
     torch.set_flush_denormal(False)
+
+
+@pytest.fixture
+def signals():
+    """The signals' handlers as they were, after the test."""
+    old = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in old.items():
+        signal.signal(number, handler)
 
 
 def pytest_collection_modifyitems(config, items):

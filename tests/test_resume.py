@@ -23,15 +23,6 @@ def make_state():
     }
 
 
-@pytest.fixture
-def signals():
-    """The handlers as they were."""
-    old = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield
-    for number, handler in old.items():
-        signal.signal(number, handler)
-
-
 def test_a_state_is_read_back_exactly(tmp_path):
     tensors, info = make_state()
     Resume(tmp_path / "key").save(tensors, info)

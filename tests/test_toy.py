@@ -48,16 +48,7 @@ def test_picture_and_numbers_follow_the_parameters():
     assert numbers["off_support"][0] < 0.01
 
 
-@pytest.fixture
-def handlers():
-    """The signals' handlers as they were."""
-    old = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield
-    for number, handler in old.items():
-        signal.signal(number, handler)
-
-
-def test_stopped_it_goes_on_to_the_same_bytes(handlers, tmp_path, monkeypatch):
+def test_stopped_it_goes_on_to_the_same_bytes(signals, tmp_path, monkeypatch):
     settings = Figure2(steps=30, flp_alpha=[1.0], fql_alpha=[5.0])
     fit = resumable(tmp_path)
     chunk = Trainer.chunk

@@ -32,19 +32,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(job: Job) -> None:
     """Make the figure and show its numbers."""
     figure, keys = job.require_figure(layout.FIGURES + layout.TABLES), job.keys
+    key = keys.figure(figure)
+    states = layout.resume_folder("figure", key)
     if figure == "figure2":
         torch.set_num_threads(1)  # the networks are too small for more
-        texts = figure2.make(keys.params.figure2, resumable(layout.resume_folder("figure", keys.figure(figure))))
+        texts = figure2.make(keys.params.figure2, resumable(states))
     else:
         texts = (tables if figure in layout.TABLES else sweep).make(keys, figure)
     base = layout.FIGURE.format(figure=figure)
     Path(base + ".json").unlink(missing_ok=True)
     for suffix, text in texts.items():
         write_text(base + suffix, text)
-    manifest = {"format_version": FORMAT_VERSION, "kind": "figure", "figure": figure, "key": keys.figure(figure)}
+    manifest = {"format_version": FORMAT_VERSION, "kind": "figure", "figure": figure, "key": key}
     files = {suffix: sha256_of(base + suffix) for suffix in texts}
     write_json(base + ".json", manifest | {"files": files, "versions": versions()})
-    shutil.rmtree(layout.resume_folder("figure", keys.figure(figure)), ignore_errors=True)
+    shutil.rmtree(states, ignore_errors=True)
     print(texts[".md" if figure in layout.TABLES else ".csv"], end="")
 
 
