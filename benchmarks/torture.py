@@ -29,12 +29,15 @@ import yaml
 
 REPO = Path(__file__).resolve().parent.parent
 DATASET = "pointmaze-medium-navigate"
-STAGES = {
-    "download_dataset": "data",
-    "pretrain_flow": "results/{dataset}/flow/model",
-    "offline_train": "results/{dataset}/offline",
-    "online_finetune": "results/{dataset}/online",
+STAGES = {  # and the folders that each makes
+    "download_dataset": ["data"],
+    "pretrain_flow": ["results/{dataset}/flow/model"],
+    "invert_to_latent": ["results/{dataset}/latent", "results/{dataset}/flow/quality"],
+    "offline_train": ["results/{dataset}/offline"],
+    "online_finetune": ["results/{dataset}/online"],
 }
+# An inversion saves its state every 32,768 actions, so it needs more of them than the others; and small batches.
+LARGER = {"invert_to_latent": {"download": {"episodes": 300}, "invert": {"batch_size": 64}}}
 TIMES = {"created", "seconds"}
 
 
@@ -59,9 +62,9 @@ def dataset_in(folder: Path) -> str:
     return dataset
 
 
-def output_in(folder: Path, stage: str) -> Path:
-    """What a stage makes there."""
-    return folder / STAGES[stage].format(dataset=dataset_in(folder))
+def outputs_in(folder: Path, stage: str) -> list[Path]:
+    """The folders that a stage makes there."""
+    return [folder / output.format(dataset=dataset_in(folder)) for output in STAGES[stage]]
 
 
 def command(stage: str, dataset: str = DATASET) -> list[str]:
@@ -109,20 +112,22 @@ def run(folder: Path, stage: str, **env: str) -> float:
     return time.monotonic() - began
 
 
-def prepare(folder: Path, dataset: str = DATASET, **changes: Any) -> dict[str, float]:
-    """Run every stage in a folder, in peace, by a copy of the source beside it; return how long each took.
+def prepare(folder: Path, dataset: str = DATASET, last: str = "online_finetune", **changes: Any) -> dict[str, float]:
+    """Run the stages up to a last one in a folder, in peace, by a copy of the source beside it; return their seconds.
 
     Where this has been done, it is not done again.
     """
-    done = folder.parent / "seconds.json"
+    done = folder.with_suffix(".json")
     if done.exists():
         known: dict[str, float] = json.loads(done.read_text())
         return known
     folder.mkdir(parents=True)
     # A copy: an edit in the meantime would change keys.
-    shutil.copytree(REPO / "flp", folder.parent / "source" / "flp", ignore=shutil.ignore_patterns("__pycache__"))
+    source, ignored = folder.parent / "source" / "flp", shutil.ignore_patterns("__pycache__")
+    if not source.exists():
+        shutil.copytree(REPO / "flp", source, ignore=ignored)
     (folder / "params.yaml").write_text(yaml.safe_dump(tiny_params(dataset, **changes)))
-    stages = ["download_dataset", "pretrain_flow", "invert_to_latent", "offline_train", "online_finetune"]
+    stages = list(STAGES)[: list(STAGES).index(last) + 1]
     seconds = {stage: run(folder, stage) for stage in stages}
     done.write_text(json.dumps(seconds))
     return seconds
@@ -133,14 +138,15 @@ def before(whole: Path, folder: Path, stage: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     ignored = shutil.ignore_patterns(".flp")
     shutil.copytree(whole, folder, ignore=ignored)
-    shutil.rmtree(output_in(folder, stage))
+    for output in outputs_in(folder, stage):
+        shutil.rmtree(output)
 
 
 def differences(whole: Path, folder: Path, stage: str) -> list[str]:
     """Files that differ between a run in peace and another one, times in manifests aside."""
-    found = []
-    roots = [output_in(root, stage) for root in (whole, folder)]
-    for name in sorted({path.relative_to(root) for root in roots for path in root.rglob("*") if path.is_file()}):
+    found, roots = [], (whole, folder)
+    made = [(root, path) for root in roots for output in outputs_in(root, stage) for path in output.rglob("*")]
+    for name in sorted({path.relative_to(root) for root, path in made if path.is_file()}):
         first, second = (root / name for root in roots)
         if not (first.exists() and second.exists()):
             found.append(f"{name} is only in one")
@@ -265,11 +271,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         root = args.folder or Path(temporary)
         print(f"{args.dataset}, seed {args.seed}; a pipeline in peace ...", flush=True)
-        seconds = prepare(root / "whole", args.dataset)
+        prepare(root / "whole", args.dataset)
         print(f"{'stage':<18} {'in peace':>8} {'kills':>6} {'resumed':>8} {'ends':>5}  bit-identical", flush=True)
         failed = False
         for stage in args.stage or STAGES:
-            outcome = torture(root / "whole", root / stage, stage, args.kills, seconds[stage], args.seed)
+            whole = root / f"whole-{stage}" if stage in LARGER else root / "whole"
+            seconds = prepare(whole, args.dataset, stage, **LARGER.get(stage, {}))
+            outcome = torture(whole, root / stage, stage, args.kills, seconds[stage], args.seed)
             failed |= bool(outcome.problems)
             print(
                 f"{stage:<18} {seconds[stage]:7.1f}s {outcome.kills:6} {outcome.resumed:8} {outcome.ends:5}  "

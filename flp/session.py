@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +24,7 @@ from flp.params import Params
 from flp.progress import Progress
 from flp.recorder import Recorder, keep_last_good
 from flp.resume import Resume, State, alone, join
-from flp.runs import Batchwork, clear_others, is_finished
+from flp.runs import Batchwork, adopt, clear_others, is_finished
 from flp.shards import Shard, Turns, Work, plan, run_shards
 from flp.trainer import CHUNK, Trainer
 
@@ -58,7 +58,14 @@ class Assignment:
 
 
 def carry_out(
-    assignment: Assignment, runs: list[Run], key: str, work: Work, threads: int, *, capacity: int = 0
+    assignment: Assignment,
+    runs: list[Run],
+    key: str,
+    work: Work,
+    threads: int,
+    *,
+    capacity: int = 0,
+    lenders: Sequence[Path] = (),
 ) -> None:
     """Train the runs that are not there yet, in shards, and write the job's manifest.
 
@@ -69,9 +76,11 @@ def carry_out(
         work: trains one shard.
         threads: CPU threads of the job.
         capacity: online transitions to keep per run.
+        lenders: folders of other jobs whose finished runs are taken over, where their keys are these runs'.
     """
     a, folder, keys = assignment, assignment.folder, assignment.keys
     with alone(str(folder)):
+        adopt(folder, keys, lenders)
         clear_others(folder, list(keys))
         missing = [run for run in runs if not is_finished(folder / run.name, keys[run.name])]
         if missing:

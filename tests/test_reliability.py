@@ -24,7 +24,7 @@ from benchmarks.torture import (  # noqa: E402
     command,
     differences,
     finish,
-    output_in,
+    outputs_in,
     prepare,
     run,
     start,
@@ -150,7 +150,7 @@ def test_two_at_once_end_with_both_right(peace, workplace, stage):
 
 def test_what_a_killed_writer_left_is_removed(peace, workplace):
     before(peace[0], workplace, "pretrain_flow")
-    folder = output_in(workplace, "pretrain_flow") / "seed0"
+    folder = outputs_in(workplace, "pretrain_flow")[0] / "seed0"
     folder.mkdir(parents=True)
     (folder / ".flow.safetensors.0123abcd.tmp").write_bytes(b"half")
     run(workplace, "pretrain_flow")

@@ -26,6 +26,7 @@ import yaml
 REPO = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 STAND_INS = REPO / "tests" / "stand_ins"
+NO_NETWORK = REPO / "tests" / "no_network"
 STAGES = ("download_dataset", "pretrain_flow", "invert_to_latent", "offline_train", "online_finetune", "report")
 DATASETS = ("pointmaze-medium-navigate", "cube-single-play")
 
@@ -144,6 +145,13 @@ class Checkout:
         """What a colleague gets from git."""
         subprocess.run(["git", "clone", "-q", str(self.root), str(to)], check=True)
         return Checkout(to, stand_ins="FLP_STAND_IN" in self.env)
+
+
+def empty_namespace() -> list[str]:
+    """Words before a command that leave it no network at all, or none where the system allows no namespaces."""
+    words = ["unshare", "--map-root-user", "--net"]
+    allowed = shutil.which("unshare") and subprocess.run([*words, "true"], capture_output=True).returncode == 0
+    return words if allowed else []
 
 
 def planned_in(output: str) -> Jobs:

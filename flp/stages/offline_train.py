@@ -14,8 +14,6 @@ from pathlib import Path
 
 from flp import layout
 from flp.cli import Job, run_stage
-from flp.resume import alone
-from flp.runs import adopt
 from flp.session import Assignment, Session, carry_out
 from flp.shards import Shard, Turns
 
@@ -33,9 +31,8 @@ def run(job: Job) -> None:
     keys = {run.name: job.keys.offline_run(name, agent, run) for run in runs}
     assignment = Assignment("offline-train", name, agent, job.params, job.args.device, folder, keys)
     key = job.keys.offline_job(name, agent, seeds)
-    with alone(str(folder)):
-        adopt(folder, keys, layout.sweep_folders(name, agent, seeds))
-    carry_out(assignment, runs, key, partial(train, assignment), job.args.threads)
+    lenders = layout.sweep_folders(name, agent, seeds)
+    carry_out(assignment, runs, key, partial(train, assignment), job.args.threads, lenders=lenders)
 
 
 def train(assignment: Assignment, shard: Shard, turns: Turns) -> None:
