@@ -292,6 +292,7 @@ def test_interrupted_generation_resumes(pointmaze, tmp_path, monkeypatch):
     kept = sorted(shards.iterdir())
     assert len(kept) == 3
     kept[0].write_bytes(kept[0].read_bytes()[:-100])  # a truncated shard is made again
+    (shards / f".{kept[1].name}.x1.tmp").touch()  # what a writer leaves that is killed
     again = []
     monkeypatch.setattr(generation, "_join", lambda collector, span: again.append(span) or join(collector, span))
     make_small(tmp_path / "train.npz", 1, resume_dir=shards)

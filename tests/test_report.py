@@ -335,11 +335,18 @@ def test_every_link_resolves_and_every_number_is_the_csvs() -> None:
     for dataset in ("cube-single-play", "scene-play"):
         (table,) = re.findall(r'<table class="success".*?</table>', pages[f"{dataset}.html"], re.S)
         assert table in pages["index.html"]
-        shown = [re.findall(r"<td>(?:(\w+)</td>|([^<]*)<span)", row) for row in table.split("<tr")[2:]]
-        rows = csv[csv["dataset"] == dataset].pivot(index="task", columns="method", values="mean")
-        rows = rows[["flow", "flp", "flp online", "fql", "fql online"]]
+        shown = [re.findall(r"<td>(?:([\w ]+)</td>|([^<]*)<span)", row) for row in table.split("<tr")[2:]]
+        rows = csv[csv["dataset"] == dataset].pivot(index="method", columns="task", values="mean")
+        names = {
+            "flow": "frozen flow",
+            "flp": "FLP",
+            "flp online": "FLP online",
+            "fql": "FQL",
+            "fql online": "FQL online",
+        }
         expected = [
-            [str(task).replace("all", "mean"), *(f"{100 * v:.0f}" for v in row)] for task, row in rows.iterrows()
+            [shown, *(f"{100 * rows.loc[method, task]:.0f}" for task in ("all", *"12"))]
+            for method, shown in names.items()
         ]
         assert [[first or second for first, second in row] for row in shown] == expected
         assert "<td>0</td><td>10 %</td><td>30 %</td><td>90 %</td><td>1.0e-04</td>" in pages[f"{dataset}.html"]

@@ -162,11 +162,12 @@ class Shards:
             write_npz(path, arrays)
 
     def remove(self) -> None:
-        """Delete this recipe's shards, and the folder if it is empty then."""
+        """Delete this recipe's shards and what killed writers left of them, and the folder if it is empty then."""
         if self.folder is None or not self.folder.exists():
             return
-        for path in self.folder.glob(f"{self._name}-*.npz"):
-            path.unlink()
+        for pattern in (f"{self._name}-*.npz", f".{self._name}-*.tmp"):
+            for path in self.folder.glob(pattern):
+                path.unlink()
         if not any(self.folder.iterdir()):
             self.folder.rmdir()
 

@@ -313,7 +313,9 @@ def aggregates(results: Results, final: pd.DataFrame) -> Panels | None:
     if poi:
         title = "probability of improvement"
         svgs.append(figures.interval_panel(poi, name="poi", title=title, xlabel="", level=0.5))
-    svgs.append(_profiles(names, scores, draws))
+    tuned = [m for m in names if m.endswith(" online")]
+    for phase, part in (("offline", [m for m in names if m not in tuned]), ("fine-tuned", tuned)):
+        svgs += [_profiles(part, scores, draws, phase)] if part else []
     seeds = "1 seed" if len(results.params.seeds) == 1 else f"{len(results.params.seeds)} seeds"
     note = (
         f"Over {len(widest)} tasks × {seeds}, after rliable; bars and bands are 95 % intervals "
@@ -334,7 +336,9 @@ def comparisons(names: Sequence[str], lead: str) -> list[tuple[str, str]]:
     return pairs
 
 
-def _profiles(names: list[str], scores: dict[str, tuple[statistics.Array, statistics.Array]], draws: int) -> str:
+def _profiles(
+    names: list[str], scores: dict[str, tuple[statistics.Array, statistics.Array]], draws: int, phase: str
+) -> str:
     thresholds = np.linspace(0, 1, 51)
 
     def profile(array: statistics.Array) -> statistics.Array:
@@ -347,8 +351,8 @@ def _profiles(names: list[str], scores: dict[str, tuple[statistics.Array, statis
         lines.append(Line(100 * thresholds, value, color_of(method), low, high, dashed=method == "flow" or online))
     return figures.line_panel(
         lines,
-        name="profile",
-        title="share of runs above a success rate",
+        name=f"profile-{phase}",
+        title=f"share of runs above a success rate, {phase}",
         xlabel="success, %",
         percent=True,
         steps=False,

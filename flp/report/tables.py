@@ -166,6 +166,11 @@ class SuccessTable:
         """The mean over tasks."""
         return self.rows[-1][1][self.methods.index(method)] if method in self.methods else None
 
+    def short_of(self, evaluations: int) -> list[tuple[int, list[str]]]:
+        """Numbers of evaluations below the one wished for, and the methods that have no more; not the flow."""
+        few = {method: n for method, n in self.averaged.items() if n < evaluations and method != FLOW_METHOD}
+        return [(n, [method for method in few if few[method] == n]) for n in sorted(set(few.values()))]
+
 
 def success_table(final: pd.DataFrame, dataset: str, agents: Sequence[str], resamples: int) -> SuccessTable:
     """The success table of one dataset, its last row the mean over tasks."""
