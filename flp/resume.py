@@ -179,7 +179,7 @@ def begun(folder: Path) -> tuple[list[str], int] | None:
 
 
 @contextmanager
-def alone(output: str) -> Iterator[bool]:
+def alone(output: str, *more: str) -> Iterator[bool]:
     """Let one process at a time make an output; a second one waits, and may find the work done.
 
     The lock belongs to the process: whatever ends it frees the lock, so that none is ever stale. What a killed
@@ -187,6 +187,7 @@ def alone(output: str) -> Iterator[bool]:
 
     Args:
         output: path of the output's folder, or of its files without their suffixes.
+        more: folders of further outputs of the same process.
 
     Yields:
         Whether another process was waited for.
@@ -207,14 +208,14 @@ def alone(output: str) -> Iterator[bool]:
             waited = True
         except OSError as error:
             print(f"warning: this file system has no locks ({error}); start each job only once", file=sys.stderr)
-        for leftover in leftovers(Path(output)):
+        for leftover in (file for place in (output, *more) for file in leftovers(Path(place))):
             leftover.unlink(missing_ok=True)
         yield waited
 
 
-def once(output: str, manifest: str, key: str, make: Callable[[], None]) -> None:
-    """Make an output, unless another process was waited for and has just made this very one."""
-    with alone(output) as waited:
+def once(output: str, manifest: str, key: str, make: Callable[[], None], *more: str) -> None:
+    """Make an output (and more, as `alone`), unless another process was waited for and has just made this very one."""
+    with alone(output, *more) as waited:
         if waited:
             try:
                 if read_json(manifest)["key"] == key:

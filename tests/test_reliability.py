@@ -148,13 +148,17 @@ def test_two_at_once_end_with_both_right(peace, workplace, stage):
     assert not list(workplace.rglob("*.tmp"))
 
 
-def test_what_a_killed_writer_left_is_removed(peace, workplace):
-    before(peace[0], workplace, "pretrain_flow")
-    folder = outputs_in(workplace, "pretrain_flow")[0] / "seed0"
-    folder.mkdir(parents=True)
-    (folder / ".flow.safetensors.0123abcd.tmp").write_bytes(b"half")
-    run(workplace, "pretrain_flow")
-    assert not differences(peace[0], workplace, "pretrain_flow")
+@pytest.mark.parametrize(
+    ("stage", "files"),
+    [("pretrain_flow", ["flow.safetensors"]), ("invert_to_latent", ["latent.safetensors", "latent.png"])],
+)
+def test_what_a_killed_writer_left_is_removed(peace, workplace, stage, files):
+    before(peace[0], workplace, stage)
+    for output, file in zip(outputs_in(workplace, stage), files, strict=True):
+        (output / "seed0").mkdir(parents=True)
+        (output / "seed0" / f".{file}.0123abcd.tmp").write_bytes(b"half")
+    run(workplace, stage)
+    assert not differences(peace[0], workplace, stage)
 
 
 def test_workers_change_no_bytes(peace, workplace):

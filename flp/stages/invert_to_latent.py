@@ -42,7 +42,8 @@ def run(job: Job) -> None:
     """Make one flow's latents."""
     name, seed = job.args.dataset, job.args.seed
     path, key = layout.LATENT.format(dataset=name, seed=seed), job.keys.latent(name, seed)
-    once(path, path + ".json", key, partial(invert_dataset, job, path, key))
+    quality = layout.QUALITY.format(dataset=name, seed=seed)
+    once(path, path + ".json", key, partial(invert_dataset, job, path, key), quality)
 
 
 def invert_dataset(job: Job, path: str, key: str) -> None:
