@@ -30,6 +30,7 @@ from flp.errors import FLPError
 State = tuple[dict[str, Tensor], dict[str, Any]]
 
 BEGUN = "begun.json"
+_SECONDS = "seconds of the job"
 LOCKS = Path(".flp/locks")
 ECHO = 0.5  # seconds in which a second signal is the first one's echo: a terminal and a scheduler both send it
 
@@ -73,6 +74,12 @@ class Resume:
         self.every, self.saved_at = checkpoint_seconds() if every is None else every, time.monotonic()
         self.stop_signal: int | None = None
         self.stop_asked_at = 0.0
+        self.saved_seconds, self.earlier, self.began = 0.0, 0.0, time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Time that the job has taken so far, interruptions left out."""
+        return self.earlier + time.monotonic() - self.began
 
     def listen(self) -> None:
         """On SIGTERM or SIGINT, save at the next opportunity and stop; a second signal stops at once."""
@@ -93,6 +100,7 @@ class Resume:
         self.listen()
         state = self.load()
         if state is not None:
+            self.earlier = self.saved_seconds
             print(f"going on from {self.file} (step {state[1].get('step', 0)})", file=sys.stderr)
         return state
 
@@ -109,6 +117,7 @@ class Resume:
             if metadata["digest"] != _digest(tensors, metadata["info"]):
                 raise ValueError("its checksum differs")
             info = json.loads(metadata["info"])
+            self.saved_seconds = float(info.pop(_SECONDS, 0.0))
         except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
             aside = self.file.with_suffix(".unreadable")
             print(f"warning: {self.file} cannot be read ({error}); it is set aside, starting over", file=sys.stderr)
@@ -142,7 +151,7 @@ class Resume:
 
         # A clone where tensors share memory: safetensors refuses to store one buffer twice.
         whole = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-        text = json.dumps(info)
+        text = json.dumps(info | {_SECONDS: self.seconds})
         metadata = {"info": text, "digest": _digest(whole, text)}
         write_verified(self.file, lambda temporary: save_file(whole, temporary, metadata))
         self.saved_at = time.monotonic()

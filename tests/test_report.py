@@ -89,7 +89,8 @@ def make_inputs(overlay: dict[str, Any], success: Callable[[str, Run], list[floa
         write(f"{folder}/quality.json", json.dumps(QUALITY | {"key": keys.latent(dataset, seed)}))
         write(f"{folder}/latent.png", PNG)
         write(flow + ".csv", "step,loss,validation_loss\n100,1.5,1.4\n200,1.2,1.3\n")
-        write(flow + ".json", json.dumps({"model": {"action_dim": 2}, "versions": {"python": "3.11"}}))
+        manifest = {"model": {"action_dim": 2}, "versions": {"python": "3.11"}, "seconds": 30.0, "device": "cpu"}
+        write(flow + ".json", json.dumps(manifest))
         write(layout.DATA.format(dataset=dataset) + ".json", json.dumps({"label": "made <here>"}))
     for dataset, agent, seeds in keys.jobs():
         folder = layout.OFFLINE.format(dataset=dataset, agent=agent, seeds=layout.join_seeds(seeds))
@@ -351,7 +352,7 @@ def test_every_link_resolves_and_every_number_is_the_csvs() -> None:
         assert [[first or second for first, second in row] for row in shown] == expected
         assert "<td>0</td><td>10 %</td><td>30 %</td><td>90 %</td><td>1.0e-04</td>" in pages[f"{dataset}.html"]
     total = pd.read_csv(REPORT / "compute.csv")["seconds"].sum()
-    assert total == pytest.approx(2 * 2 * 2 * 2 * 61.5)  # datasets × agents × tasks × stages
+    assert total == pytest.approx(2 * 30 + 2 * 2 * 2 * 2 * 61.5)  # the flows, and datasets × agents × tasks × stages
     assert f"In all {page.duration(total)}." in pages["index.html"]
 
 

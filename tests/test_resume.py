@@ -34,6 +34,18 @@ def test_a_state_is_read_back_exactly(tmp_path):
         assert found[name].dtype == tensor.dtype
 
 
+def test_the_seconds_of_earlier_sessions_count(tmp_path):
+    first = Resume(tmp_path / "key")
+    first.began -= 60
+    first.save(*make_state())
+    second = Resume(tmp_path / "key")
+    assert second.seconds < 60
+    second.start()
+    assert 60 <= second.seconds < 70
+    second.load()  # a look at the state adds nothing
+    assert second.seconds < 70
+
+
 def test_the_last_state_counts_and_clearing_leaves_none(tmp_path):
     resume = Resume(tmp_path / "key")
     assert resume.load() is None

@@ -150,8 +150,14 @@ def _long(views: list[DatasetView]) -> pd.DataFrame:
 
 
 def _compute(results: Results) -> pd.DataFrame:
-    """What the numbers cost: each run's share of its job's time, by dataset, agent and stage."""
-    runs = results.runs.assign(device=results.runs["device"].fillna("unknown"))
+    """What the numbers cost: the flows', and each run's share of its job's time, by dataset, agent and stage."""
+    flows = [
+        {"dataset": flow.dataset, "agent": FLOW_METHOD, "stage": "pretraining", "task": "all"}
+        | {name: flow.manifest.get(name) for name in ("seconds", "device")}
+        for flow in results.flows
+    ]
+    runs = pd.concat([pd.DataFrame(flows), results.runs], ignore_index=True)
+    runs = runs.assign(device=runs["device"].fillna("unknown"), seconds=runs["seconds"].astype(float))
     grouped = runs.groupby(["dataset", "agent", "stage", "device"], as_index=False, sort=False)
     return grouped.agg(
         runs=("task", "size"), seconds_per_run=("seconds", "mean"), seconds=("seconds", lambda s: s.sum(min_count=1))

@@ -79,6 +79,7 @@ def train_flow(job: Job, path: str, key: str) -> None:
         "clipped_fraction": train.clipped_fraction,
         "validation_loss": curve[-1]["validation_loss"],
         "device": device_name(device),
+        "seconds": round(resume.seconds, 3),
     }
     write_text(path + ".md", model_card(manifest))
     save_flow(path + ".safetensors", field, **manifest)
