@@ -529,6 +529,15 @@ def test_bad_parameters_are_one_line(work: Checkout, text: str, says: str) -> No
     assert "Traceback" not in "\n".join(said)
 
 
+def test_parameters_may_stand_on_the_command_line(work: Checkout) -> None:
+    """Snakemake hands over the numbers inside brackets as strings."""
+    asked = ("seeds=[0, 1, 2]", "online={steps: 0}", "offline={alpha: 0.25, agents: [flp]}")
+    assert work.planned("--config", *asked) == jobs(pretrain_flow=4, invert_to_latent=4, offline_train=6, report=1)
+    done = work.run("snakemake", "-n", "--config", "offline={alpha: high}", check=False)
+    assert done.returncode != 0
+    assert "+ --config: offline.alpha: input should be a valid number, got 'high'" in done.stdout + done.stderr
+
+
 def test_what_the_experiment_does_not_hold_is_refused(work: Checkout) -> None:
     for target in ("data/scene-play.npz", "results/cube-single-play/flow/model/seed9/flow.safetensors"):
         done = work.run("snakemake", "-n", target, check=False)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import yaml
 from bookkeeping import key_file, machine_cores, machine_gpus, mark, write_params
 from snakemake.exceptions import WorkflowError
 from snakemake.io import ancient
@@ -27,6 +28,18 @@ _NAMES = {
     "online_finetune": "{w.dataset}/{w.agent}/seed{w.seeds}",
     "offline_sweep": "{w.dataset}/{w.figure}/seed{w.seeds}",
 }
+
+
+def _typed(value: Any) -> Any:
+    """What --config says, as a parameter file would: Snakemake leaves numbers inside brackets strings."""
+    if isinstance(value, dict):
+        return {name: _typed(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_typed(inner) for inner in value]
+    try:
+        return yaml.safe_load(value) if isinstance(value, str) else value
+    except yaml.YAMLError:
+        return value
 
 
 def log_file(stage: str, name: str) -> str:
@@ -53,7 +66,9 @@ class Experiment:
             files = files[-1:] + files[:-1]  # params.yaml, then what is laid over it
             for file in files:
                 parameters.read_yaml(file)
-            self.params = parameters.parse(config, " + ".join(files))
+            given = _typed(dict(workflow.config_settings.config))
+            files += ["--config"] if given else []
+            self.params = parameters.parse(parameters.merge(config, given), " + ".join(files))
             self.keys = Keys(self.params)
             self.artifacts = self.keys.artifacts
             # Jobs parse the workflow again (on a cluster, in a subprocess): only the main process judges and marks.
