@@ -51,6 +51,7 @@ class Recorder:
         health: the runs' health, which withholds the results of failed ones.
         tick: called at every step of an evaluation that is waited for; may raise to stop it.
         beside: evaluate copies of the agent while training goes on. The results are the same; they come later.
+        clock: tells the seconds that count as the runs' cost.
     """
 
     def __init__(
@@ -63,12 +64,13 @@ class Recorder:
         tick: Callable[[], None] = lambda: None,
         *,
         beside: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.work, self.phase, self.agent, self.health, self.tick = work, phase, agent, health, tick
         self.evaluations: list[Row] = []
         self.logs: list[Row] = []
         self.seconds = 0.0
-        self.started = time.monotonic()
+        self.clock, self.started = clock, clock()
         self.paths: dict[str, list[list[NDArray[np.float32]]]] = {}
         settings = work.params.evaluation
         self.evaluator = Evaluator(
@@ -88,7 +90,7 @@ class Recorder:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """What is kept so far and what is being evaluated, for a checkpoint."""
-        spent = self.seconds + time.monotonic() - self.started
+        spent = self.seconds + self.clock() - self.started
         tensors = {
             f"path/{phase}/{run}/{i}": torch.from_numpy(path)
             for phase, paths in self.paths.items()
@@ -222,7 +224,7 @@ class Recorder:
                 step=step,
                 device=device_name(self.work.device),
                 # Runs train together: each cost its share.
-                seconds=round((self.seconds + time.monotonic() - self.started) / len(self.work.runs), 3),
+                seconds=round((self.seconds + self.clock() - self.started) / len(self.work.runs), 3),
             )
             for name in (FAILED, LAST_GOOD, str(Path(LAST_GOOD).with_suffix(".json"))):
                 (target / name).unlink(missing_ok=True)

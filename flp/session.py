@@ -143,7 +143,9 @@ class Session:
         self.health = Health(label, names, params.offline, self.replay, self.agent, rescue)
         tick = partial(self.resume.stop_if_asked, self.state)
         beside = evaluates_beside(device)
-        self.recorder = Recorder(self.work, phase, self.agent, shard.threads, self.health, tick, beside=beside)
+        self.recorder = Recorder(
+            self.work, phase, self.agent, shard.threads, self.health, tick, beside=beside, clock=turns.clock
+        )
         self.parts: list[Part] = [self.trainer, self.recorder, self.health]
 
     def state(self) -> State:

@@ -91,6 +91,11 @@ class Turns:
 
     def __init__(self, index: int = 0, permits: Any = None, steps: Any = None, holders: Any = None) -> None:
         self.index, self.permits, self.steps, self.holders = index, permits, steps, holders
+        self.waited = 0.0
+
+    def clock(self) -> float:
+        """Seconds since some moment, without those spent waiting for a turn."""
+        return time.monotonic() - self.waited
 
     @contextmanager
     def __call__(self, step: int) -> Iterator[None]:
@@ -98,11 +103,12 @@ class Turns:
         if self.permits is None:
             yield
             return
-        self.steps[self.index] = step
+        self.steps[self.index], began = step, time.monotonic()
         while step > min(self.steps) + _SLACK:
             time.sleep(0.002)
         with self.permits:
             self.holders[self.index] = True
+            self.waited += time.monotonic() - began
             try:
                 yield
             finally:

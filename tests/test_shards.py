@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 import time
 
 import pytest
@@ -155,3 +156,16 @@ def test_a_signal_reaches_every_shard(tmp_path):
 def test_alone_everyone_may_always_compute():
     with Turns()(10**9):
         pass
+
+
+def test_waiting_for_a_turn_costs_nothing():
+    permits = threading.Semaphore(1)
+    turns = Turns(0, permits, [0], [False])
+    before, began = turns.clock(), time.monotonic()
+    permits.acquire()
+    threading.Timer(0.5, permits.release).start()
+    with turns(0):
+        time.sleep(0.1)
+    elapsed = time.monotonic() - began
+    assert elapsed >= 0.6
+    assert 0.1 <= turns.clock() - before <= elapsed - 0.4
