@@ -127,7 +127,8 @@ def test_tables_set_ours_beside_the_papers() -> None:
     assert second.loc[DATASET, "measured FLP"] == "22→90"
     for table in layout.TABLES:
         page, text = ((FOLDER / f"{table}{suffix}").read_text() for suffix in (".html", ".md"))
-        assert all(name in page and name in text for name in ("paper FLP", "measured FQL", DATASET))
+        assert all(name in text for name in ("paper FLP", "measured FQL", DATASET))
+        assert all(f"{name}</t" in page for name in ('class="paper">FLP', 'class="measured">FQL', DATASET))
         assert "http" not in page and "<script" not in page
     header = next(line for line in text.splitlines() if line.startswith("| environment"))
     assert all(line.count("|") == header.count("|") for line in text.splitlines() if line.startswith("|"))

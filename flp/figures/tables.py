@@ -26,8 +26,8 @@ QUOTED = (
 STYLE = """
 body{font:14px/1.5 system-ui,"DejaVu Sans",sans-serif;margin:2rem auto;max-width:90rem;padding:0 1rem;color:#1b1f24;
 background:#fff}h1{font-size:1.25rem}.scroll{overflow-x:auto}table{border-collapse:collapse;font-size:12px;width:100%}
-th,td{padding:.3rem .5rem;text-align:right;white-space:nowrap;border-bottom:1px solid #dde1e7}
-th:first-child,td:first-child{text-align:left}.measured{background:#fdf0ea}.best{font-weight:700}
+th,td{padding:.3rem;text-align:right;white-space:nowrap;border-bottom:1px solid #dde1e7}
+td:first-child,.environment{text-align:left}.group{text-align:center;border-bottom-width:2px}.measured{background:#fdf0ea}.best{font-weight:700}
 .scale td{color:#5b6470;text-align:left;white-space:normal}@media print{body{margin:0}table{font-size:8px}}
 """
 
@@ -70,7 +70,13 @@ def _rows(cells: pd.DataFrame) -> list[dict[str, str]]:
 def _page(title: str, notes: list[str], cells: pd.DataFrame) -> str:
     columns = _shown(cells)
     quoted = [name for name in columns if name.startswith("paper ")]
-    head = "".join(f'<th class="{name.split()[0]}">{html.escape(name)}</th>' for name in columns)
+    origins = {"paper": "the paper's numbers (quoted)", "measured": "measured here"}
+    groups = "".join(
+        f'<th class="group {origin}" colspan="{sum(name.startswith(origin) for name in columns)}">{said}</th>'
+        for origin, said in origins.items()
+    )
+    split = [name.partition(" ") for name in columns]
+    head = "".join(f'<th class="{origin}">{html.escape(name)}</th>' for origin, _, name in split)
     body = []
     for row in _rows(cells):
         best = paper.near_best(row, quoted)
@@ -86,7 +92,8 @@ def _page(title: str, notes: list[str], cells: pd.DataFrame) -> str:
         f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width,initial-scale=1">\n<title>{html.escape(title)}</title>\n'
         f"<style>{STYLE}</style>\n<h1>{html.escape(title)}</h1>\n{paragraphs}"
-        f'<div class="scroll"><table>\n<tr><th>environment</th>{head}</tr>\n' + "\n".join(body) + "\n</table></div>\n"
+        f'<div class="scroll"><table>\n<tr><th class="environment" rowspan="2">environment</th>{groups}</tr>\n'
+        f"<tr>{head}</tr>\n" + "\n".join(body) + "\n</table></div>\n"
         "</html>\n"
     )
 
