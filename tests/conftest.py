@@ -8,6 +8,8 @@ from itertools import islice
 import pytest
 import torch
 
+pytest_plugins = ["workflow_clones"]
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
@@ -42,7 +44,8 @@ def pytest_collection_modifyitems(config, items):
         return
     files = {}
     for item in filter(_seconds, items):
-        files.setdefault(item.path, []).append(item)
+        # Some files share clones; two processes would wait for each other to make them.
+        files.setdefault("clones" if "single" in item.fixturenames else item.path, []).append(item)
     shares = [[] for _ in range(workers)]
     for slow in sorted(files.values(), key=lambda tests: -sum(map(_seconds, tests))):
         min(shares, key=lambda share: sum(map(_seconds, share))).extend(sorted(slow, key=_seconds, reverse=True))
