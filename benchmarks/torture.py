@@ -37,7 +37,13 @@ STAGES = {  # and the folders that each makes
     "online_finetune": ["results/{dataset}/online"],
 }
 # An inversion saves its state every 32,768 actions, so it needs more of them than the others; and small batches.
-LARGER = {"invert_to_latent": {"download": {"episodes": 300}, "invert": {"batch_size": 64}}}
+LARGER = {
+    "invert_to_latent": {
+        "download": {"episodes": 300},
+        "flow": {"solver_steps": 10},
+        "invert": {"batch_size": 64},
+    }
+}
 TIMES = {"created", "seconds"}
 
 
@@ -46,7 +52,7 @@ def tiny_params(dataset: str, **changes: Any) -> dict[str, Any]:
     values: dict[str, Any] = yaml.safe_load((REPO / "params.yaml").read_text())
     values["datasets"] = [dataset]
     values["download"] |= {"episodes": 16, "steps_per_episode": 500}
-    values["flow"] |= {"hidden": [32, 32], "steps": 1500, "batch_size": 64, "validate_every": 500}
+    values["flow"] |= {"hidden": [32, 32], "steps": 1500, "batch_size": 64, "validate_every": 500, "solver_steps": 2}
     values["invert"] |= {"max_roundtrip_error": 10.0, "likelihood_samples": 16}
     values["offline"] |= {"tasks": [1, 4], "hidden": [32, 32], "steps": 200, "batch_size": 64}
     values["online"] |= {"steps": 60}

@@ -36,7 +36,7 @@ def tiny(params, dataset, **changes):
     params = yaml.safe_load(yaml.safe_dump(params))
     params["datasets"] = [dataset]
     params["download"] |= {"episodes": 2, "steps_per_episode": 31}
-    params["flow"] |= {"hidden": [16], "steps": 40, "validate_every": 20}
+    params["flow"] |= {"hidden": [16], "steps": 40, "validate_every": 20, "solver_steps": 2}
     params["invert"] |= {"likelihood_samples": 8, "max_roundtrip_error": 1.0}
     params["offline"] |= {"tasks": [1, 4], "steps": 20, "hidden": [16], "batch_size": 16}
     params["online"] |= {"steps": 10}

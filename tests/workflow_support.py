@@ -181,6 +181,7 @@ def new_checkout(
         flow__steps=20,
         flow__validate_every=10,
         flow__batch_size=32,
+        flow__solver_steps=2,
         invert__likelihood_samples=16,
         invert__max_roundtrip_error=1.0,
         offline__tasks=[1, 2],
