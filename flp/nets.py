@@ -74,13 +74,23 @@ class MLP(nn.Module):
         x = torch.addcmul(self.shift, x, self.scale)
         last = len(self.weights) - 1
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            x = _affine(x, weight, bias)
-            if i < last:
-                x = _gelu(x)
-                if self.layer_norm:
-                    x = F.layer_norm(x, x.shape[-1:], eps=_LAYER_NORM_EPSILON)
-                    x = torch.addcmul(self.shifts[i], x, self.scales[i])
+            if i == last:
+                x = _head(x, weight, bias)
+                break
+            x = _gelu(_affine(x, weight, bias))
+            if self.layer_norm:
+                x = F.layer_norm(x, x.shape[-1:], eps=_LAYER_NORM_EPSILON)
+                x = torch.addcmul(self.shifts[i], x, self.scales[i])
         return x.view(self.runs, self.members, batch, -1)
+
+
+def _head(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The last layer, always in float32: bfloat16 has three digits, too few for values in the hundreds."""
+    device = x.device.type
+    if not torch.is_autocast_enabled(device):
+        return _affine(x, weight, bias)
+    with torch.autocast(device, enabled=False):
+        return _affine(x.float(), weight, bias)
 
 
 def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -230,7 +230,7 @@ class Offline(Section):
     success_timing: Literal["pre", "post"]
     """Whether reward and success look at the state before or after the action."""
     precision: Literal["float32", "tf32", "bfloat16"]
-    """Arithmetic of matrix products; tf32 and bfloat16 need a GPU to be faster."""
+    """Arithmetic of matrix products; tf32 needs a GPU, bfloat16 a GPU or a CPU that has it (avx512_bf16, amx_bf16)."""
     compile: bool = False
     """Compile the updates, which takes a minute; rounds otherwise. Needs a C++ compiler (on a GPU, Triton)."""
     seeds_per_job: Count = Field(default=1, json_schema_extra=_UNKEYED)

@@ -142,8 +142,10 @@ class Trainer:
 
     def _updates(self, indices: Tensor, noise: dict[str, Tensor]) -> Logs:
         total: Logs = {}
+        device, autocast = indices.device.type, self.autocast
         for k in range(len(indices)):
-            with torch.autocast(indices.device.type, self.autocast, enabled=self.autocast is not None):
+            # Without its cache: that keeps the casts of parameters which the update has since changed.
+            with torch.autocast(device, autocast, enabled=autocast is not None, cache_enabled=False):
                 logs = self.update(self.source.batch(indices[k]), {name: value[k] for name, value in noise.items()})
             total = {name: value + total[name] if total else value for name, value in logs.items()}
         return {name: value / len(indices) for name, value in total.items()}

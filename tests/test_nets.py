@@ -81,6 +81,19 @@ def test_a_zero_head_gives_zero_but_learns():
     assert gradient.abs().min() > 0
 
 
+def test_under_autocast_the_last_layer_keeps_its_digits():
+    """A value of 300 has a resolution of 2 in bfloat16, more than a step's reward."""
+    net = MLP(RunStreams([1]), 3, [8], 1)
+    with torch.no_grad():
+        net.biases[-1].fill_(300.0)
+    x = RunStreams([2]).normal(50, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = net(x)
+    assert rounded.dtype == torch.float32
+    torch.testing.assert_close(rounded, net(x), rtol=0, atol=0.05)
+    assert not torch.equal(rounded, net(x))
+
+
 def test_runs_and_batches_do_not_mix():
     critic = scrambled(Critic(RunStreams([1, 2, 3]), 2, 2, [8], members=2, layer_norm=True))
     generator = torch.Generator().manual_seed(0)

@@ -6,7 +6,8 @@ import pytest
 import torch
 from reference import make_agent
 
-from flp.learner import Learner
+from flp.learner import Learner, descend
+from flp.nets import follow
 from flp.progress import Progress
 from flp.replay import Replay
 from flp.streams import RunStreams
@@ -27,8 +28,8 @@ def make_replay(capacity=0):
     )
 
 
-def make_trainer(batch_size=5, capacity=0):
-    return Trainer(make_agent([1, 2]), make_replay(capacity), RunStreams([3, 4]), batch_size)
+def make_trainer(batch_size=5, capacity=0, **options):
+    return Trainer(make_agent([1, 2]), make_replay(capacity), RunStreams([3, 4]), batch_size, **options)
 
 
 def snapshot(trainer):
@@ -151,6 +152,32 @@ def test_training_is_deterministic():
     assert_equal_states(snapshot(first), snapshot(second))
     fresh = make_trainer()
     assert any(not torch.equal(t, fresh.state()[0][name]) for name, t in first.state()[0].items())
+
+
+def test_in_bfloat16_every_loss_sees_the_parameters_as_they_are():
+    """Autocast may not keep the policy's cast over its step, for the critic's target is the new policy's."""
+    usual, plain = (make_trainer(autocast=torch.bfloat16) for _ in range(2))
+    agent = plain.learner
+
+    def update(batch, noise):
+        losses = [(agent.actor_loss, noise["policy"]), (agent.critic_loss, noise["candidates"])]
+        for (loss, own_noise), optimizer in zip(losses, agent.optimizers, strict=True):
+            with torch.autocast("cpu", enabled=False), torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+                value, _ = loss(batch, own_noise)
+            descend(optimizer, value)
+        follow(agent.target_critic, agent.critic, agent.target_rate)
+        return {}
+
+    plain.update = update
+    for trainer in (usual, plain):
+        for _ in range(3):
+            trainer.chunk()
+    (ours, _), (theirs, _) = usual.state(), plain.state()
+    for name in ours:
+        assert torch.equal(ours[name], theirs[name]), name
+    exact = make_trainer()
+    exact.chunk()
+    assert not torch.equal(exact.state()[0]["learner/policy.net.weights.0"], ours["learner/policy.net.weights.0"])
 
 
 class Stopped(Exception):  # noqa: N818 (no error)
