@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -51,7 +50,6 @@ class Recorder:
         health: the runs' health, which withholds the results of failed ones.
         tick: called at every step of an evaluation that is waited for; may raise to stop it.
         beside: evaluate copies of the agent while training goes on. The results are the same; they come later.
-        clock: tells the seconds that count as the runs' cost.
     """
 
     def __init__(
@@ -64,13 +62,10 @@ class Recorder:
         tick: Callable[[], None] = lambda: None,
         *,
         beside: bool = False,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.work, self.phase, self.agent, self.health, self.tick = work, phase, agent, health, tick
         self.evaluations: list[Row] = []
         self.logs: list[Row] = []
-        self.seconds = 0.0
-        self.clock, self.started = clock, clock()
         self.paths: dict[str, list[list[NDArray[np.float32]]]] = {}
         settings = work.params.evaluation
         self.evaluator = Evaluator(
@@ -90,7 +85,6 @@ class Recorder:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """What is kept so far and what is being evaluated, for a checkpoint."""
-        spent = self.seconds + self.clock() - self.started
         tensors = {
             f"path/{phase}/{run}/{i}": torch.from_numpy(path)
             for phase, paths in self.paths.items()
@@ -102,14 +96,13 @@ class Recorder:
         return tensors, {
             "evaluations": self.evaluations,
             "logs": self.logs,
-            "seconds": spent,
             "paths": [*self.paths],
             "pending": [[look.phase, look.step, sorted(look.guard.had_failed)] for look in self.pending],
         }
 
     def restore(self, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
         """Put back what `state` gave."""
-        self.evaluations, self.logs, self.seconds = info["evaluations"], info["logs"], info["seconds"]
+        self.evaluations, self.logs = info["evaluations"], info["logs"]
         counts = range(self.evaluator.record)
         self.paths = {
             phase: [[tensors[f"path/{phase}/{run}/{i}"].numpy() for i in counts] for run in range(len(self.work.runs))]
@@ -200,8 +193,8 @@ class Recorder:
         for i, run in enumerate(self.work.runs):
             self.logs.append({"run": run.name, "step": step, **{name: values[i] for name, values in columns.items()}})
 
-    def save(self, folder: Path, keys: dict[str, str], step: int) -> None:
-        """Write every run's folder: its results, or why it failed."""
+    def save(self, folder: Path, keys: dict[str, str], step: int, seconds: float) -> None:
+        """Write every run's folder: its results, or why it failed. The runs together took `seconds`."""
         for i, run in enumerate(self.work.runs):
             target = folder / run.name
             if run.name in self.health.failed:
@@ -224,7 +217,7 @@ class Recorder:
                 step=step,
                 device=device_name(self.work.device),
                 # Runs train together: each cost its share.
-                seconds=round((self.seconds + self.clock() - self.started) / len(self.work.runs), 3),
+                seconds=round(seconds / len(self.work.runs), 3),
             )
             for name in (FAILED, LAST_GOOD, str(Path(LAST_GOOD).with_suffix(".json"))):
                 (target / name).unlink(missing_ok=True)

@@ -67,19 +67,21 @@ class Resume:
     Args:
         folder: where the state lives, named by the key.
         every: seconds between checkpoints, if not `FLP_CHECKPOINT_SECONDS`.
+        clock: tells the seconds that count as the job's cost.
     """
 
-    def __init__(self, folder: Path, every: float | None = None) -> None:
+    def __init__(self, folder: Path, every: float | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self.file = folder / "state.safetensors"
         self.every, self.saved_at = checkpoint_seconds() if every is None else every, time.monotonic()
         self.stop_signal: int | None = None
         self.stop_asked_at = 0.0
-        self.saved_seconds, self.earlier, self.began = 0.0, 0.0, time.monotonic()
+        self.clock, self.began = clock, clock()
+        self.saved_seconds = self.earlier = 0.0
 
     @property
     def seconds(self) -> float:
-        """Time that the job has taken so far, interruptions left out."""
-        return self.earlier + time.monotonic() - self.began
+        """What the job has cost so far by its clock, over all interruptions."""
+        return self.earlier + self.clock() - self.began
 
     def listen(self) -> None:
         """On SIGTERM or SIGINT, save at the next opportunity and stop; a second signal stops at once."""

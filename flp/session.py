@@ -135,7 +135,7 @@ class Session:
             autocast=torch.bfloat16 if params.offline.precision == "bfloat16" else None,
             update=Compiled(self.agent.update) if params.offline.compile else None,
         )
-        self.resume = Resume(shard.folder)
+        self.resume = Resume(shard.folder, clock=turns.clock)
         label = f"{assignment.agent} {assignment.dataset} {phase}"
         self.progress = Progress(label, steps, quiet=turns.index > 0)
         rescue = partial(keep_last_good, self.work, self.resume, assignment.folder, assignment.keys)
@@ -143,9 +143,7 @@ class Session:
         self.health = Health(label, names, params.offline, self.replay, self.agent, rescue)
         tick = partial(self.resume.stop_if_asked, self.state)
         beside = evaluates_beside(device)
-        self.recorder = Recorder(
-            self.work, phase, self.agent, shard.threads, self.health, tick, beside=beside, clock=turns.clock
-        )
+        self.recorder = Recorder(self.work, phase, self.agent, shard.threads, self.health, tick, beside=beside)
         self.parts: list[Part] = [self.trainer, self.recorder, self.health]
 
     def state(self) -> State:
@@ -197,7 +195,7 @@ class Session:
         with suppress(HopelessError):
             self.trainer.fit(self.steps, stops, at_stop, checkpoint, self.progress, before_update, self.turns)
             self._say(self.recorder.finish)
-        self.recorder.save(self.assignment.folder, self.assignment.keys, self.steps)
+        self.recorder.save(self.assignment.folder, self.assignment.keys, self.steps, self.resume.seconds)
         self.resume.clear()
         if self.health.failed:
             raise FLPError(self.health.message())

@@ -34,16 +34,19 @@ def test_a_state_is_read_back_exactly(tmp_path):
         assert found[name].dtype == tensor.dtype
 
 
-def test_the_seconds_of_earlier_sessions_count(tmp_path):
-    first = Resume(tmp_path / "key")
-    first.began -= 60
+def test_the_seconds_of_earlier_sessions_count_by_the_jobs_own_clock(tmp_path):
+    now = 1000.0
+    first = Resume(tmp_path / "key", clock=lambda: now)
+    now += 60
     first.save(*make_state())
-    second = Resume(tmp_path / "key")
-    assert second.seconds < 60
+    now += 500  # interrupted
+    second = Resume(tmp_path / "key", clock=lambda: now)
+    assert second.seconds == 0
     second.start()
-    assert 60 <= second.seconds < 70
+    now += 5
+    assert second.seconds == 65
     second.load()  # a look at the state adds nothing
-    assert second.seconds < 70
+    assert second.seconds == 65
 
 
 def test_the_last_state_counts_and_clearing_leaves_none(tmp_path):
