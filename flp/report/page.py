@@ -129,7 +129,7 @@ def _companions(results: Results, final: pd.DataFrame, views: list[DatasetView])
         "curves.csv": tables.curves(results),
         "table1.csv": paper.table1(results, final),
         "table2.csv": paper.table2(results, final),
-        "compute.csv": _compute(results),
+        "compute.csv": tables.compute(results),
         "success.csv": _long(views),
     }
     texts = {name: table.to_csv(index=False, lineterminator="\n") for name, table in found.items()}
@@ -147,21 +147,6 @@ def _long(views: list[DatasetView]) -> pd.DataFrame:
         if value is not None
     ]
     return pd.DataFrame(rows, columns=columns)
-
-
-def _compute(results: Results) -> pd.DataFrame:
-    """What the numbers cost: the flows', and each run's share of its job's time, by dataset, agent and stage."""
-    flows = [
-        {"dataset": flow.dataset, "agent": FLOW_METHOD, "stage": "pretraining", "task": "all"}
-        | {name: flow.manifest.get(name) for name in ("seconds", "device")}
-        for flow in results.flows
-    ]
-    runs = pd.concat([pd.DataFrame(flows), results.runs], ignore_index=True)
-    runs = runs.assign(device=runs["device"].fillna("unknown"), seconds=runs["seconds"].astype(float))
-    grouped = runs.groupby(["dataset", "agent", "stage", "device"], as_index=False, sort=False)
-    return grouped.agg(
-        runs=("task", "size"), seconds_per_run=("seconds", "mean"), seconds=("seconds", lambda s: s.sum(min_count=1))
-    ).round(1)
 
 
 def _pages(results: Results, final: pd.DataFrame, views: list[DatasetView]) -> dict[str, str]:
@@ -184,14 +169,15 @@ def _pages(results: Results, final: pd.DataFrame, views: list[DatasetView]) -> d
         "key": results.keys.report,
         "views": views,
     }
+    compute = tables.compute(results)
     index = {
         "table1": _split(paper.table1(results, final)),
         "table2": _split(paper.table2(results, final)),
         "overview": sections.overview(results) if len(views) > 1 else None,
         "aggregates": sections.aggregates(results, final),
         "scatter": sections.quality_scatter(results, final),
-        "compute": _compute(results).to_dict("records"),
-        "seconds": _compute(results)["seconds"].sum(),
+        "compute": compute.to_dict("records"),
+        "seconds": compute["seconds"].sum(),
         "config": yaml.safe_dump(
             results.params.model_dump(mode="json"), sort_keys=False, default_flow_style=None, width=100
         ),

@@ -227,3 +227,18 @@ def _all_methods(success: list[SuccessTable]) -> list[str]:
         ordered += [method for method in table.methods if method not in ordered]
     agents = list(dict.fromkeys(m.partition(" ")[0] for m in ordered if m != FLOW_METHOD))
     return [m for a in (FLOW_METHOD, *agents) for m in (a, f"{a} online") if m in ordered]
+
+
+def compute(results: Results) -> pd.DataFrame:
+    """What the numbers cost: the flows', and each run's share of its job's time, by dataset, agent and stage."""
+    flows = [
+        {"dataset": flow.dataset, "agent": FLOW_METHOD, "stage": "pretraining", "task": "all"}
+        | {name: flow.manifest.get(name) for name in ("seconds", "device")}
+        for flow in results.flows
+    ]
+    runs = pd.concat([pd.DataFrame(flows), results.runs], ignore_index=True)
+    runs = runs.assign(device=runs["device"].fillna("unknown"), seconds=runs["seconds"].astype(float))
+    grouped = runs.groupby(["dataset", "agent", "stage", "device"], as_index=False, sort=False)
+    return grouped.agg(
+        runs=("task", "size"), seconds_per_run=("seconds", "mean"), seconds=("seconds", lambda s: s.sum(min_count=1))
+    ).round(1)
