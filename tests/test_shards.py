@@ -34,9 +34,26 @@ def tasks_of(shards):
     [(0, 2, []), (1, 4, [1]), (3, 1, [3]), (3, 4, [1, 1, 1]), (5, 2, [2, 1, 1, 1]), (9, 2, [3, 2, 2, 2])],
 )
 def test_runs_are_dealt_evenly_in_order(count, threads, sizes):
-    dealt = deal(range(count), threads)
-    assert [len(part) for part in dealt] == sizes
-    assert [item for part in dealt for item in part] == list(range(count))
+    runs = make_runs(count)
+    dealt = deal(runs, threads)
+    assert sorted(map(len, dealt), reverse=True) == sizes
+    assert [run for part in dealt for run in part] == runs
+
+
+@pytest.mark.parametrize(
+    ("threads", "expected"),
+    [
+        (1, [[1, 1, 4, 4, 16, 16, 32, 32]]),
+        (2, [[1, 1, 4, 4], [16, 16], [32], [32]]),
+        (4, [[1], [1], [4], [4], [16], [16], [32], [32]]),
+    ],
+)
+def test_runs_of_like_n_stay_together_and_costly_ones_have_their_own_shards(threads, expected):
+    """In a sweep over N a shard scores as many candidates as its largest run asks for."""
+    runs = [Run(task, 0, 1.0, n, f"n{n}") for task in (1, 2) for n in (1, 4, 16, 32)]
+    dealt = deal(runs, threads)
+    assert [[run.candidates for run in part] for part in dealt] == expected
+    assert sorted(run.name for part in dealt for run in part) == sorted(run.name for run in runs)
 
 
 @pytest.fixture
@@ -48,10 +65,10 @@ def test_what_began_together_goes_on_together(here):
     """Whatever has finished in the meantime, and on however many threads."""
     runs = make_runs(5)
     first = plan("offline-train", runs, runs, keys_of(runs), 2, "cpu")
-    assert tasks_of(first) == [[1, 2], [3], [4], [5]]
+    assert tasks_of(first) == [[1], [2], [3], [4, 5]]
     assert {shard.threads for shard in first} == {1}
     again = plan("offline-train", runs, [runs[1], runs[4]], keys_of(runs), 8, "cpu")
-    assert sorted(tasks_of(again)) == [[1, 2], [5]]
+    assert sorted(tasks_of(again)) == [[2], [4, 5]]
     assert {shard.threads for shard in again} == {1}
     assert {shard.folder for shard in again} < {shard.folder for shard in first}
 
