@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
@@ -56,7 +57,7 @@ def plan(
         missing: those that are not finished.
         keys: every run's key by its name.
         threads: CPU threads of the job.
-        device: "cpu", or "cuda" where all train in one process.
+        device: "cpu", or "cuda" where all of the same N train at once.
     """
     by_key = {keys[run.name]: run for run in runs}
     left = {keys[run.name]: run for run in missing}
@@ -68,9 +69,11 @@ def plan(
             shards.append(Shard([by_key[key] for key in group], own_threads, folder))
             taken |= set(group)
     rest = [run for key, run in left.items() if key not in taken]
-    dealt = deal(rest, threads) if device == "cpu" else [rest]
-    each = max(1, threads // max(1, len(shards) + len(dealt)))
-    for part in filter(None, dealt):
+    # On a CPU shards train at once; on a GPU one after the other.
+    dealt = deal(rest, threads) if device == "cpu" else _alike(rest)
+    at_once = len(shards) + len(dealt) if device == "cpu" else 1
+    each = max(1, threads // max(1, at_once))
+    for part in dealt:
         group = [keys[run.name] for run in part]
         shards.append(Shard(part, each, layout.resume_folder(stage, f"{hash_of(group)}-{device}")))
         begin(shards[-1].folder, group, each)
@@ -125,7 +128,7 @@ def deal(runs: Sequence[Run], threads: int) -> list[list[Run]]:
 
     A shard's runs all score as many candidates as the one that wants most, so those that want alike stay together.
     """
-    shards = [sorted(runs, key=lambda run: run.candidates)] if runs else []
+    shards = [sorted(runs, key=_candidates)] if runs else []
     while len(shards) < min(len(runs), 2 * threads if threads > 1 else 1):
         shard = max((shard for shard in shards if len(shard) > 1), key=_cost)
         cuts = [[shard[:i], shard[i:]] for i in reversed(range(1, len(shard)))]
@@ -134,9 +137,18 @@ def deal(runs: Sequence[Run], threads: int) -> list[list[Run]]:
     return shards
 
 
+def _alike(runs: Sequence[Run]) -> list[list[Run]]:
+    """Runs by their number of candidates, for the reason that `deal` has."""
+    return [list(group) for _, group in groupby(sorted(runs, key=_candidates), _candidates)]
+
+
+def _candidates(run: Run) -> int:
+    return run.candidates
+
+
 def _cost(shard: Sequence[Run]) -> int:
     """An update's time, in that of a candidate: the rest of a run's takes about eight times as long (FLP, 256×2)."""
-    return len(shard) * (8 + max(run.candidates for run in shard))
+    return len(shard) * (8 + max(map(_candidates, shard)))
 
 
 def run_shards(work: Work, shards: Sequence[Shard], threads: int, *, together: bool = True) -> None:

@@ -73,6 +73,13 @@ def test_what_began_together_goes_on_together(here):
     assert {shard.folder for shard in again} < {shard.folder for shard in first}
 
 
+def test_on_a_gpu_runs_of_one_n_train_at_once_with_all_threads(here):
+    runs = [Run(task, 0, 1.0, n, f"n{n}") for task in (1, 2) for n in (32, 4)]
+    shards = plan("offline-train", runs, runs, {run.name: run.name for run in runs}, 8, "cuda")
+    assert [[run.candidates for run in shard.runs] for shard in shards] == [[4, 4], [32, 32]]
+    assert [shard.threads for shard in shards] == [8, 8]
+
+
 def test_a_single_run_keeps_its_threads(here):
     runs = make_runs(1)
     assert plan("offline-train", runs, runs, keys_of(runs), 4, "cpu")[0].threads == 4
