@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+import re
 import sys
 from pathlib import Path
 from typing import IO, Any
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from flp.errors import FLPError
 
-_held: list[IO[str]] = []
+_held: dict[int, IO[str]] = {}  # locks of GPUs that are this process's
 # glibc's names for mallopt, and what it is told: activations, up to tens of megabytes, stay with the process.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEPT, _MAPPED_FROM, _MAPPED_FROM_AT_MOST = 1 << 29, 1 << 26, 1 << 25
@@ -32,15 +33,12 @@ def runs_on_cpu(device: str) -> bool:
 
 
 def set_up(threads: int, device: str = "auto", precision: str = "float32") -> torch.device:
-    """Take `threads` CPU threads (never more than the machine has) and choose the device.
+    """Take `threads` CPU threads (never more than the machine has) and the device.
 
     Args:
         threads: CPU threads of this job.
-        device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:1".
+        device: as `choose_device`, also for the errors raised.
         precision: "tf32" lets float32 matrix products on a GPU use tf32.
-
-    Raises:
-        FLPError: a GPU is asked for and there is none.
     """
     torch.set_num_threads(max(1, min(threads, available_cores())))
     torch.set_flush_denormal(True)
@@ -50,16 +48,32 @@ def set_up(threads: int, device: str = "auto", precision: str = "float32") -> to
     # Else every new tensor is filled with NaN first, to show reads of what was never written.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     _keep_freed_memory()
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise FLPError("--device cuda: no CUDA device is available here; use --device cpu or leave it out")
-    if device == "cuda":
-        device = f"cuda:{_free_gpu()}"
-    chosen = torch.device(device)
+    chosen = choose_device(device)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     return chosen
+
+
+def choose_device(device: str) -> torch.device:
+    """The device that is meant; a GPU that is free stays this process's from then on.
+
+    Args:
+        device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:1".
+
+    Raises:
+        FLPError: there is no such device.
+    """
+    if runs_on_cpu(device):
+        return torch.device("cpu")
+    if device != "auto" and not re.fullmatch(r"cuda(:\d+)?", device):
+        raise FLPError(f"--device {device}: there is no such device; give auto, cpu, cuda or cuda:1")
+    if not torch.cuda.is_available():
+        raise FLPError(f"--device {device}: no CUDA device is available here; use --device cpu or leave it out")
+    count, (_, _, number) = torch.cuda.device_count(), device.partition(":")
+    index = int(number) if number else _free_gpu()
+    if index >= count:
+        raise FLPError(f"--device {device}: this machine's GPUs are cuda:0 to cuda:{count - 1}")
+    return torch.device("cuda", index)
 
 
 def _keep_freed_memory() -> None:
@@ -77,7 +91,9 @@ def _keep_freed_memory() -> None:
 
 
 def _free_gpu() -> int:
-    """The first GPU no other job of this checkout holds, kept locked until this process ends."""
+    """The GPU that this process has, or the first that no other job of this checkout holds, locked until it ends."""
+    if _held:
+        return next(iter(_held))
     folder = Path(".flp/gpu")
     folder.mkdir(parents=True, exist_ok=True)
     for index in range(torch.cuda.device_count()):
@@ -87,7 +103,7 @@ def _free_gpu() -> int:
         except OSError:
             file.close()
             continue
-        _held.append(file)
+        _held[index] = file
         return index
     return 0
 

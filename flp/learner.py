@@ -67,7 +67,7 @@ class Adam:
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor]) -> None:
         """Move the parameters down their gradients, in the parameters' order."""
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_dynamo_compiling():
             self._step_in_parts(gradients)
             return
         torch._foreach_add_(self.steps, 1)

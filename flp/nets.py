@@ -107,7 +107,7 @@ def _gelu(x: Tensor) -> Tensor:
     ½x(1 + tanh u) = x·sigmoid(2u) with u = √(2/π)(x + 0.044715x³): on a CPU PyTorch's sigmoid takes a fraction
     of its tanh's time, and compiled code fuses it with its neighbours.
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_dynamo_compiling():
         return x * torch.sigmoid(x * (_GELU_LINEAR + _GELU_CUBIC * x.square()))
     if x.is_cuda or torch.is_grad_enabled():
         return F.gelu(x, approximate="tanh")

@@ -162,24 +162,25 @@ class _Captured:
         self.function = function
         self.graphs: dict[object, tuple[torch.cuda.CUDAGraph, Tensor, dict[str, Tensor], Logs]] = {}
         self.seen: set[object] = set()
+        # On the current device, which PyTorch's own stream for captures need not be on.
+        self.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
     def __call__(self, indices: Tensor, noise: dict[str, Tensor]) -> Logs:
         shape = tuple(indices.shape)
         if shape not in self.seen:
             self.seen.add(shape)
             # A side stream, as capture demands of the warm-up.
-            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
+            self.stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self.stream):
                 logs = self.function(indices, noise)
-            torch.cuda.current_stream().wait_stream(stream)
+            torch.cuda.current_stream().wait_stream(self.stream)
             return logs
         if shape not in self.graphs:
             static_indices = indices.clone()
             static_noise = {name: value.clone() for name, value in noise.items()}
             graph = torch.cuda.CUDAGraph()
             # Other threads may go on computing: a policy may be under evaluation.
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
                 outputs = self.function(static_indices, static_noise)
             self.graphs[shape] = (graph, static_indices, static_noise, outputs)
         graph, static_indices, static_noise, outputs = self.graphs[shape]
