@@ -7,13 +7,12 @@ datasets, agents and seeds that are no part of the experiment. Datasets are neve
 from __future__ import annotations
 
 import argparse
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from flp import layout, swept
 from flp.keys import Keys
-from flp.resume import begun
+from flp.resume import begun, remove
 
 
 def needed_keys(keys: Keys) -> dict[str, set[str]]:
@@ -54,12 +53,12 @@ def stale_states(keys: Keys) -> list[Path]:
 def temporary_files() -> list[Path]:
     """What killed writers left half-written."""
     roots = [Path("data"), Path("results")]
-    return sorted(path for root in roots if root.is_dir() for path in root.rglob(".*.tmp") if path.is_file())
+    return sorted(path for root in roots if root.is_dir() for path in root.rglob(".*.tmp"))
 
 
 def orphans(keys: Keys) -> list[Path]:
     """Result folders of datasets, agents and seeds that are no part of the experiment; the topmost of each."""
-    kept: set[Path] = {Path(layout.REPORT)}
+    kept = {Path(layout.REPORT), Path("results/keys"), Path("results/bench")}
     kept |= {Path(layout.VIDEOS.format(dataset=dataset, agent=agent)) for dataset, agent, _ in keys.jobs()}
     for artifact in keys.artifacts.values():
         kept |= {Path(path) for path in (*artifact.files, *artifact.runs)}
@@ -94,7 +93,8 @@ def command(keys: Keys, args: argparse.Namespace) -> int:
         if paths:
             _show(title, paths)
             if agreed or (not args.yes and _ask()):
-                _remove(paths)
+                for path in paths:
+                    remove(path)
             else:
                 print("kept" + (" (--outputs removes them too)" if args.yes else ""))
     return 0
@@ -114,11 +114,3 @@ def _ask() -> bool:
     except EOFError:
         print()
         return False
-
-
-def _remove(paths: Sequence[Path]) -> None:
-    for path in paths:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)

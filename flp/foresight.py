@@ -10,15 +10,21 @@ import os
 import shutil
 import sys
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flp import layout
 from flp.data.environments import specification
 from flp.errors import FLPError
+from flp.keys import Run
 from flp.params import Params
 from flp.schema import Download
+
+if TYPE_CHECKING:
+    import torch
 
 _PROCESS = 600e6  # a training process with torch, OGBench and some environments
 _CUDA = 1.5e9  # a CUDA context with its libraries and workspaces
@@ -35,7 +41,14 @@ class Needs:
 
 
 def train_needs(
-    params: Params, data: Path, observation_dim: int, action_dim: int, shards: list[int], capacity: int, *, cuda: bool
+    params: Params,
+    data: Path,
+    observation_dim: int,
+    action_dim: int,
+    shards: Sequence[Sequence[Run]],
+    capacity: int,
+    *,
+    cuda: bool,
 ) -> Needs:
     """What training runs takes.
 
@@ -44,12 +57,12 @@ def train_needs(
         data: the dataset's training file.
         observation_dim: width of an observation.
         action_dim: width of an action.
-        shards: number of runs of every process.
+        shards: the runs of every process, or on a GPU those that train at once.
         capacity: online transitions to keep per run.
-        cuda: whether training happens on a GPU, in one process.
+        cuda: whether training happens on a GPU, in one process, one shard after the other.
     """
     whole, rows = _size(data)
-    runs, offline = sum(shards), params.offline
+    runs, offline = sum(map(len, shards)), params.offline
     seeds = len(params.seeds)
     merged = rows * 4 * (observation_dim + seeds * action_dim + 2 * len(offline.tasks) + 2)
     buffer = 4 * capacity * (2 * observation_dim + action_dim + 2)
@@ -57,13 +70,16 @@ def train_needs(
     network = 4 * sum((a + 1) * b for a, b in pairwise(widths))
     # A policy and the critics are trained, with targets; the flow is of a like size.
     weights = network * (_COPIES * (1 + offline.critics) + offline.critics + 1)
-    batch = 4 * offline.batch_size * offline.candidates * offline.critics * sum(widths)
-    run = buffer + weights + 3 * batch
-    state = runs * (buffer + weights)
-    training = len(shards) * merged + runs * run
-    loading = len(shards) * (_PROCESS + whole)
-    disk = 2 * state + runs * weights  # a state is replaced only when the new one is whole
-    return Needs(loading + (0 if cuda else training), _CUDA + training if cuda else 0, disk)
+    candidate = 4 * offline.batch_size * offline.critics * sum(widths)
+    training = [
+        merged + len(shard) * (buffer + weights + 3 * candidate * max(run.candidates for run in shard))
+        for shard in shards
+    ]
+    # A state is replaced only when the new one is whole.
+    disk = 2 * runs * (buffer + weights) + runs * weights
+    if cuda:
+        return Needs(_PROCESS + whole, _CUDA + max(training, default=0), disk)
+    return Needs(len(shards) * (_PROCESS + whole) + sum(training), 0, disk)
 
 
 def generate_needs(dataset: str, settings: Download, workers: int) -> Needs:
@@ -75,25 +91,27 @@ def generate_needs(dataset: str, settings: Download, workers: int) -> Needs:
     return Needs(2 * size + workers * _PROCESS, 0, 2 * size)
 
 
-def foresee_training(params: Params, dataset: str, shards: list[int], capacity: int, *, cuda: bool) -> None:
-    """Check that training runs fits; arguments as `train_needs`, errors as `check`."""
-    spec = specification(dataset)
+def foresee_training(
+    params: Params, dataset: str, shards: Sequence[Sequence[Run]], capacity: int, device: torch.device
+) -> None:
+    """Check that training runs on a device fits; other arguments as `train_needs`, errors as `check`."""
+    spec, cuda = specification(dataset), device.type == "cuda"
     data = Path(layout.DATA.format(dataset=dataset) + ".npz")
     needs = train_needs(params, data, spec.observation_dim, spec.action_dim, shards, capacity, cuda=cuda)
     remedy = "train fewer runs together (offline.seeds_per_job, offline.tasks) or on fewer --threads"
     if capacity:
         remedy += ", or lower online.steps"
-    check(f"training {sum(shards)} runs of {dataset}", needs, remedy, cuda=cuda)
+    check(f"training {sum(map(len, shards))} runs of {dataset}", needs, remedy, device if cuda else None)
 
 
-def check(what: str, needs: Needs, remedy: str, *, cuda: bool = False) -> None:
+def check(what: str, needs: Needs, remedy: str, gpu: torch.device | None = None) -> None:
     """Compare needs with what there is.
 
     Args:
         what: what is about to start.
         needs: its needs.
         remedy: what to do about it.
-        cuda: whether a GPU is used.
+        gpu: the GPU that is used, if one is.
 
     Raises:
         FLPError: it can never fit: more memory than the machine has, or than is free on the disk.
@@ -102,10 +120,10 @@ def check(what: str, needs: Needs, remedy: str, *, cuda: bool = False) -> None:
     disk = shutil.disk_usage(".").free
     _compare(what, "memory", needs.memory, free, total, remedy)
     _compare(what, "disk", needs.disk, disk, disk, "free some space")
-    if cuda:
+    if gpu is not None:
         import torch
 
-        _compare(what, "GPU memory", needs.device, *torch.cuda.mem_get_info(), remedy)
+        _compare(what, "GPU memory", needs.device, *torch.cuda.mem_get_info(gpu), remedy)
 
 
 def _compare(what: str, kind: str, need: float, free: float, total: float, remedy: str) -> None:

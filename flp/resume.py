@@ -84,9 +84,14 @@ class Resume:
         return self.earlier + self.clock() - self.began
 
     def listen(self) -> None:
-        """On SIGTERM or SIGINT, save at the next opportunity and stop; a second signal stops at once."""
+        """On SIGTERM or SIGINT, save at the next opportunity and stop; a second signal stops at once.
+
+        A signal that came while an earlier one of the process's jobs was ending counts.
+        """
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
+            earlier = getattr(signal.signal(number, self._on_signal), "__self__", None)
+            if isinstance(earlier, Resume) and self.stop_signal is None:
+                self.stop_signal, self.stop_asked_at = earlier.stop_signal, earlier.stop_asked_at
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.stop_signal is not None:
@@ -219,8 +224,8 @@ def alone(output: str, *more: str) -> Iterator[bool]:
             waited = True
         except OSError as error:
             print(f"warning: this file system has no locks ({error}); start each job only once", file=sys.stderr)
-        for leftover in (file for place in (output, *more) for file in leftovers(Path(place))):
-            leftover.unlink(missing_ok=True)
+        for leftover in (path for place in (output, *more) for path in leftovers(Path(place))):
+            remove(leftover)
         yield waited
 
 
@@ -236,8 +241,16 @@ def once(output: str, manifest: str, key: str, make: Callable[[], None], *more: 
         make()
 
 
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it; a link, not what it leads to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def leftovers(output: Path) -> list[Path]:
-    """Temporary files that killed writers of an output left behind."""
+    """Temporary files and folders that killed writers of an output left behind."""
     found = list(output.rglob(".*.tmp")) if output.is_dir() else []
     if output.parent.is_dir():
         beside = (f".{output.name}{middle}.*.tmp" for middle in ("", "-val"))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from flp.artifacts import write_json
 from flp.compiled import Compiled
-from flp.devices import runs_on_cpu, set_up
+from flp.devices import choose_device, set_up
 from flp.errors import FLPError
 from flp.foresight import foresee_training
 from flp.health import Health, HopelessError
@@ -79,15 +79,15 @@ def carry_out(
         lenders: folders of other jobs whose finished runs are taken over, where their keys are these runs'.
     """
     a, folder, keys = assignment, assignment.folder, assignment.keys
+    device = choose_device(a.device)
     with alone(str(folder)):
         adopt(folder, keys, lenders)
         clear_others(folder, list(keys))
         missing = [run for run in runs if not is_finished(folder / run.name, keys[run.name])]
         if missing:
-            on_cpu = runs_on_cpu(a.device)
-            shards = plan(a.stage, runs, missing, keys, threads, "cpu" if on_cpu else "cuda")
-            foresee_training(a.params, a.dataset, [len(shard.runs) for shard in shards], capacity, cuda=not on_cpu)
-            run_shards(work, shards, threads, together=on_cpu)
+            shards = plan(a.stage, runs, missing, keys, threads, device.type)
+            foresee_training(a.params, a.dataset, [shard.runs for shard in shards], capacity, device)
+            run_shards(work, shards, threads, together=device.type == "cpu")
         write_json(folder / "manifest.json", {"key": key, "dataset": a.dataset, "agent": a.agent, "runs": keys})
 
 
@@ -164,8 +164,9 @@ class Session:
         self._say(partial(self.recorder.evaluate, step))
 
     def evaluate_behavior(self) -> None:
-        """Evaluate the behaviour policy, where there is one."""
-        self._say(self.recorder.evaluate_behavior)
+        """Evaluate the behaviour policy, where there is one, when it is this shard's turn."""
+        with self.turns(self.trainer.step):
+            self._say(self.recorder.evaluate_behavior)
 
     def _say(self, evaluate: Callable[[], list[str]]) -> None:
         with self.progress.section("evaluation"):

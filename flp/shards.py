@@ -6,6 +6,7 @@ few more shards than threads they take turns, chunk by chunk, the slowest first:
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -177,8 +178,17 @@ def run_shards(work: Work, shards: Sequence[Shard], threads: int, *, together: b
                 raise
             except FLPError as error:
                 problems.append(str(error))
+            _release_memory()
     if problems:
         raise FLPError("; ".join(dict.fromkeys(problems)))
+
+
+def _release_memory() -> None:
+    """Free what the last shard had on the GPU: its parts refer to one another, so that counting references does not."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 class _Family:

@@ -82,6 +82,8 @@ OWN = [
     f"results/{DATASET}/latent/seed0/latent.json",
     "results/report/index.html",
     "results/notes.txt",
+    "results/bench/bench.json",
+    f"results/keys/{DATASET}.json",
     "data/cube-single-play.npz",
 ]
 OTHERS = [

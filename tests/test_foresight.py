@@ -7,14 +7,22 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
+import torch
 
 from flp import cli, foresight
 from flp.foresight import Needs, check, foresee_training, generate_needs, memory, train_needs
+from flp.keys import Run
 from flp.params import load_params
 
 REPO = Path(__file__).resolve().parent.parent
 GIB = 2**30
+GPU = torch.device("cuda", 2)
 Usage = namedtuple("Usage", ["total", "used", "free"])
+
+
+def shards(*sizes):
+    """Runs of N = 4, so many to each shard."""
+    return [[Run(task, 0, 1.0, 4) for task in range(size)] for size in sizes]
 
 
 @pytest.fixture
@@ -48,11 +56,13 @@ def test_what_can_never_fit_is_refused(limits, needs, kind):
 
 
 def test_a_gpu_is_asked_for_its_memory(limits, monkeypatch, capsys):
-    monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (20 * GIB, 80 * GIB))
-    check("training", Needs(0, 30 * GIB, 0), "remedy", cuda=True)
+    asked = []
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda gpu: asked.append(gpu) or (20 * GIB, 80 * GIB))
+    check("training", Needs(0, 30 * GIB, 0), "remedy", GPU)
+    assert asked == [GPU]
     assert "30.0 GiB of GPU memory, but only 20.0 GiB are free" in capsys.readouterr().err
     with pytest.raises(foresight.FLPError, match=r"90\.0 GiB of GPU memory"):
-        check("training", Needs(0, 90 * GIB, 0), "remedy", cuda=True)
+        check("training", Needs(0, 90 * GIB, 0), "remedy", GPU)
 
 
 def test_the_machine_is_asked_for_its_memory():
@@ -63,23 +73,38 @@ def test_the_machine_is_asked_for_its_memory():
 def test_the_papers_largest_online_job_is_foreseen(limits, monkeypatch):
     """Forty runs of humanoidmaze with a million online transitions each: the buffers alone take 25 GiB."""
     params = load_params(REPO / "params.yaml", REPO / "presets/paper.yaml").for_dataset("humanoidmaze-medium-navigate")
-    needs = train_needs(params, Path("none.npz"), 69, 21, [40], 10**6, cuda=True)
+    needs = train_needs(params, Path("none.npz"), 69, 21, shards(40), 10**6, cuda=True)
     buffers = 40 * 10**6 * 4 * (2 * 69 + 21 + 2)
     assert buffers < needs.device < 1.5 * buffers
     assert 2 * buffers < needs.disk < 3 * buffers
-    monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (16 * GIB, 16 * GIB))
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda gpu: (16 * GIB, 16 * GIB))
     limits(disk=1000 * GIB)
     with pytest.raises(
         foresight.FLPError, match=r"training 40 runs of humanoidmaze.*GPU memory.*seeds_per_job.*online"
     ):
-        foresee_training(params, "humanoidmaze-medium-navigate", [40], 10**6, cuda=True)
+        foresee_training(params, "humanoidmaze-medium-navigate", shards(40), 10**6, GPU)
 
 
 def test_more_processes_need_more_memory():
     params = load_params(REPO / "params.yaml")
-    one, five = (train_needs(params, Path("none.npz"), 4, 2, shards, 0, cuda=False) for shards in ([5], [1] * 5))
+    one, five = (
+        train_needs(params, Path("none.npz"), 4, 2, dealt, 0, cuda=False)
+        for dealt in (shards(5), shards(1, 1, 1, 1, 1))
+    )
     assert five.memory > one.memory + 4 * foresight._PROCESS - GIB
     assert one.disk == five.disk
+
+
+def test_on_a_gpu_the_largest_n_counts_for_its_own_shard_alone():
+    """For the shards train one after the other."""
+    params = load_params(REPO / "params.yaml")
+
+    def needs(*dealt):
+        return train_needs(params, Path("none.npz"), 69, 21, dealt, 0, cuda=True)
+
+    few, many = ([Run(task, 0, 1.0, n) for task in range(8)] for n in (1, 32))
+    assert needs(few, many) == Needs(needs(many).memory, needs(many).device, 2 * needs(many).disk)
+    assert needs(many).device > needs(few).device + 8 * 31 * 256 * 4 * 4 * 256
 
 
 def test_a_stage_says_so_before_it_starts(limits, tmp_path, monkeypatch, capsys):

@@ -124,6 +124,16 @@ def test_a_signal_saves_at_the_next_opportunity_and_stops(tmp_path, signals, cap
     assert signal.Signals(number).name in capsys.readouterr().err
 
 
+def test_a_signal_between_two_jobs_of_a_process_stops_the_second(tmp_path, signals):
+    """Shards train one after the other on a GPU: one is ending, the next one is still loading its data."""
+    first, second = Resume(tmp_path / "first", every=1000), Resume(tmp_path / "second", every=1000)
+    first.start()
+    first._on_signal(signal.SIGTERM, None)
+    second.start()
+    with pytest.raises(InterruptedJobError, match="SIGTERM"):
+        second.stop_if_asked(make_state)
+
+
 def test_starting_again_says_where_it_goes_on(tmp_path, signals, capsys):
     Resume(tmp_path / "key").save(*make_state())
     assert Resume(tmp_path / "key").start()[1]["step"] == 5

@@ -12,9 +12,10 @@ from test_pipeline import tiny
 
 from flp import layout, swept
 from flp.artifacts import write_json
-from flp.clean import orphans, stale_states
+from flp.clean import orphans, stale_states, temporary_files
 from flp.keys import Keys, TableKeys
 from flp.params import load_params, merge, parse, read_yaml
+from flp.resume import alone
 from flp.runs import adopt
 from flp.stages import download_dataset, figure, invert_to_latent, offline_sweep, offline_train, pretrain_flow
 
@@ -136,6 +137,17 @@ def test_finished_runs_are_taken_over_and_others_are_not(tmp_path: Path) -> None
     found = {path.parent.name: path.read_text() for path in job.glob("*/policy.safetensors")}
     assert found == {"own": "own", "swept": "swept", "mended": "new"}
     assert (figure / "swept").exists() and not list(job.glob(".*"))
+
+
+def test_a_kill_while_runs_are_taken_over_blocks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is copied lies in a hidden folder at first."""
+    monkeypatch.chdir(tmp_path)
+    half = Path("results/offline/.task1_seed0.tmp")
+    half.mkdir(parents=True)
+    (half / "policy.json").write_text("{")
+    assert temporary_files() == [half]
+    with alone("results/offline"):
+        assert not half.exists()
 
 
 def test_what_figures_made_is_no_orphan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,7 +65,8 @@ def finetune(assignment: Assignment, before: dict[str, tuple[Path, str]], shard:
 
         session.go_on()
         if session.trainer.step == 0:
-            session.evaluate(0)
+            with turns(0):
+                session.evaluate(0)
         session.fit(before_update=interact)
 
 

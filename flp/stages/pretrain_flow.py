@@ -95,7 +95,9 @@ def fit(trainer: Trainer, learner: FlowLearner, validation: Pairs, settings: Any
     """Train to the end, from the saved state if there is one; return the loss curve."""
     curve: Curve = []
     progress = Progress(label, settings.steps)
-    if saved := resume.start():
+    made_by = {"device": trainer.streams.device.type}  # the streams of one kind of device are not the other's
+    saved = resume.start()
+    if saved is not None and made_by.items() <= saved[1].items():
         trainer.restore(*saved)
         curve = saved[1]["curve"]
 
@@ -117,7 +119,7 @@ def fit(trainer: Trainer, learner: FlowLearner, validation: Pairs, settings: Any
 
     def checkpoint() -> None:
         with progress.section("checkpoint"):
-            resume.maybe(lambda: join(trainer.state(), ({}, {"curve": curve})))
+            resume.maybe(lambda: join(trainer.state(), ({}, {"curve": curve, **made_by})))
 
     trainer.fit(settings.steps, (settings.validate_every,), at_stop, checkpoint, progress)
     return curve
