@@ -158,13 +158,21 @@ def _guard(run: Callable[[], int], name: str = "flp") -> int:
     except FLPError as error:
         print(f"{name}: error: {error}", file=sys.stderr)
         return 2
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
         print(
             f"{name}: error: not enough memory; train fewer runs together (offline.seeds_per_job, offline.tasks) "
             "or take a smaller dataset",
             file=sys.stderr,
         )
         return 2
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether it is Python's, a GPU's, or the error of PyTorch's allocator on a CPU, which has no class of its own."""
+    names = {"MemoryError", "OutOfMemoryError"}
+    return type(error).__name__ in names or "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 
 def _seed_list(text: str) -> list[int]:

@@ -76,7 +76,8 @@ def _row(root: Path, dataset: str, seed: int, wanted: Artifact | None, jobs: lis
     path = base.with_name(base.name + ".safetensors")
     manifest = _read(base.with_name(base.name + ".json"))
     quality = _read(root / layout.QUALITY.format(dataset=dataset, seed=seed) / "quality.json")
-    if quality.get("flow_sha256", manifest.get("sha256")) != manifest.get("sha256"):
+    latent = _read(root / (layout.LATENT.format(dataset=dataset, seed=seed) + ".json"))
+    if latent.get("flow_sha256") != manifest.get("sha256"):
         quality = {}
     if not path.exists():
         state = "missing"

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from flp import layout
 from flp.data.environments import specification
 from flp.errors import FLPError, nearest
 from flp.schema import Download, Evaluation, Figure2, Flow, Invert, Offline, Online, Report, Section, Seed, unique
@@ -59,6 +60,16 @@ class Params(Section):
         untrained = set(self.online.tasks or []) - set(self.offline.tasks)
         if untrained:
             raise ValueError(f"online.tasks has {sorted(untrained)}, which offline.tasks does not train")
+        return self
+
+    @model_validator(mode="after")
+    def _own_file_elsewhere(self) -> Params:
+        if self.download.source == "path" and self.download.path:
+            outputs = [layout.DATA.format(dataset=name) + end for name in self.datasets for end in (".npz", "-val.npz")]
+            if Path(self.download.path).resolve() in [Path(output).resolve() for output in outputs]:
+                raise ValueError(
+                    f"download.path is {self.download.path}, which the download stage writes; move your file elsewhere"
+                )
         return self
 
     def for_dataset(self, dataset: str) -> Params:

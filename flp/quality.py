@@ -58,7 +58,7 @@ def judge(latents: NDArray[np.float32], errors: NDArray[np.float32]) -> dict[str
     Returns:
         `roundtrip_mean`, `roundtrip_p99`, `roundtrip_max`; lists per dimension: `latent_mean`, `latent_std`,
         `latent_skew`, `latent_kurtosis` (excess), `latent_wasserstein` (to N(0, 1)), and
-        `latent_covariance_error`, the largest off-diagonal correlation.
+        `latent_max_correlation`, the largest off-diagonal correlation.
     """
     spread = latents[:: max(1, len(latents) // QUANTILES)].astype(np.float64)
     levels = (np.arange(len(spread)) + 0.5) / len(spread)

@@ -3,9 +3,10 @@
 import importlib
 
 import pytest
+import torch
 import yaml
 
-from flp.cli import STAGES, TOOLS, main
+from flp.cli import STAGES, TOOLS, main, run_stage
 
 WITH_DATASET = [stage for stage in STAGES if stage not in ("report", "figure")]
 OPTIONS = {
@@ -122,3 +123,30 @@ def test_the_schema_in_the_workflow_is_the_program_s(request, capsys):
     assert main(["schema"]) == 0
     committed = request.config.rootpath / "workflow/schemas/params.schema.json"
     assert capsys.readouterr().out == committed.read_text()
+
+
+def too_large(job):
+    torch.empty(2**45)  # 128 TiB
+
+
+def as_on_a_gpu(job):
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+
+@pytest.mark.parametrize("work", [too_large, as_on_a_gpu])
+def test_too_little_memory_is_one_line(project, signals, capsys, work):
+    assert run_stage("report", (), work, [], None) == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith("flp report: error: not enough memory; train fewer runs together")
+
+
+def test_other_errors_of_pytorch_keep_their_traceback(project, signals):
+    with pytest.raises(RuntimeError, match="size of tensor"):
+        run_stage("report", (), lambda job: torch.ones(2) + torch.ones(3), [], None)
+
+
+@pytest.mark.parametrize("stage", ["offline-train", "online-finetune", "offline-sweep", "pretrain-flow"])
+@pytest.mark.parametrize("device", ["foo", "cuda:77"])
+def test_a_device_that_is_not_there_is_one_line_and_leaves_nothing(project, capsys, tmp_path, stage, device):
+    assert f"--device {device}: " in refusal(capsys, [stage, *arguments(stage), "--device", device])
+    assert not list(tmp_path.glob(".flp/resume/*"))

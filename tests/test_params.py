@@ -158,6 +158,7 @@ def test_the_schema_describes_the_default():
         ("datasets", [MAZE, MAZE], ["datasets", "more than once"]),
         ("datasets", ["\ud800"], ["unknown dataset"]),
         ("download.source", "path", ["download", "download.path is empty"]),
+        ("download", {"source": "path", "path": f"data/{MAZE}-val.npz"}, ["download.path", "move your file"]),
         ("download.steps_per_episode", 1, ["download.steps_per_episode"]),
         ("offline", None, ["offline"]),
         ("flow", [1], ["flow"]),

@@ -198,6 +198,16 @@ def test_paper_numbers_stand_apart_from_measured_ones() -> None:
 # The page
 
 
+def test_an_algorithm_without_a_title_has_its_rows_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(tables.NAMES, "fql")
+    page.build(make_inputs({"offline": {"agents": ["flp", "fql"]}}))
+    for table in ("table1.csv", "table2.csv"):
+        measured = (
+            pd.read_csv(REPORT / table, dtype=str).set_index("environment").loc["cube-single-play", "measured fql"]
+        )
+        assert measured[0].isdigit()
+
+
 @pytest.mark.parametrize("missing", ["quality.json", "latent.png", "flow.csv", "evaluations.csv", "policy.json"])
 def test_a_missing_input_is_one_line_that_names_it(missing: str, capsys: pytest.CaptureFixture[str]) -> None:
     make_inputs({})

@@ -154,6 +154,7 @@ def test_flows_at_hand_are_listed(tmp_path: Path) -> None:
         write_json(folder / "flow.json", {"key": key, "validation_loss": 1.5, "sha256": "s"})
         quality = tmp_path / f"results/{name}/flow/quality/seed{seed}/quality.json"
         write_json(quality, {"roundtrip_mean": 1e-5, "latent_std": [1.0, 1.1]})
+        write_json(tmp_path / f"results/{name}/latent/seed{seed}/latent.json", {"flow_sha256": "s"})
 
     put(dataset, 0, wanted.key)
     put(dataset, 7, "k7")
@@ -166,5 +167,8 @@ def test_flows_at_hand_are_listed(tmp_path: Path) -> None:
     assert rows[dataset, 0].size > 30
     text = flows.table(list(rows.values()))
     assert "1 offline job" in text and wanted.key[:8] in text and "scene-play" in text
+    write_json(rows[dataset, 0].path.with_suffix(".json"), {"key": wanted.key, "sha256": "trained anew"})
+    anew = next(row for row in flows.list_flows(keys, tmp_path) if row.seed == 0)
+    assert (anew.state, anew.roundtrip, anew.latent_std) == ("current", None, None)  # those were its predecessor's
     write_json(rows[dataset, 0].path.with_suffix(".json"), {"key": "older"})
     assert next(row for row in flows.list_flows(keys, tmp_path) if row.seed == 0).state == "stale"

@@ -11,7 +11,7 @@ import pandas as pd
 from flp.data.environments import specification
 from flp.keys import OFFLINE_ONLY
 from flp.report.collect import Results
-from flp.report.tables import NAMES, Cell, cell
+from flp.report.tables import NAMES, Cell, cell, name_of
 
 OFFLINE = ["BC", "IQL", "ReBRAC", "IDQL", "SRPO", "CAC", "FAWAC", "FBRAC", "IFQL", "FQL", "FLP"]
 ONLINE = ["ReBRAC", "Cal-QL", "RLPD", "IFQL", "FQL", "FLP"]
@@ -32,7 +32,7 @@ def table1(results: Results, final: pd.DataFrame) -> pd.DataFrame:
             here = _base(final, dataset, "offline")
             for agent in results.of(dataset).offline.agents:
                 value = cell(here[here["agent"] == agent], results.params.report.bootstrap)
-                row[f"measured {NAMES[agent]}"] = value.text if value else ""
+                row[f"measured {name_of(agent)}"] = value.text if value else ""
             row |= _scale(results, dataset, here, f"{results.of(dataset).offline.steps}")
         rows.append(row)
     return pd.DataFrame(rows, columns=_columns(results, OFFLINE, ()), dtype=object).fillna("")
@@ -50,11 +50,11 @@ def table2(results: Results, final: pd.DataFrame) -> pd.DataFrame:
             online = online[online["task"].isin(tasks)]
             offline = _base(final, dataset, "offline")
             offline = offline[offline["task"].isin(tasks)]
-            for agent in sorted(set(online["agent"]), key=list(NAMES).index):
+            for agent in sorted(set(online["agent"])):
                 cells = [
                     _last(part[part["agent"] == agent], results.params.report.bootstrap) for part in (offline, online)
                 ]
-                row[f"measured {NAMES[agent]}"] = "→".join(c.text if c else "" for c in cells)
+                row[f"measured {name_of(agent)}"] = "→".join(c.text if c else "" for c in cells)
             params = results.of(dataset)
             row |= _scale(results, dataset, online, f"{params.offline.steps} + {params.online.steps}")
             row["evaluations"] = "1"
@@ -90,7 +90,8 @@ def _rows(results: Results, number: str, columns: list[str], ours: list[str]) ->
 
 def _columns(results: Results, paper: list[str], without: Sequence[str]) -> list[str]:
     agents = {agent for dataset in results.params.datasets for agent in results.of(dataset).offline.agents}
-    measured = [f"measured {name}" for agent, name in NAMES.items() if agent in agents and agent not in without]
+    ordered = [*(agent for agent in NAMES if agent in agents), *sorted(agents - NAMES.keys())]
+    measured = [f"measured {name_of(agent)}" for agent in ordered if agent not in without]
     return ["environment", *(f"paper {name}" for name in paper), *measured, *SCALE]
 
 

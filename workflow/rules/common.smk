@@ -18,7 +18,7 @@ wildcard_constraints:
     dataset="|".join(EXPERIMENT.params.datasets),
     seed="|".join(map(str, EXPERIMENT.params.seeds)),
     seeds=r"\d+(-\d+)*",
-    agent="[a-z]+",
+    agent="[a-z][a-z0-9_]*",
     figure=r"figure\d",
 
 

@@ -14,7 +14,7 @@ rule download_dataset:
     threads: 16
     resources:
         mem_mb=8000,
-        runtime=720,
+        runtime=lambda w, attempt: attempt * 720,
     params:
         key=EXPERIMENT.key("download_dataset"),
     shell:

@@ -20,7 +20,7 @@ rule invert_to_latent:
     resources:
         gpu=GPUS,
         mem_mb=12000,
-        runtime=120,
+        runtime=lambda w, attempt: attempt * 120,
     params:
         key=EXPERIMENT.key("invert_to_latent"),
     shell:
