@@ -292,7 +292,6 @@ class EnvironmentPool:
         self.dataset, self.tasks, self.success_timing = dataset, list(tasks), success_timing
         self.observation_dim, self.action_dim = spec.observation_dim, spec.action_dim
         self._closed = False
-        self._pending: deque[NDArray[np.bool_]] = deque()
         self._workers: list[_Worker | _Local] = []
         try:
             self._start(workers)
@@ -321,7 +320,7 @@ class EnvironmentPool:
 
     def reset(self, slots: Sequence[int] | NDArray[np.int64], seeds: Sequence[int]) -> NDArray[np.float32]:
         """Start a seeded episode in each of the given slots; return all current observations [S, o]."""
-        self._require(not self._pending, "a step is under way; call step_wait first")
+        self._require_open()
         by_slot = dict(zip(map(int, slots), map(int, seeds), strict=True))
         for worker in self._workers:
             worker.send({slot: by_slot[slot] for slot in worker.slots.tolist() if slot in by_slot})
@@ -335,25 +334,12 @@ class EnvironmentPool:
             actions: [S, a], in [-1, 1].
             active: [S] bool.
         """
-        self._require(not self._pending, "a step is under way; call step_wait first")
-        self.step_send(actions, active)
-        return self.step_wait()
-
-    def step_send(self, actions: ArrayLike, active: ArrayLike) -> None:
-        """Begin a step of the active slots. More steps may be sent meanwhile, for other slots."""
+        self._require_open()
         active = np.array(active, np.bool_)
-        overlap = any((active & pending).any() for pending in self._pending)
-        self._require(not overlap, "a slot was sent a second step; call step_wait first")
         self._arrays.actions[active] = np.asarray(actions, np.float32)[active]
-        self._pending.append(active)
         for worker in self._workers:
             worker.send(active[worker.slots].tobytes())
-
-    def step_wait(self) -> Step:
-        """Finish the step that was sent first."""
-        self._require(bool(self._pending), "no step is under way; call step_send first")
         self._receive()
-        self._pending.popleft()
         arrays = self._arrays
         terminated, truncated, success = arrays.flags.T.copy()
         return Step(arrays.observations.copy(), arrays.rewards.copy(), terminated, truncated, success)
@@ -379,11 +365,9 @@ class EnvironmentPool:
             error.add_note(trace)
         raise error
 
-    def _require(self, condition: bool, otherwise: str) -> None:
+    def _require_open(self) -> None:
         if self._closed:
             raise FLPError(f"the environment pool of {self.dataset} is closed; make a new one")
-        if not condition:
-            raise FLPError(otherwise)
 
     def close(self) -> None:
         """End the workers and free the environments; may be called twice."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from flp.agents.base import Agent, Spec
-from flp.agents.common import make_critic
+from flp.agents.common import critic_logs, make_critic
 from flp.latent import LatentPolicy, best_of_n, kl_to_prior, sample
 from flp.learner import Adam, Batch, Logs, descend
 from flp.nets import Critic, aggregate, follow
@@ -79,11 +79,7 @@ class FLP(Agent):
         q = self.critic(batch["observations"], batch["actions"])
         # Mean over ensemble and batch, as FQL does.
         loss = (q - y.unsqueeze(1)).square().mean((1, 2))
-        return loss, {
-            "critic_loss": loss.detach(),
-            "q": q.detach().mean((1, 2)),
-            "q_max": q.detach().amax((1, 2)),
-        }
+        return loss, critic_logs(loss, q)
 
     @torch.no_grad()
     def target(self, batch: Batch, noise: Tensor) -> Tensor:
