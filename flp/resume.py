@@ -75,6 +75,7 @@ class Resume:
         self.every, self.saved_at = checkpoint_seconds() if every is None else every, time.monotonic()
         self.stop_signal: int | None = None
         self.stop_asked_at = 0.0
+        self.has_stopped = False
         self.clock, self.began = clock, clock()
         self.saved_seconds = self.earlier = 0.0
 
@@ -90,7 +91,7 @@ class Resume:
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             earlier = getattr(signal.signal(number, self._on_signal), "__self__", None)
-            if isinstance(earlier, Resume) and self.stop_signal is None:
+            if isinstance(earlier, Resume) and not earlier.has_stopped and self.stop_signal is None:
                 self.stop_signal, self.stop_asked_at = earlier.stop_signal, earlier.stop_asked_at
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
@@ -142,6 +143,7 @@ class Resume:
             return
         self.save(*state())
         if self.stop_signal is not None:
+            self.has_stopped = True
             raise InterruptedJobError(
                 f"stopped by {signal.Signals(self.stop_signal).name}; the state is saved, run the same "
                 "command again to go on"
