@@ -40,6 +40,7 @@ def set_up(threads: int, device: str = "auto", precision: str = "float32") -> to
         device: as `choose_device`, also for the errors raised.
         precision: "tf32" lets float32 matrix products on a GPU use tf32.
     """
+    chosen = choose_device(device)
     torch.set_num_threads(max(1, min(threads, available_cores())))
     torch.set_flush_denormal(True)
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
@@ -48,7 +49,6 @@ def set_up(threads: int, device: str = "auto", precision: str = "float32") -> to
     # Else every new tensor is filled with NaN first, to show reads of what was never written.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     _keep_freed_memory()
-    chosen = choose_device(device)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     return chosen

@@ -19,9 +19,10 @@ def _one_thread():
 
 @pytest.fixture(autouse=True)
 def _arithmetic_as_it_was():
-    """Stages, when run in this process, let subnormal numbers be zero; hypothesis wants them."""
+    """Stages, when run in this process, take their threads and let subnormal numbers be zero; hypothesis wants them."""
     yield
     torch.set_flush_denormal(False)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture
