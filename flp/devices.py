@@ -27,11 +27,6 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def runs_on_cpu(device: str) -> bool:
-    """Whether this `--device` means the CPU here."""
-    return device == "cpu" or (device == "auto" and not torch.cuda.is_available())
-
-
 def set_up(threads: int, device: str = "auto", precision: str = "float32") -> torch.device:
     """Take `threads` CPU threads (never more than the machine has) and the device.
 
@@ -63,7 +58,7 @@ def choose_device(device: str) -> torch.device:
     Raises:
         FLPError: there is no such device.
     """
-    if runs_on_cpu(device):
+    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if device != "auto" and not re.fullmatch(r"cuda(:\d+)?", device):
         raise FLPError(f"--device {device}: there is no such device; give auto, cpu, cuda or cuda:1")
