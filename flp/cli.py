@@ -145,7 +145,7 @@ def run_stage(
 
 
 def _guard(run: Callable[[], int], name: str = "flp") -> int:
-    from flp.resume import InterruptedJobError
+    from flp.stopping import STOP, InterruptedJobError
 
     try:
         return run()
@@ -167,6 +167,8 @@ def _guard(run: Callable[[], int], name: str = "flp") -> int:
             file=sys.stderr,
         )
         return 2
+    finally:
+        STOP.signal = None  # it asked this command
 
 
 def _is_out_of_memory(error: Exception) -> bool:

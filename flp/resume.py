@@ -10,33 +10,26 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from torch import Tensor
 
 from flp.artifacts import read_json, write_json, write_verified
 from flp.errors import FLPError
+from flp.stopping import STOP
 
 State = tuple[dict[str, Tensor], dict[str, Any]]
 
 BEGUN = "begun.json"
-_SECONDS = "seconds of the job"
+_SECONDS, _MADE_BY = "seconds of the job", "made by"
 LOCKS = Path(".flp/locks")
-ECHO = 0.5  # seconds in which a second signal is the first one's echo: a terminal and a scheduler both send it
-
-
-class InterruptedJobError(FLPError):
-    """The scheduler asked the job to stop; its state is saved and its exit status is not zero."""
 
 
 def checkpoint_seconds() -> float:
@@ -68,44 +61,30 @@ class Resume:
         folder: where the state lives, named by the key.
         every: seconds between checkpoints, if not `FLP_CHECKPOINT_SECONDS`.
         clock: tells the seconds that count as the job's cost.
+        made_by: what a state depends on beside the key (JSON); one that was made by something else is not taken.
     """
 
-    def __init__(self, folder: Path, every: float | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        every: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        made_by: dict[str, Any] | None = None,
+    ) -> None:
         self.file = folder / "state.safetensors"
         self.every, self.saved_at = checkpoint_seconds() if every is None else every, time.monotonic()
-        self.stop_signal: int | None = None
-        self.stop_asked_at = 0.0
-        self.has_stopped = False
         self.clock, self.began = clock, clock()
         self.saved_seconds = self.earlier = 0.0
+        self.made_by = made_by or {}
 
     @property
     def seconds(self) -> float:
         """What the job has cost so far by its clock, over all interruptions."""
         return self.earlier + self.clock() - self.began
 
-    def listen(self) -> None:
-        """On SIGTERM or SIGINT, save at the next opportunity and stop; a second signal stops at once.
-
-        A signal that came while an earlier one of the process's jobs was ending counts.
-        """
-        for number in (signal.SIGTERM, signal.SIGINT):
-            earlier = getattr(signal.signal(number, self._on_signal), "__self__", None)
-            if isinstance(earlier, Resume) and not earlier.has_stopped and self.stop_signal is None:
-                self.stop_signal, self.stop_asked_at = earlier.stop_signal, earlier.stop_asked_at
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.stop_signal is not None:
-            # A shard leaves it to its parent to lose patience, which kills it.
-            if time.monotonic() - self.stop_asked_at > ECHO and multiprocessing.parent_process() is None:
-                sys.exit(128 + number)
-            return
-        self.stop_signal, self.stop_asked_at = number, time.monotonic()
-        print(f"\n{signal.Signals(number).name}: saving the state, then stopping", file=sys.stderr)
-
     def start(self) -> State | None:
         """Listen for signals and return the last whole state, if there is one."""
-        self.listen()
+        STOP.listen()
         state = self.load()
         if state is not None:
             self.earlier = self.saved_seconds
@@ -113,7 +92,7 @@ class Resume:
         return state
 
     def load(self) -> State | None:
-        """The last whole state, or None; an unreadable one is set aside with a warning."""
+        """The last whole state, or None; one made by something else is passed over, an unreadable one set aside."""
         from safetensors import SafetensorError, safe_open
 
         if not self.file.exists():
@@ -125,13 +104,13 @@ class Resume:
             if metadata["digest"] != _digest(tensors, metadata["info"]):
                 raise ValueError("its checksum differs")
             info = json.loads(metadata["info"])
-            self.saved_seconds = float(info.pop(_SECONDS, 0.0))
+            made_by, self.saved_seconds = info.pop(_MADE_BY, {}), float(info.pop(_SECONDS, 0.0))
         except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
             aside = self.file.with_suffix(".unreadable")
             print(f"warning: {self.file} cannot be read ({error}); it is set aside, starting over", file=sys.stderr)
             os.replace(self.file, aside)
             return None
-        return tensors, info
+        return (tensors, info) if made_by == self.made_by else None
 
     def maybe(self, state: Callable[[], State]) -> None:
         """Save if it is time to, or if a signal asks for it, and then stop.
@@ -139,19 +118,14 @@ class Resume:
         Raises:
             InterruptedJobError: a signal came; the state is saved.
         """
-        if self.stop_signal is None and time.monotonic() - self.saved_at < self.every:
+        if STOP.signal is None and time.monotonic() - self.saved_at < self.every:
             return
         self.save(*state())
-        if self.stop_signal is not None:
-            self.has_stopped = True
-            raise InterruptedJobError(
-                f"stopped by {signal.Signals(self.stop_signal).name}; the state is saved, run the same "
-                "command again to go on"
-            )
+        STOP.raise_if_asked()
 
     def stop_if_asked(self, state: Callable[[], State]) -> None:
         """As `maybe`, but only if a signal asks for it: cheap enough for every step of an evaluation."""
-        if self.stop_signal is not None:
+        if STOP.signal is not None:
             self.maybe(state)
 
     def save(self, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
@@ -160,7 +134,7 @@ class Resume:
 
         # A clone where tensors share memory: safetensors refuses to store one buffer twice.
         whole = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-        text = json.dumps(info | {_SECONDS: self.seconds})
+        text = json.dumps(info | {_SECONDS: self.seconds, _MADE_BY: self.made_by})
         metadata = {"info": text, "digest": _digest(whole, text)}
         write_verified(self.file, lambda temporary: save_file(whole, temporary, metadata))
         self.saved_at = time.monotonic()

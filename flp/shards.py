@@ -20,13 +20,13 @@ from itertools import groupby
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
-from types import FrameType
 from typing import Any, cast
 
 from flp import layout
 from flp.errors import FLPError
 from flp.keys import Run, hash_of
-from flp.resume import ECHO, InterruptedJobError, begin, begun
+from flp.resume import begin, begun
+from flp.stopping import SIGNALS, STOP, InterruptedJobError
 
 
 @dataclass(frozen=True)
@@ -211,11 +211,12 @@ class _Family:
             self.processes.append(process)
             process.start()
             sender.close()
-        self.stopped: int | None = None
-        self.stopped_at = 0.0
 
     def __enter__(self) -> _Family:
-        self.old = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        self.old = {number: signal.getsignal(number) for number in SIGNALS}
+        STOP.listen(self._pass_on)
+        if STOP.signal is not None:  # asked before there was anyone to tell
+            self._pass_on()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -225,15 +226,10 @@ class _Family:
             if process.is_alive():
                 process.kill()
 
-    def _stop(self, number: int, frame: FrameType | None) -> None:
-        if self.stopped is None:
-            print(f"\n{signal.Signals(number).name}: saving the state, then stopping", file=sys.stderr)
-            self.stopped, self.stopped_at = number, time.monotonic()
-            for process in self.processes:
-                if process.pid is not None and process.is_alive():
-                    os.kill(process.pid, signal.SIGTERM)
-        elif time.monotonic() - self.stopped_at > ECHO:
-            sys.exit(128 + number)
+    def _pass_on(self) -> None:
+        for process in self.processes:
+            if process.pid is not None and process.is_alive():
+                os.kill(process.pid, signal.SIGTERM)
 
     def watch(self) -> list[str]:
         """Wait for all; return what went wrong."""
@@ -246,11 +242,7 @@ class _Family:
                 self.steps[index] = _DONE
                 if self.permits is not None and self.holders[index]:
                     self.permits.release()
-        if self.stopped is not None:
-            raise InterruptedJobError(
-                f"stopped by {signal.Signals(self.stopped).name}; the state is saved, run the same command again to "
-                "go on"
-            )
+        STOP.raise_if_asked()
         return [self._problem(i) for i, process in enumerate(self.processes) if process.exitcode != 0]
 
     def _problem(self, index: int) -> str:

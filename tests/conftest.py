@@ -8,6 +8,8 @@ from itertools import islice
 import pytest
 import torch
 
+from flp.stopping import SIGNALS, STOP
+
 pytest_plugins = ["workflow_clones"]
 
 
@@ -27,9 +29,10 @@ def _arithmetic_as_it_was():
 
 @pytest.fixture
 def signals():
-    """The signals' handlers as they were, after the test."""
-    old = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    """The signals' handlers as they were, and nobody asked to stop, after the test."""
+    old = {number: signal.getsignal(number) for number in SIGNALS}
     yield
+    STOP.signal = None
     for number, handler in old.items():
         signal.signal(number, handler)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,10 +15,7 @@ from torch.distributions import MultivariateNormal
 from flp.flow import Flow, VelocityField, flow_matching_loss, integrate
 from flp.latent import kl_to_prior
 from flp.pretrain import FlowLearner, Pairs, validation_loss
-from flp.resume import Resume
-from flp.stages.pretrain_flow import fit
 from flp.streams import RunStreams
-from flp.trainer import Trainer
 
 ORDERS = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4}
 SOLVERS = list(ORDERS)
@@ -320,20 +316,6 @@ def test_the_noise_is_normal_and_the_time_uniform():
     assert 0 <= noise["t"].min() < 0.001
     assert 0.999 < noise["t"].max() < 1
     assert noise["t"].std().item() == pytest.approx(1 / math.sqrt(12), abs=0.01)
-
-
-def test_a_state_of_another_kind_of_device_is_not_taken(tmp_path, signals):
-    """Random streams of a GPU cannot go on on a CPU: training starts over and ends as it would have."""
-    s = torch.linspace(-1, 1, 64)[:, None]
-    data, settings = Pairs(s, s.sin(), torch.arange(64)), SimpleNamespace(steps=20, validate_every=10)
-
-    def fitted(resume):
-        learner = FlowLearner(VelocityField(RunStreams([1]), 1, 1, [8]), 1e-3)
-        return fit(Trainer(learner, data, RunStreams([2]), 16), learner, data, settings, resume, "flow")
-
-    whole, half = fitted(Resume(tmp_path / "whole")), Resume(tmp_path / "half")
-    half.save({"streams": torch.zeros(16, dtype=torch.uint8)}, {"step": 10, "logged": 0, "device": "cuda", "curve": []})
-    assert fitted(Resume(tmp_path / "half")) == whole
 
 
 def test_pairs_and_validation():

@@ -12,6 +12,7 @@ import yaml
 from flp import layout
 from flp.artifacts import load_tensors
 from flp.data.environments import specification
+from flp.resume import Resume
 from flp.stages import (
     download_dataset,
     invert_to_latent,
@@ -113,6 +114,25 @@ def here(trained, tmp_path, monkeypatch):
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path / layout.OFFLINE.format(dataset=MAZE, agent="flp", seeds="0")
+
+
+@pytest.mark.slow(5)
+@pytest.mark.parametrize(
+    ("stage", "main", "file"),
+    [
+        ("pretrain-flow", pretrain_flow.main, layout.FLOW),
+        ("invert-to-latent", invert_to_latent.main, layout.LATENT),
+    ],
+)
+def test_what_was_begun_on_another_kind_of_device_is_begun_again(here, stage, main, file, capsys):
+    output = Path(file.format(dataset=MAZE, seed=0) + ".safetensors")
+    made = output.read_bytes()
+    folder = layout.resume_folder(stage, json.loads(output.with_suffix(".json").read_text())["key"])
+    elsewhere = {"batch_size": 4096, "device": "cuda"} if stage == "invert-to-latent" else {"device": "cuda"}
+    Resume(folder, made_by=elsewhere).save({"streams": torch.zeros(16, dtype=torch.uint8)}, {"step": 1})
+    assert main(["--dataset", MAZE, "--seed", "0", "--threads", "1", "--device", "cpu"]) == 0
+    assert output.read_bytes() == made
+    assert "going on from" not in capsys.readouterr().err
 
 
 @pytest.mark.slow(40)

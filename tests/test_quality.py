@@ -12,8 +12,9 @@ from reference import make_flow
 from scipy import stats
 
 from flp.quality import invert, judge, negative_log_likelihood
-from flp.resume import InterruptedJobError, Resume
+from flp.resume import Resume
 from flp.stages import invert_to_latent
+from flp.stopping import STOP, InterruptedJobError
 
 N = 100_000
 
@@ -91,7 +92,7 @@ def test_inverting_does_not_depend_on_the_batch_size():
         torch.testing.assert_close(e, errors, rtol=0, atol=1e-5)
 
 
-def test_a_stopped_inversion_goes_on_with_the_same_bytes(tmp_path, monkeypatch, capsys):
+def test_a_stopped_inversion_goes_on_with_the_same_bytes(tmp_path, signals, monkeypatch):
     """It is asked to stop in its second of four pieces, and again in its third."""
     monkeypatch.setattr(invert_to_latent, "PIECE", 10)
     flow = make_flow([1], hidden=(16,)).freeze()
@@ -100,17 +101,16 @@ def test_a_stopped_inversion_goes_on_with_the_same_bytes(tmp_path, monkeypatch, 
     made = []
 
     def invert_all(folder, stop_at=None, batch_size=5):
-        resume = Resume(folder, every=1000.0)
+        resume = Resume(folder, every=1000.0, made_by={"batch_size": batch_size})
 
         def noted(*args):
             made.append(len(args[2]))
-            resume.stop_signal = signal.SIGTERM if len(made) == stop_at else None
+            STOP.signal = signal.SIGTERM if len(made) == stop_at else None
             return invert(*args)
 
         monkeypatch.setattr(invert_to_latent, "invert", noted)
         return invert_to_latent.invert_all(flow, s, a, batch_size, 1, resume)
 
-    monkeypatch.setattr(Resume, "listen", lambda self: None)
     whole = invert_all(tmp_path / "whole")
     made.clear()
     for stop_at in (2, 3):

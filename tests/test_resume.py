@@ -12,7 +12,8 @@ import time
 import pytest
 import torch
 
-from flp.resume import ECHO, InterruptedJobError, Resume, join
+from flp.resume import Resume, join
+from flp.stopping import ECHO, STOP, InterruptedJobError
 
 
 def make_state():
@@ -68,6 +69,17 @@ def test_another_jobs_state_is_not_taken(tmp_path):
     assert Resume(tmp_path / "other").load() is None
 
 
+def test_a_state_made_by_something_else_is_passed_over_in_silence(tmp_path, signals, capsys):
+    """Random streams of a GPU cannot go on on a CPU: the job starts over, and says nothing else."""
+    Resume(tmp_path / "key", made_by={"device": "cuda"}).save(*make_state())
+    for made_by in ({"device": "cpu"}, None):
+        resume = Resume(tmp_path / "key", made_by=made_by)
+        assert resume.start() is None
+        assert resume.seconds < 1
+    assert capsys.readouterr().err == ""
+    assert Resume(tmp_path / "key", made_by={"device": "cuda"}).load() is not None
+
+
 @pytest.mark.parametrize("damage", ["truncated", "empty", "junk", "no info"])
 def test_an_unreadable_state_is_set_aside(tmp_path, capsys, damage):
     resume = Resume(tmp_path / "key")
@@ -114,7 +126,7 @@ def test_a_signal_saves_at_the_next_opportunity_and_stops(tmp_path, signals, cap
     assert resume.start() is None
     os.kill(os.getpid(), number)
     for _ in range(100):
-        if resume.stop_signal is not None:
+        if STOP.signal is not None:
             break
         time.sleep(0.01)
     assert not resume.file.exists()
@@ -128,7 +140,7 @@ def test_a_signal_between_two_jobs_of_a_process_stops_the_second(tmp_path, signa
     """Shards train one after the other on a GPU: one is ending, the next one is still loading its data."""
     first, second = Resume(tmp_path / "first", every=1000), Resume(tmp_path / "second", every=1000)
     first.start()
-    first._on_signal(signal.SIGTERM, None)
+    STOP._on_signal(signal.SIGTERM, None)
     second.start()
     with pytest.raises(InterruptedJobError, match="SIGTERM"):
         second.stop_if_asked(make_state)
@@ -140,16 +152,14 @@ def test_starting_again_says_where_it_goes_on(tmp_path, signals, capsys):
     assert "step 5" in capsys.readouterr().err
 
 
-def test_a_second_signal_stops_at_once(tmp_path, signals):
-    resume = Resume(tmp_path / "key")
-    resume.listen()
-    resume._on_signal(signal.SIGTERM, None)
-    resume._on_signal(signal.SIGINT, None)  # an echo of the first: the terminal and the scheduler both send it
-    resume.stop_asked_at -= 2 * ECHO
+def test_a_second_signal_stops_at_once(signals):
+    STOP.listen()
+    STOP._on_signal(signal.SIGTERM, None)
+    STOP._on_signal(signal.SIGINT, None)  # an echo of the first: the terminal and the scheduler both send it
+    STOP.asked_at -= 2 * ECHO
     with pytest.raises(SystemExit) as stopped:
-        resume._on_signal(signal.SIGTERM, None)
+        STOP._on_signal(signal.SIGTERM, None)
     assert stopped.value.code == 128 + signal.SIGTERM
-    assert resume.load() is None
 
 
 def test_states_are_joined():
@@ -157,13 +167,12 @@ def test_states_are_joined():
     assert join((tensors, info), ({}, {"more": 3})) == (tensors, info | {"more": 3})
 
 
-def test_a_job_killed_twice_dies_with_the_signals_status(tmp_path):
+def test_a_job_killed_twice_dies_with_the_signals_status():
     """In a process of its own, which never reaches a checkpoint."""
-    code = f"""
-        import sys, time
-        from pathlib import Path
-        from flp.resume import Resume
-        Resume(Path({str(tmp_path / "key")!r})).listen()
+    code = """
+        import time
+        from flp.stopping import STOP
+        STOP.listen()
         print("ready", flush=True)
         while True:
             time.sleep(0.01)
@@ -178,4 +187,3 @@ def test_a_job_killed_twice_dies_with_the_signals_status(tmp_path):
         assert process.poll() is None
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 128 + signal.SIGTERM
-    assert not (tmp_path / "key").exists()

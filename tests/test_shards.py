@@ -13,8 +13,8 @@ import pytest
 from flp import layout
 from flp.errors import FLPError
 from flp.keys import Run
-from flp.resume import InterruptedJobError
 from flp.shards import Shard, Turns, deal, plan, run_shards
+from flp.stopping import InterruptedJobError
 
 
 def make_runs(count):
@@ -172,7 +172,7 @@ def test_nobody_waits_for_a_dead_shards_turn(tmp_path):
     assert len(list(tmp_path.glob("*/done"))) == 2
 
 
-def test_a_signal_reaches_every_shard(tmp_path):
+def test_a_signal_reaches_every_shard(tmp_path, signals):
     with pytest.raises(InterruptedJobError, match="stopped by SIGTERM; the state is saved"):
         run_shards(stop_when_asked, make_shards(tmp_path, 2), 2)
 

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 import torch
 
-from flp.resume import InterruptedJobError
 from flp.schema import Figure2
 from flp.stages.figure import resumable
+from flp.stopping import STOP, InterruptedJobError
 from flp.toy import figure2
 from flp.trainer import Trainer
 
@@ -67,6 +67,7 @@ def test_stopped_it_goes_on_to_the_same_bytes(signals, tmp_path, monkeypatch):
     with pytest.raises(InterruptedJobError):
         figure2.make(settings, watching)
     monkeypatch.setattr(Trainer, "chunk", chunk)
+    STOP.signal = None
     assert figure2.make(settings, resumable(tmp_path)) == figure2.make(settings)
 
 

@@ -56,7 +56,8 @@ def invert_dataset(job: Job, path: str, key: str) -> None:
     flow, (manifest,) = load_flow([flow_path], device, dataset_sha256=train.sha256)
     observations = to_device(train.observations[train.transitions], device)
     actions = to_device(train.actions[train.transitions], device)
-    resume = Resume(layout.resume_folder("invert-to-latent", key))
+    made_by = {"batch_size": settings.batch_size, "device": device.type}
+    resume = Resume(layout.resume_folder("invert-to-latent", key), made_by=made_by)
     latents, errors = invert_all(flow, observations, actions, settings.batch_size, threads, resume)
     quality = {"key": key, "dataset": name, "seed": seed, **judge(latents.numpy(), errors.numpy())}
     rows = validation.transitions[: settings.likelihood_samples]
@@ -103,14 +104,12 @@ def invert_all(
 
     A piece is some whole batches, so that every batch is the same however often the job was stopped.
     """
-    made_by = {"batch_size": batch_size, "device": actions.device.type}
     tensors, done = {name: torch.empty_like(actions, device="cpu") for name in ("latents", "errors")}, 0
-    saved = resume.start()
-    if saved is not None and made_by.items() <= saved[1].items():
+    if saved := resume.start():
         tensors, done = saved[0], saved[1]["step"]
 
     def state() -> State:
-        return tensors, {"step": done, **made_by}
+        return tensors, {"step": done}
 
     whole = batch_size * threads
     piece = whole * max(1, PIECE // whole)

@@ -59,7 +59,8 @@ def train_flow(job: Job, path: str, key: str) -> None:
     learner = FlowLearner(field, settings.learning_rate)
     streams = RunStreams([seed_of("flow", name, seed)], device)
     trainer = Trainer(learner, pairs(train, device), streams, settings.batch_size)
-    resume = Resume(layout.resume_folder("pretrain-flow", key))
+    # The streams of one kind of device are not the other's.
+    resume = Resume(layout.resume_folder("pretrain-flow", key), made_by={"device": device.type})
     curve = fit(trainer, learner, pairs(validation, device), settings, resume, f"flow {name} seed {seed}")
     write_csv(path + ".csv", curve)
     manifest = {
@@ -95,9 +96,7 @@ def fit(trainer: Trainer, learner: FlowLearner, validation: Pairs, settings: Any
     """Train to the end, from the saved state if there is one; return the loss curve."""
     curve: Curve = []
     progress = Progress(label, settings.steps)
-    made_by = {"device": trainer.streams.device.type}  # the streams of one kind of device are not the other's
-    saved = resume.start()
-    if saved is not None and made_by.items() <= saved[1].items():
+    if saved := resume.start():
         trainer.restore(*saved)
         curve = saved[1]["curve"]
 
@@ -119,7 +118,7 @@ def fit(trainer: Trainer, learner: FlowLearner, validation: Pairs, settings: Any
 
     def checkpoint() -> None:
         with progress.section("checkpoint"):
-            resume.maybe(lambda: join(trainer.state(), ({}, {"curve": curve, **made_by})))
+            resume.maybe(lambda: join(trainer.state(), ({}, {"curve": curve})))
 
     trainer.fit(settings.steps, (settings.validate_every,), at_stop, checkpoint, progress)
     return curve
