@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from flp.data.environments import specification
 from flp.errors import FLPError
@@ -23,42 +22,6 @@ from flp.streams import RunStreams, seed_of
 
 Act = Callable[[Tensor, RunStreams], "Tensor | NDArray[Any]"]
 """A policy of all R runs: `(observations [R, E, o] float32, streams) -> actions [R, E, a]` in [-1, 1]."""
-
-
-class EpisodeStreams(RunStreams):
-    """Per-run noise for the episodes of one wave, `[R, E, ...]`; every draw must lead with E.
-
-    Noise is drawn on the CPU for all episodes and then cut to the wave's, so that an episode meets the same
-    numbers on every device and however many episodes are played at a time.
-
-    Args:
-        seeds: one seed per run.
-        rows: which of the episodes are in this wave; those beyond the last are idle and get any numbers.
-        episodes: number of episodes of an evaluation.
-        device: where the numbers are wanted.
-    """
-
-    def __init__(self, seeds: list[int], rows: range, episodes: int, device: torch.device | str) -> None:
-        super().__init__(seeds, "cpu", device)
-        self.rows = torch.tensor([min(row, episodes - 1) for row in rows], device=device)
-        self.episodes = episodes
-
-    def _cut(self, draw: Callable[..., Tensor], shape: tuple[int, ...], *leading: int) -> Tensor:
-        if not shape or shape[0] != len(self.rows):
-            raise ValueError(f"a draw of shape {shape} does not lead with the {len(self.rows)} episodes")
-        return draw(*leading, self.episodes, *shape[1:])[:, self.rows]
-
-    def normal(self, *shape: int) -> Tensor:
-        """Standard normal numbers, `[R, E, ...]` for a shape `E, ...`."""
-        return self._cut(super().normal, shape)
-
-    def uniform(self, *shape: int) -> Tensor:
-        """Uniform numbers in [0, 1), `[R, E, ...]` for a shape `E, ...`."""
-        return self._cut(super().uniform, shape)
-
-    def integers(self, high: int, *shape: int) -> Tensor:
-        """Integers in [0, high), `[R, E, ...]` for a shape `E, ...`."""
-        return self._cut(super().integers, shape, high)
 
 
 @contextmanager
@@ -97,23 +60,21 @@ class Evaluation:
 class Evaluator:
     """Evaluates policies again and again on the same episodes, keeping the environments alive.
 
-    Episode e of task k starts from a seed made of `seed`, k and e alone, and a run's noise from `seed` and
-    its task, so the numbers of a run depend neither on the runs beside it nor on the number of workers.
-    Finished episodes stay in the policy's input as padding: its shape is the same at every step.
+    Episode e of task k starts from a seed made of `seed`, k and e alone, and a run's noise from `seed` and its task,
+    drawn on the CPU, so that it is the same on every device: the numbers of a run depend neither on the runs beside
+    it nor on the number of workers. Finished episodes stay in the policy's input as padding: its shape is the same
+    at every step.
 
     Args:
         dataset: decides the environment.
         tasks: the task of each of the R runs.
-        episodes: E, per run.
+        episodes: E, per run, each in an environment of its own: 1 to 7 MB.
         seed: of the episodes and of the policies' noise.
-        workers: processes that step environments; 0 steps them in this process.
-        slots: environments per run; with fewer than `episodes`, which is the default, episodes are played in
-            waves. An environment takes 1 to 7 MB, a worker some 100 MB (mazes) or 500 MB (manipulation).
+        workers: processes that step environments, some 100 MB each (mazes) or 500 MB (manipulation); 0 steps them in
+            this process.
         success_timing: as in `make_environment`.
         record: number of episodes per run whose xy positions are kept (mazes only).
         device: where the policy computes; its observations and noise are put there.
-        progress: whether to show a progress bar.
-        pool: environments to use, `slots` for each run in turn; it stays open.
     """
 
     def __init__(
@@ -124,36 +85,20 @@ class Evaluator:
         episodes: int = 50,
         seed: int = 0,
         workers: int = 0,
-        slots: int | None = None,
         success_timing: str = "pre",
         record: int = 0,
         device: torch.device | str = "cpu",
-        progress: bool = False,
-        pool: EnvironmentPool | None = None,
     ) -> None:
         self.spec = specification(dataset)
-        if episodes < 1 or (slots is not None and slots < 1):
-            raise FLPError(f"an evaluation needs episodes and slots >= 1, not {episodes} and {slots}")
+        if episodes < 1:
+            raise FLPError(f"an evaluation needs episodes >= 1, not {episodes}")
         self.tasks, self.episodes, self.seed = list(tasks), episodes, seed
-        self.width = self._width(slots)
         self.record = 0 if self.spec.family == "manipulation" else min(record, episodes)
-        self.device, self.progress = torch.device(device), progress
-        layout = [task for task in self.tasks for _ in range(self.width)]
-        self._owns_pool = pool is None
-        self.pool = pool or EnvironmentPool(dataset, layout, workers=workers, success_timing=success_timing)
-        found = self.pool.dataset, self.pool.tasks, self.pool.success_timing
-        if found != (dataset, layout, success_timing):
-            raise FLPError(
-                f"the pool does not fit: it needs {dataset}, success timing '{success_timing}' and "
-                f"{self.width} slots for each of the tasks {self.tasks}"
-            )
+        self.device = torch.device(device)
+        layout = [task for task in self.tasks for _ in range(episodes)]
+        self.pool = EnvironmentPool(dataset, layout, workers=workers, success_timing=success_timing)
         self._playing = threading.Lock()
         self._interrupted = False
-
-    def _width(self, slots: int | None) -> int:
-        """Episodes per wave: as even as the slots allow, and the same whatever the other runs are."""
-        waves = -(-self.episodes // (slots or self.episodes))
-        return -(-self.episodes // waves)
 
     def evaluate(self, act: Act) -> Evaluation:
         """Play all episodes with one policy.
@@ -161,30 +106,15 @@ class Evaluator:
         Raises:
             FLPError: the policy gave actions of a wrong shape, or NaN; or an environment failed.
         """
-        R, E = len(self.tasks), self.episodes
-        result = Evaluation(
-            success=np.zeros((R, E), np.float32),
-            returns=np.zeros((R, E)),
-            lengths=np.zeros((R, E), np.int64),
-            trajectories=[[] for _ in range(R)] if self.record else None,
-        )
-        bar = tqdm(total=R * E, unit="episode", desc=self.spec.dataset, disable=not self.progress)
-        with self._playing, bar, one_thread(), torch.inference_mode():
-            for start in range(0, E, self.width):
-                self._play_wave(act, range(start, start + self.width), result, bar)
-        return result
+        with self._playing, one_thread(), torch.inference_mode():
+            return self._play(act)
 
-    def _play_wave(self, act: Act, rows: range, result: Evaluation, bar: Any) -> None:
-        """Play the episodes `rows` of every run; rows beyond the last episode stay idle."""
-        R, E = len(self.tasks), len(rows)
-        kept = slice(rows.start, min(rows.stop, self.episodes))
-        noise_seeds = [seed_of("evaluation noise", self.seed, task) for task in self.tasks]
-        streams = EpisodeStreams(noise_seeds, rows, self.episodes, self.device)
-        active = np.broadcast_to(np.array(rows) < self.episodes, (R, E)).reshape(-1)
-        seeds = [seed_of("evaluation", self.seed, task, row) for task in self.tasks for row in rows]
-        playing = np.flatnonzero(active)
-        observations = self.pool.reset(playing, [seeds[slot] for slot in playing])
-        observations[~active] = 0.0
+    def _play(self, act: Act) -> Evaluation:
+        R, E = len(self.tasks), self.episodes
+        streams = RunStreams([seed_of("evaluation noise", self.seed, task) for task in self.tasks], "cpu", self.device)
+        seeds = [seed_of("evaluation", self.seed, task, episode) for task in self.tasks for episode in range(E)]
+        observations = self.pool.reset(range(R * E), seeds)
+        active = np.ones(R * E, np.bool_)
         returns, success, lengths = np.zeros(R * E), np.zeros(R * E, np.float32), np.zeros(R * E, np.int64)
         positions = [observations[:, :2].copy()]
         while active.any():
@@ -197,18 +127,22 @@ class Evaluator:
             lengths += active
             success = np.where(ended, step.success, success)
             active = active & ~ended
-            if rows.start < self.record:
+            if self.record:
                 positions.append(observations[:, :2].copy())
-            bar.update(int(ended.sum()))
-        count = kept.stop - kept.start
-        result.returns[:, kept] = returns.reshape(R, E)[:, :count]
-        result.success[:, kept] = success.reshape(R, E)[:, :count]
-        result.lengths[:, kept] = lengths.reshape(R, E)[:, :count]
-        if result.trajectories is not None:
-            paths = np.stack(positions, 1).reshape(R, E, -1, 2)
-            for run, path in enumerate(paths):
-                for e in range(min(kept.stop, self.record) - kept.start):
-                    result.trajectories[run].append(path[e, : lengths[run * E + e] + 1].copy())
+        return Evaluation(
+            success.reshape(R, E),
+            returns.reshape(R, E),
+            lengths.reshape(R, E),
+            self._trajectories(positions, lengths) if self.record else None,
+        )
+
+    def _trajectories(
+        self, positions: list[NDArray[np.float32]], lengths: NDArray[np.int64]
+    ) -> list[list[NDArray[np.float32]]]:
+        """The recorded episodes' positions, without what came after their ends."""
+        paths, E = np.stack(positions, 1), self.episodes
+        starts = range(0, len(paths), E)
+        return [[paths[i, : lengths[i] + 1].copy() for i in range(start, start + self.record)] for start in starts]
 
     def _actions(self, act: Act, observations: NDArray[np.float32], streams: RunStreams) -> NDArray[np.float32]:
         """One forward of the policy, checked and clipped; [R·E, a]."""
@@ -230,9 +164,8 @@ class Evaluator:
         self._interrupted = True
 
     def close(self) -> None:
-        """Close the pool, unless it was given."""
-        if self._owns_pool:
-            self.pool.close()
+        """Close the pool."""
+        self.pool.close()
 
     def __enter__(self) -> Evaluator:
         return self

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from flp.data.environments import make_environment, numpy_seeded, seeded_reset, specification
-from flp.rollout import Act, EpisodeStreams
+from flp.rollout import Act
 from flp.schema import Evaluation
-from flp.streams import seed_of
+from flp.streams import RunStreams, seed_of
 
 Draw = Callable[[Any], NDArray[Any]]
 """What is kept of an environment at a step."""
@@ -91,7 +91,7 @@ def play(
         draw: what is kept as a picture.
     """
     E = settings.episodes
-    streams = EpisodeStreams([seed_of("evaluation noise", settings.seed, task)], range(E), E, device)
+    streams = RunStreams([seed_of("evaluation noise", settings.seed, task)], "cpu", device)
     seed = seed_of("evaluation", settings.seed, task, episode)
     observation, info = seeded_reset(environment, seed)
     _spare_shadows(environment.unwrapped.model)

@@ -147,20 +147,6 @@ def test_recorded_hash_is_enforced(server, get, tmp_path, site):
     assert files(tmp_path) == ["a-val.npz", "a.npz"]
 
 
-def test_given_hash_is_enforced(server, get, tmp_path, originals):
-    with pytest.raises(FLPError, match="another SHA-256"):
-        get(sha256={TRAIN: "0" * 64})
-    assert files(tmp_path) == []
-    get(sha256={TRAIN: sha(originals / TRAIN).upper()})
-
-
-def test_given_and_recorded_hashes_must_agree(server, get, tmp_path):
-    record = tmp_path / "hashes.json"
-    get(known_hashes_path=record)
-    with pytest.raises(FLPError, match="is not the recorded"):
-        get(known_hashes_path=record, sha256={TRAIN: "0" * 64})
-
-
 def test_a_bad_record_is_refused(server, get, tmp_path):
     (tmp_path / "hashes.json").write_text("[1]")
     with pytest.raises(FLPError, match="does not hold checksums"):

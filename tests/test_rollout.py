@@ -95,12 +95,6 @@ def test_results_do_not_depend_on_neighbours(reference):
         assert same(reference, alone, slice(run, run + 1))
 
 
-@pytest.mark.parametrize("slots", [1, 2, 3, 4])
-def test_results_do_not_depend_on_waves(reference, slots):
-    waves = evaluate(walker([3, 5, 3]), POINT, [3, 5, 3], episodes=5, record=5, slots=slots, workers=2)
-    assert same(reference, waves)
-
-
 def test_seed_decides_episodes_and_policies_share_them(reference):
     other = evaluate(walker([3, 5, 3]), POINT, [3, 5, 3], episodes=5, record=5, seed=1)
     first_steps = evaluate(zero, POINT, [3, 5, 3], episodes=5, record=1)
@@ -109,13 +103,10 @@ def test_seed_decides_episodes_and_policies_share_them(reference):
         assert not np.array_equal(reference.trajectories[run][0][0], other.trajectories[run][0][0])
 
 
-def test_a_pool_is_reused_and_stays_open(reference):
-    with EnvironmentPool(POINT, [3] * 5 + [5] * 5 + [3] * 5, workers=2) as pool:
+def test_an_evaluator_says_the_same_again(reference):
+    with Evaluator(POINT, [3, 5, 3], episodes=5, record=5, workers=2) as evaluator:
         for _ in range(2):
-            again = evaluate(walker([3, 5, 3]), POINT, [3, 5, 3], episodes=5, record=5, pool=pool)
-            assert same(reference, again)
-        with pytest.raises(FLPError, match="the pool does not fit"):
-            evaluate(zero, POINT, [3, 5], episodes=5, pool=pool)
+            assert same(reference, evaluator.evaluate(walker([3, 5, 3])))
 
 
 def alone(dataset, task, seed, actions):
@@ -246,9 +237,7 @@ def test_bad_policies_are_refused():
             evaluator.evaluate(
                 lambda observations, streams: torch.tensor([0.0, torch.nan])[:, None, None].expand(2, 2, 2)
             )
-        with pytest.raises(ValueError, match="does not lead with the 2 episodes"):
-            evaluator.evaluate(lambda observations, streams: streams.normal(3, 2))
-    with pytest.raises(FLPError, match="episodes and slots"):
+    with pytest.raises(FLPError, match="episodes >= 1"):
         evaluate(zero, POINT, [1], episodes=0)
 
 

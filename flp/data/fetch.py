@@ -13,7 +13,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -43,7 +43,6 @@ def fetch(
     val_path: Path | str,
     *,
     mirrors: Sequence[str] = (),
-    sha256: Mapping[str, str] | None = None,
     known_hashes_path: Path | None = None,
     timeout: float = 60.0,
     retries: int = 4,
@@ -59,7 +58,6 @@ def fetch(
         train_path: where `{dataset}-v0.npz` goes.
         val_path: where `{dataset}-v0-val.npz` goes.
         mirrors: folders' URLs, https (or http on this machine), that hold files of the same names.
-        sha256: checksums by file name (`{dataset}-v0.npz`), hexadecimal.
         known_hashes_path: JSON file of checksums by file name: checked, and extended by what is new.
         timeout: seconds without any byte after which a connection counts as broken.
         retries: further attempts at each source after a broken connection.
@@ -84,7 +82,7 @@ def fetch(
         cached = Path(ogbench.utils.DEFAULT_DATASET_DIR).expanduser() / name
         sources = [str(cached)] if cached.exists() else []
         sources += [f"{folder.rstrip('/')}/{name}" for folder in folders]
-        getter = _Getter(name, dataset, _expected(name, sha256 or {}, known), timeout, retries, progress)
+        getter = _Getter(name, dataset, known.get(name), timeout, retries, progress)
         origins[name], digest = getter.get(sources, target)
         if known_hashes_path and name not in known:
             _record(known_hashes_path, name, digest)
@@ -123,17 +121,6 @@ def link_existing(dataset: str, path: Path | str, train_path: Path | str, val_pa
 
 def _copy(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
-
-
-def _expected(name: str, given: Mapping[str, str], known: Mapping[str, str]) -> str | None:
-    """The file's checksum, if it is known from anywhere."""
-    stated, recorded = given.get(name), known.get(name)
-    if stated and recorded and stated.lower() != recorded:
-        raise FLPError(
-            f"{name}: the given SHA-256 {stated[:12]}... is not the recorded {recorded[:12]}...; correct it, or "
-            "remove the record if the file is meant to have changed"
-        )
-    return stated.lower() if stated else recorded
 
 
 def _recorded(path: Path) -> dict[str, str]:
