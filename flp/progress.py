@@ -74,9 +74,10 @@ class Progress:
         sys.stderr.flush()
 
     def line(self) -> str:
-        """`label 500/1000 | 250 updates/s | update 80 % evaluation 20 % | 0:02 left | notes`."""
+        """`label 500/1000 | 250 updates/s | data 5 % update 75 % evaluation 20 % | 0:02 left | notes`."""
         elapsed = max(time.monotonic() - self.started, 1e-9)
-        rate = (self.step - self.first) / max(self.seconds.get("update", elapsed), 1e-9)
+        training = self.seconds.get("data", 0.0) + self.seconds.get("update", 0.0) or elapsed
+        rate = (self.step - self.first) / max(training, 1e-9)
         spent = " ".join(f"{name} {100 * s / elapsed:.0f} %" for name, s in self.seconds.items())
         done = (self.step - self.first) / max(self.total - self.first, 1)
         left = elapsed * (1 - done) / done if done > 0 else 0.0

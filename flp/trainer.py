@@ -96,9 +96,11 @@ class Trainer:
                 with turn(self.step):
                     if before_update is not None:
                         before_update()
+                    count = min(chunk, stop - self.step)
+                    with progress.section("data"):
+                        drawn = self.draw(count)
                     with progress.section("update"):
-                        count = min(chunk, stop - self.step)
-                        logs = self.chunk(count)
+                        logs = self.take(*drawn)
                         self.totals = {k: v * count + self.totals.get(k, 0.0) for k, v in logs.items()}
                         self.logged += count
                 progress.update(self.step)
@@ -113,12 +115,19 @@ class Trainer:
         progress.close()
 
     def chunk(self, count: int = CHUNK) -> Logs:
-        """Take `count` updates; return per-run means of their scalars, each `[R]`, still on the device."""
+        """Draw what `count` updates need, and take them."""
+        return self.take(*self.draw(count))
+
+    def draw(self, count: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Indices `[count, R, B]` and noise `[count, R, ...]` of the next updates."""
         indices = self.streams.integers(len(self.source), count, self.batch_size).transpose(0, 1).contiguous()
         noise = self.learner.draw(self.streams, count, self.batch_size)
-        noise = {name: value.contiguous() for name, value in noise.items()}
+        return indices, {name: value.contiguous() for name, value in noise.items()}
+
+    def take(self, indices: Tensor, noise: dict[str, Tensor]) -> Logs:
+        """Take the updates; return per-run means of their scalars, each `[R]`, still on the device."""
         logs = self.updates(indices, noise)
-        self.step += count
+        self.step += len(indices)
         return logs
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

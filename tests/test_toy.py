@@ -51,22 +51,22 @@ def test_picture_and_numbers_follow_the_parameters():
 def test_stopped_it_goes_on_to_the_same_bytes(signals, tmp_path, monkeypatch):
     settings = Figure2(steps=30, flp_alpha=[1.0], fql_alpha=[5.0])
     fit = resumable(tmp_path)
-    chunk = Trainer.chunk
+    take = Trainer.take
 
-    def stopping(trainer, count):
-        logs = chunk(trainer, count)
+    def stopping(trainer, *drawn):
+        logs = take(trainer, *drawn)
         if trainer.step == 20:
             os.kill(os.getpid(), signal.SIGTERM)
         return logs
 
     def watching(name, trainer, steps):
         if name == "fql":  # the last part: the others are done
-            monkeypatch.setattr(Trainer, "chunk", stopping)
+            monkeypatch.setattr(Trainer, "take", stopping)
         fit(name, trainer, steps)
 
     with pytest.raises(InterruptedJobError):
         figure2.make(settings, watching)
-    monkeypatch.setattr(Trainer, "chunk", chunk)
+    monkeypatch.setattr(Trainer, "take", take)
     STOP.signal = None
     assert figure2.make(settings, resumable(tmp_path)) == figure2.make(settings)
 
