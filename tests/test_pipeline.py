@@ -118,18 +118,20 @@ def here(trained, tmp_path, monkeypatch):
 
 @pytest.mark.slow(5)
 @pytest.mark.parametrize(
-    ("stage", "main", "file"),
+    ("stage", "main", "file", "made_by"),
     [
-        ("pretrain-flow", pretrain_flow.main, layout.FLOW),
-        ("invert-to-latent", invert_to_latent.main, layout.LATENT),
+        ("pretrain-flow", pretrain_flow.main, layout.FLOW, {"device": "cuda"}),
+        ("invert-to-latent", invert_to_latent.main, layout.LATENT, {"batch_size": 4096, "device": "cuda"}),
+        ("invert-to-latent", invert_to_latent.main, layout.LATENT, {"batch_size": 1, "device": "cpu"}),
     ],
 )
-def test_what_was_begun_on_another_kind_of_device_is_begun_again(here, stage, main, file, capsys):
+def test_what_was_begun_otherwise_is_begun_again(here, tmp_path, stage, main, file, made_by, capsys):
+    """On another kind of device, or in other batches."""
+    assert yaml.safe_load((tmp_path / "params.yaml").read_text())["invert"]["batch_size"] == 4096
     output = Path(file.format(dataset=MAZE, seed=0) + ".safetensors")
     made = output.read_bytes()
     folder = layout.resume_folder(stage, json.loads(output.with_suffix(".json").read_text())["key"])
-    elsewhere = {"batch_size": 4096, "device": "cuda"} if stage == "invert-to-latent" else {"device": "cuda"}
-    Resume(folder, made_by=elsewhere).save({"streams": torch.zeros(16, dtype=torch.uint8)}, {"step": 1})
+    Resume(folder, made_by=made_by).save({"streams": torch.zeros(16, dtype=torch.uint8)}, {"step": 1})
     assert main(["--dataset", MAZE, "--seed", "0", "--threads", "1", "--device", "cpu"]) == 0
     assert output.read_bytes() == made
     assert "going on from" not in capsys.readouterr().err
