@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -48,34 +49,39 @@ def flow_matching_loss(field: VelocityField, observations: Tensor, actions: Tens
     return loss
 
 
-def integrate(velocity: Velocity, x: Tensor, start: float, stop: float, steps: int, solver: str) -> Tensor:
-    """Solve dx/dt = velocity(x, t) from `start` to `stop` in equal steps.
+def graded(steps: int, grading: float = 1.0) -> list[float]:
+    """Times 0 = t_0 < … < t_steps = 1 with t_i = 1 − (1 − i / steps)^grading.
+
+    With a grading above 1 the steps shorten towards t = 1, where a flow that ends in narrow modes bends most.
+    """
+    return [1 - (1 - i / steps) ** grading for i in range(steps + 1)]
+
+
+def integrate(velocity: Velocity, x: Tensor, times: Sequence[float], solver: str) -> Tensor:
+    """Solve dx/dt = velocity(x, t) through the given times, a step from each to the next.
 
     Args:
         velocity: the right-hand side.
-        x: the state at `start`.
-        start: first time.
-        stop: last time; smaller than `start` to solve backwards.
-        steps: number of steps.
+        x: the state at the first time.
+        times: rising, or falling to solve backwards.
         solver: "euler" (order 1), "midpoint" or "heun" (2), "rk4" (4).
 
     Raises:
         ValueError: unknown solver.
     """
-    h = (stop - start) / steps
-    for i in range(steps):
-        t = start + i * h
+    for t, after in pairwise(times):
+        h = after - t
         k1 = velocity(x, t)
         if solver == "euler":
             x = x + h * k1
         elif solver == "midpoint":
             x = x + h * velocity(x + h / 2 * k1, t + h / 2)
         elif solver == "heun":
-            x = x + h / 2 * (k1 + velocity(x + h * k1, t + h))
+            x = x + h / 2 * (k1 + velocity(x + h * k1, after))
         elif solver == "rk4":
             k2 = velocity(x + h / 2 * k1, t + h / 2)
             k3 = velocity(x + h / 2 * k2, t + h / 2)
-            k4 = velocity(x + h * k3, t + h)
+            k4 = velocity(x + h * k3, after)
             x = x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
         else:
             raise ValueError(f"unknown solver {solver!r}")
@@ -89,11 +95,13 @@ class Flow(nn.Module):
         field: the velocity field.
         solver: see `integrate`.
         steps: solver steps between t = 0 and t = 1.
+        grading: how much they shorten towards t = 1; see `graded`.
     """
 
-    def __init__(self, field: VelocityField, solver: str, steps: int) -> None:
+    def __init__(self, field: VelocityField, solver: str, steps: int, grading: float = 1.0) -> None:
         super().__init__()
-        self.field, self.solver, self.steps = field, solver, steps
+        self.field, self.solver, self.steps, self.grading = field, solver, steps, grading
+        self.times = graded(steps, grading)
 
     def freeze(self) -> Flow:
         """Take the flow out of every optimizer's and every gradient's reach; return it."""
@@ -108,11 +116,11 @@ class Flow(nn.Module):
 
     def forward(self, observations: Tensor, latents: Tensor) -> Tensor:
         """f_ω: latents `[R, B, a]` at t = 0 to actions `[R, B, a]` at t = 1, unclipped."""
-        return integrate(self._velocity(observations), latents, 0.0, 1.0, self.steps, self.solver)
+        return integrate(self._velocity(observations), latents, self.times, self.solver)
 
     def inverse(self, observations: Tensor, actions: Tensor) -> Tensor:
         """f_ω⁻¹: actions `[R, B, a]` at t = 1 to latents `[R, B, a]` at t = 0, by the same solver."""
-        return integrate(self._velocity(observations), actions, 1.0, 0.0, self.steps, self.solver)
+        return integrate(self._velocity(observations), actions, self.times[::-1], self.solver)
 
     def decode(self, observations: Tensor, latents: Tensor) -> Tensor:
         """Actions for the environment: f_ω, clipped to [-1, 1] at the very end."""
@@ -139,7 +147,7 @@ class Flow(nn.Module):
             return torch.cat([v, divergence.unsqueeze(-1)], -1).detach()
 
         start = torch.cat([actions, torch.zeros_like(actions[..., :1])], -1)
-        end = integrate(augmented, start, 1.0, 0.0, self.steps, self.solver)
+        end = integrate(augmented, start, self.times[::-1], self.solver)
         latents, log_volume = end[..., :dim], end[..., dim]
         log_prior: Tensor = -0.5 * (latents.square() + math.log(2 * math.pi)).sum(-1)
         # Going backwards, log_volume = −∫₀¹ div v dt.

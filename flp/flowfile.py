@@ -45,7 +45,7 @@ def load_flow(
         shape["hidden"],
     )
     field.load_state_dict({name: torch.cat([tensors[name] for tensors, _ in loaded]) for name in loaded[0][0]})
-    flow = Flow(field, shape["solver"], shape["solver_steps"]).to(device).freeze()
+    flow = Flow(field, shape["solver"], shape["solver_steps"], shape["solver_grading"]).to(device).freeze()
     return flow, [manifest for _, manifest in loaded]
 
 
@@ -55,6 +55,7 @@ def _check_model(path: str, tensors: dict[str, Any], model: Any) -> None:
         inputs = model["observation_dim"] + model["action_dim"] + 1
         widths = [inputs, *model["hidden"], model["action_dim"]]
         known = model["solver"] in get_args(Solver) and model["solver_steps"] in range(1, 10_001)
+        known = known and 1 <= model["solver_grading"] <= 10
         fits = [list(tensors[f"net.weights.{i}"].shape) for i in range(len(widths) - 1)] == [
             [1, *pair] for pair in pairwise(widths)
         ]

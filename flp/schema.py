@@ -104,6 +104,8 @@ class Flow(Section):
     """ODE solver, the same for decoding and inversion."""
     solver_steps: Annotated[int, Field(gt=0, le=10_000)]
     """Solver steps from t = 0 to t = 1."""
+    solver_grading: Annotated[float, Field(ge=1, le=10)]
+    """The times t_i = 1 - (1 - i / solver_steps) ** solver_grading: 1 makes equal steps, more shortens the last."""
     validate_every: Count
     """Steps between validation losses."""
 

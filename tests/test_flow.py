@@ -12,7 +12,7 @@ from reference import make_flow
 from torch import nn
 from torch.distributions import MultivariateNormal
 
-from flp.flow import Flow, VelocityField, flow_matching_loss, integrate
+from flp.flow import Flow, VelocityField, flow_matching_loss, graded, integrate
 from flp.latent import kl_to_prior
 from flp.pretrain import FlowLearner, Pairs, validation_loss
 from flp.streams import RunStreams
@@ -53,17 +53,19 @@ def affine_data(size=6):
 # Solvers
 
 
-@pytest.mark.parametrize(("start", "stop"), [(0.0, 1.0), (1.0, 0.0)])
+@pytest.mark.parametrize("direction", [1, -1])
+@pytest.mark.parametrize("grading", [1.0, 1.5])
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_order_of_convergence(solver, start, stop):
+def test_order_of_convergence(solver, grading, direction):
     # x′ = −(1 + t) x² has the solution 1 / x = 1 / x₀ + t + t² / 2.
     def velocity(x, t):
         return -(1 + t) * x**2
 
     x = torch.tensor([[0.3, 0.4, 0.5]], dtype=torch.float64)
-    exact = 1 / (1 / x + (stop - start) * 1.5)
+    exact = 1 / (1 / x + direction * 1.5)
     counts = [16, 32, 64, 128]
-    errors = [(integrate(velocity, x, start, stop, n, solver) - exact).abs().max().item() for n in counts]
+    times = [graded(n, grading)[::direction] for n in counts]
+    errors = [(integrate(velocity, x, t, solver) - exact).abs().max().item() for t in times]
     slope = -np.polyfit(np.log(counts), np.log(errors), 1)[0]
     assert slope == pytest.approx(ORDERS[solver], abs=0.15)
 
@@ -79,16 +81,44 @@ def test_one_step_is_the_named_method(solver):
     }
     zero = torch.zeros(1, dtype=torch.float64)
     for start, stop in ((0.2, 0.7), (0.7, 0.2)):
-        out = integrate(lambda x, t: torch.full_like(x, t**2), zero, start, stop, 1, solver)
+        out = integrate(lambda x, t: torch.full_like(x, t**2), zero, [start, stop], solver)
         assert out.item() == pytest.approx((stop - start) * rules[solver](start, stop), rel=1e-12)
     h = 0.5
-    grown = integrate(lambda x, t: x, zero + 1, 0.0, h, 1, solver).item()
+    grown = integrate(lambda x, t: x, zero + 1, [0.0, h], solver).item()
     assert grown == pytest.approx(sum(h**k / math.factorial(k) for k in range(ORDERS[solver] + 1)), rel=1e-12)
+
+
+def test_graded_times_shorten_towards_the_action():
+    assert graded(4) == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert graded(4, 2.0) == [0.0, 1 - 9 / 16, 1 - 4 / 16, 1 - 1 / 16, 1.0]
+    for grading in (1.0, 1.5, 10.0):
+        times = graded(7, grading)
+        steps = np.diff(times)
+        assert (times[0], times[-1]) == (0.0, 1.0) and (steps > 0).all() and (np.diff(steps) < 1e-12).all()
+
+
+@pytest.mark.parametrize("solver", ["midpoint", "rk4"])
+def test_grading_solves_a_narrow_mode_better_in_as_many_steps(solver):
+    # Actions N(0, σ²): x_t keeps its quantile in N(0, s_t²), s_t² = (1 − t)² + (t σ)²; it bends near 1 − t = σ.
+    deviation = 0.1
+    x = torch.linspace(-2, 2, 9, dtype=torch.float64)
+
+    def velocity(x, t):
+        return x * (t * deviation**2 - (1 - t)) / ((1 - t) ** 2 + (t * deviation) ** 2)
+
+    def errors(grading):
+        times = graded(6, grading)
+        latents = integrate(velocity, deviation * x, times[::-1], solver)
+        back = integrate(velocity, latents, times, solver)
+        return (latents - x).abs().mean().item(), (back - deviation * x).abs().mean().item()
+
+    for equal, shortened in zip(errors(1.0), errors(1.5), strict=True):
+        assert shortened < equal / 2
 
 
 def test_an_unknown_solver_is_refused():
     with pytest.raises(ValueError, match="dopri5"):
-        integrate(lambda x, t: x, torch.zeros(1), 0.0, 1.0, 1, "dopri5")
+        integrate(lambda x, t: x, torch.zeros(1), [0.0, 1.0], "dopri5")
 
 
 # The map and its inverse

@@ -149,7 +149,8 @@ def test_a_dataset_with_a_damaged_array_is_valid_or_refused(key, mutate):
 
 def saved_flow(folder):
     path = Path(folder) / "flow.safetensors"
-    model = {"observation_dim": 4, "action_dim": 2, "hidden": [8], "solver": "euler", "solver_steps": 2}
+    model = {"observation_dim": 4, "action_dim": 2, "hidden": [8]}
+    model |= {"solver": "euler", "solver_steps": 2, "solver_grading": 1.5}
     save_flow(path, VelocityField(RunStreams([0]), 4, 2, [8]), model=model, dataset_sha256="abc")
     return path
 

@@ -42,6 +42,7 @@ QUALITY = {
     "clipped_fraction": 0.01,
     "solver": "midpoint",
     "solver_steps": 10,
+    "solver_grading": 1.0,
 }
 OVERLAY: dict[str, Any] = {
     "datasets": ["cube-single-play"],

@@ -73,6 +73,7 @@ def invert_dataset(job: Job, path: str, key: str) -> None:
         "clipped_fraction": train.clipped_fraction,
         "solver": flow.solver,
         "solver_steps": flow.steps,
+        "solver_grading": flow.grading,
     }
     check(quality, settings.max_roundtrip_error, flow_path)
     folder = Path(layout.QUALITY.format(dataset=name, seed=seed))

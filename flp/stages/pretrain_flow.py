@@ -75,6 +75,7 @@ def train_flow(job: Job, path: str, key: str) -> None:
             "hidden": settings.hidden,
             "solver": settings.solver,
             "solver_steps": settings.solver_steps,
+            "solver_grading": settings.solver_grading,
         },
         "parameters": settings.keyed(),
         "clipped_fraction": train.clipped_fraction,
