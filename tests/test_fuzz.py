@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import resource
 import subprocess
 import sys
@@ -181,6 +182,16 @@ def test_a_damaged_flow_is_valid_or_refused(mutate):
         flow = refusal_or(lambda: load_flow([str(path)], dataset_sha256="abc"))
         if flow is not None:
             assert flow[0](torch.zeros(1, 3, 4), torch.zeros(1, 3, 2)).shape == (1, 3, 2)
+
+
+@pytest.mark.parametrize("grading", [0.5, float("nan"), "1", None])
+def test_a_flow_of_impossible_times_is_refused(tmp_path, grading):
+    path = saved_flow(tmp_path)
+    manifest = json.loads(path.with_suffix(".json").read_text())
+    manifest["model"]["solver_grading"] = grading
+    path.with_suffix(".json").write_text(json.dumps(manifest))
+    with pytest.raises(FLPError, match="describes another model"):
+        load_flow([str(path)], dataset_sha256="abc")
 
 
 @MANY

@@ -85,6 +85,8 @@ def test_the_six_stages_on_the_papers_environments(dataset, default, tmp_path, m
     assert summary.success.between(0, 1).all()
     assert summary[summary.phase == "offline"].step.tolist().count(20) == 1
     quality = json.loads((tmp_path / layout.QUALITY.format(dataset=dataset, seed=0) / "quality.json").read_text())
+    solved = [params["flow"][key] for key in ("solver", "solver_steps", "solver_grading")]
+    assert [quality[key] for key in ("solver", "solver_steps", "solver_grading")] == solved
     assert len(quality["latent_std"]) == latents["latents"].shape[1]
     assert specification(dataset).horizon > 0
     assert "http" not in (tmp_path / "results/report/index.html").read_text().replace("http://www.w3.org", "")
