@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.update import row
 from flp.agents import make_agent
 from flp.agents.base import Spec
 from flp.data.environments import make_environment, seeded_reset, specification
@@ -164,17 +165,8 @@ def rows(
         pool, one = measure(dataset, agent, count, runs=runs, episodes=episodes, seconds=seconds)
         loops = loops_rate(dataset, agent, count, seconds)
         for baseline, alone in {"workers × one environment": count * one, "as many loops at once": loops}.items():
-            results.append(
-                {
-                    "name": f"evaluate {dataset} {agent} {runs}x{episodes} vs {baseline}",
-                    "device": platform.machine(),
-                    "threads": count,
-                    "value": pool,
-                    "unit": "steps/s",
-                    "baseline": alone,
-                    "ratio": pool / alone,
-                }
-            )
+            name = f"evaluate {dataset} {agent} {runs}x{episodes} vs {baseline}"
+            results.append(row(name, count, pool, "steps/s", alone, platform.machine()))
     return results
 
 
@@ -187,8 +179,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0)
     options = vars(parser.parse_args())
     print(f"{'name':75} {'threads':>7} {'steps/s':>9} {'baseline':>9} {'ratio':>6}")
-    for row in rows(**options):
-        print(f"{row['name']:75} {row['threads']:7} {row['value']:9.0f} {row['baseline']:9.0f} {row['ratio']:6.2f}")
+    for line in rows(**options):
+        print(
+            f"{line['name']:75} {line['threads']:7} {line['value']:9.0f} {line['baseline']:9.0f} {line['ratio']:6.2f}"
+        )
 
 
 if __name__ == "__main__":

@@ -9,14 +9,13 @@ import argparse
 import itertools
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torchdiffeq import odeint
 
-from benchmarks.update import row, sgemm_rate
+from benchmarks.update import row, seconds, sgemm_rate
 from flp.data.generate import generate
 from flp.data.load import load_dataset
 from flp.devices import available_cores
@@ -66,16 +65,7 @@ def adaptive(field: VelocityField, s: torch.Tensor, a: torch.Tensor, error: floa
         tolerance /= 2
         z = dopri5(field, s, a, 1.0, 0.0, tolerance)
         reached = float((dopri5(field, s, z, 0.0, 1.0, tolerance) - a).abs().mean())
-    return least_seconds(lambda: dopri5(field, s, a, 1.0, 0.0, tolerance)), reached
-
-
-def least_seconds(work: Callable[[], object], repeats: int = 3) -> float:
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return min(times)
+    return seconds(lambda: dopri5(field, s, a, 1.0, 0.0, tolerance), 3, torch.device("cpu")), reached
 
 
 def rows(threads: int, episodes: int = 50) -> list[dict[str, Any]]:
