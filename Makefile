@@ -28,10 +28,11 @@ tour: .venv/.run ## Make everything once, small: all agents, every table and fig
 test: .venv/.dev ## Run the whole test suite.
 	$(BIN)/python -m pytest -n $$(($(CORES) + 1)) --dist worksteal $(PYTEST_ARGS)
 
-lint: .venv/.dev ## Check format, types, the workflow, and the pinned packages for known vulnerabilities.
+lint: .venv/.dev ## Check format, types, the arrows between rooms, the workflow, and the pinned packages for known vulnerabilities.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/snakefmt --check workflow
 	$(BIN)/snakemake --lint
 	$(BIN)/python tools/audit.py

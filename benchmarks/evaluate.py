@@ -24,15 +24,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.update import row
+from benchmarks.measure import row
 from flp.agents import make_agent
 from flp.agents.base import Spec
 from flp.data.environments import make_environment, seeded_reset, specification
-from flp.flow import Flow, VelocityField
-from flp.params import load_params
-from flp.pool import EnvironmentPool
-from flp.rollout import one_thread
-from flp.streams import RunStreams
+from flp.evaluation.pool import EnvironmentPool
+from flp.evaluation.rollout import one_thread
+from flp.flow.behavior import Flow
+from flp.flow.velocity import VelocityField
+from flp.params.loading import load_params
+from flp.randomness.streams import RunStreams
 
 DATASETS = ("pointmaze-medium-navigate", "humanoidmaze-medium-navigate", "cube-single-play")
 AGENTS = ("flp", "bc")

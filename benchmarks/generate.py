@@ -24,7 +24,7 @@ from flp.data.controllers import free_cells, make_oracles
 from flp.data.environments import specification
 from flp.data.episodes import Collector, Recipe
 from flp.data.generate import generate
-from flp.seeds import seed_of
+from flp.randomness.seeds import seed_of
 
 DATASETS = (
     "pointmaze-medium-navigate",

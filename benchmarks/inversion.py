@@ -15,15 +15,16 @@ from typing import Any
 import torch
 from torchdiffeq import odeint
 
-from benchmarks.update import row, seconds, sgemm_rate
+from benchmarks.measure import row, seconds, sgemm_rate
 from flp.data.generate import generate
 from flp.data.load import load_dataset
-from flp.devices import available_cores
-from flp.flow import Flow, VelocityField
-from flp.pretrain import FlowLearner, Pairs
-from flp.quality import invert
-from flp.streams import RunStreams
-from flp.trainer import Trainer
+from flp.flow.behavior import Flow
+from flp.flow.inversion import invert
+from flp.flow.matching import FlowLearner, Pairs
+from flp.flow.velocity import VelocityField
+from flp.learner.devices import available_cores
+from flp.learner.trainer import Trainer
+from flp.randomness.streams import RunStreams
 
 DATASET, HIDDEN, STEPS = "cube-double-play", [512] * 4, 3000
 SOLVERS = (("rk4", 4, 1.5), ("midpoint", 10, 1.0))  # params.yaml's first

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.update import row
+from benchmarks.measure import row
 
 ROWS, EPISODE = 1_001_000, 1001
 GOAL = 1.5  # times the arrays' size

@@ -19,8 +19,8 @@ from tempfile import TemporaryDirectory
 import torch
 import yaml
 
-from flp import layout
-from flp.devices import available_cores
+from flp.learner.devices import available_cores
+from flp.system import layout
 
 REPO = Path(__file__).resolve().parent.parent
 SETTINGS = {

@@ -9,8 +9,8 @@ import time
 import torch
 
 from benchmarks import evaluate, generate, graph, inversion, loading, scaling, update
-from flp.artifacts import write_json
-from flp.devices import available_cores
+from flp.learner.devices import available_cores
+from flp.system.artifacts import write_json
 
 
 def main() -> None:

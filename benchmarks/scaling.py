@@ -20,9 +20,10 @@ import matplotlib
 import torch
 
 from benchmarks.loading import memory
-from benchmarks.update import make_trainer, row
-from flp.artifacts import write_csv
-from flp.devices import available_cores, device_name, set_up
+from benchmarks.measure import row
+from benchmarks.subject import make_trainer
+from flp.learner.devices import available_cores, device_name, set_up
+from flp.system.artifacts import write_csv
 
 COMMON = {"runs": 1, "batch": 256, "width": 256, "candidates": 4, "rows": 100_000}
 AXES = {

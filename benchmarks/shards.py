@@ -1,4 +1,4 @@
-"""The rate of several runs dealt to processes, as `flp.shards` deals them."""
+"""The rate of several runs dealt to processes, as `flp.runs.shards` deals them."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from flp.devices import set_up
-from flp.keys import Run
-from flp.shards import Shard, Turns, deal, run_shards
-from flp.trainer import CHUNK
+from benchmarks.subject import make_trainer
+from flp.learner.devices import set_up
+from flp.learner.trainer import CHUNK
+from flp.params.run import Run
+from flp.runs.shards import Shard, Turns, deal, run_shards
 
 WARM, TIMED = 20, 200  # updates
 
 
 def work(folder: str, compile_: bool, shards: int, shard: Shard, turns: Turns) -> None:
-    from benchmarks.update import make_trainer
-
     device = set_up(shard.threads, "cpu")
     trainer = make_trainer(len(shard.runs), 2, 2, [128, 128], device, 256, compile=compile_)
 

@@ -7,26 +7,18 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from benchmarks.eager import EagerFLP
+from benchmarks.measure import row, seconds, sgemm_rate
 from benchmarks.shards import shard_rate
-from flp.agents.base import Spec
-from flp.agents.flp import FLP
-from flp.compiled import Compiled
-from flp.devices import available_cores, device_name, set_up
-from flp.flow import Flow, VelocityField
-from flp.params import load_params
-from flp.replay import Replay
-from flp.streams import RunStreams
-from flp.trainer import CHUNK, Trainer
+from benchmarks.subject import ROWS, make_trainer
+from flp.learner.devices import available_cores, device_name, set_up
+from flp.learner.trainer import CHUNK
 
-ROWS = 100_000
 GFLOP_PER_UPDATE = 9.06  # 512×4 networks, batch 256, N = 4, observation 28, action 5; see flops()
 
 CPU_SETTINGS: dict[str, dict[str, Any]] = {
@@ -47,59 +39,6 @@ def flops(observation: int, action: int, hidden: list[int], batch: int, candidat
     policy, critic = forward(observation, 2 * action), 2 * forward(observation + action, 1)
     # Targets: N critic passes and a policy pass; critic update: 3; actor: 3, through the critic 2.
     return (candidates * critic + policy + 3 * critic + 3 * policy + 2 * critic) / 1e9
-
-
-def make_trainer(
-    runs: int,
-    observation: int,
-    action: int,
-    hidden: list[int],
-    device: torch.device,
-    batch: int,
-    *,
-    rows: int = ROWS,
-    **changes: Any,
-) -> Trainer:
-    offline = load_params("params.yaml").offline.model_copy(update={"hidden": hidden, "batch_size": batch, **changes})
-    init = RunStreams(list(range(runs)), place=device)
-    flow = Flow(VelocityField(init, observation, action, [8]), "midpoint", 10)
-    spec = Spec(init, observation, action, offline, torch.ones(runs, device=device), (offline.candidates,) * runs, flow)
-    agent = FLP(spec)
-    source = torch.Generator().manual_seed(0)
-    replay = Replay(
-        torch.randn(rows + 1, observation, generator=source).to(device),
-        torch.arange(rows, device=device),
-        torch.randn(1, rows, action, generator=source).to(device),
-        -torch.ones(1, rows, device=device),
-        torch.ones(1, rows, device=device),
-        torch.zeros(runs, dtype=torch.int64, device=device),
-        torch.zeros(runs, dtype=torch.int64, device=device),
-    )
-    autocast = torch.bfloat16 if offline.precision == "bfloat16" else None
-    update = Compiled(agent.update) if offline.compile else None
-    return Trainer(agent, replay, RunStreams(list(range(runs)), device), batch, autocast=autocast, update=update)
-
-
-def seconds(work: Callable[[], object], repeats: int, device: torch.device) -> float:
-    """Median seconds of a call."""
-    times = []
-    for _ in range(repeats):
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
-
-
-def sgemm_rate(device: torch.device) -> float:
-    """GFLOP/s of float32 products of the update's own kind: [1024, 512] × [512, 512], twice."""
-    a, b = torch.randn(2, 1024, 512, device=device), torch.randn(2, 512, 512, device=device)
-    work = 2 * 2 * 1024 * 512 * 512 / 1e9
-    torch.bmm(a, b)
-    return 50 * work / min(seconds(lambda: [torch.bmm(a, b) for _ in range(50)], 5, device) for _ in range(2))
 
 
 def eager_seconds(observation: int, action: int, hidden: list[int], batch: int, repeats: int) -> Callable[[], float]:
@@ -149,18 +88,6 @@ def small_networks(threads: int, runs: int = 5) -> list[dict[str, Any]]:
         row(f"{name}, compiled, against eager runs in turn", threads, compiled, unit, in_turn),
         row(f"{name}, threads beyond the cores", 2 * threads, shard_rate(runs, 2 * threads), unit, rate),
     ]
-
-
-def row(name: str, threads: int, value: float, unit: str, baseline: float, device: str = "cpu") -> dict[str, Any]:
-    return {
-        "name": name,
-        "device": device,
-        "threads": threads,
-        "value": value,
-        "unit": unit,
-        "baseline": baseline,
-        "ratio": value / baseline,
-    }
 
 
 def on_gpu() -> list[dict[str, Any]]:

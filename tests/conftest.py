@@ -8,7 +8,7 @@ from itertools import islice
 import pytest
 import torch
 
-from flp.stopping import SIGNALS, STOP
+from flp.system.stopping import SIGNALS, STOP
 
 pytest_plugins = ["workflow_clones"]
 

@@ -14,9 +14,10 @@ from torch import nn
 
 from flp.agents.base import Spec
 from flp.agents.flp import FLP
-from flp.flow import Flow, VelocityField
-from flp.schema import Offline
-from flp.streams import RunStreams
+from flp.flow.behavior import Flow
+from flp.flow.velocity import VelocityField
+from flp.params.sections import Offline
+from flp.randomness.streams import RunStreams
 
 SETTINGS = {
     "agents": ["flp"],

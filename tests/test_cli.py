@@ -6,7 +6,8 @@ import pytest
 import torch
 import yaml
 
-from flp.cli import STAGES, TOOLS, main, run_stage
+from flp.cli import STAGES, TOOLS, main
+from flp.experiment.program import run_stage
 
 WITH_DATASET = [stage for stage in STAGES if stage not in ("report", "figure")]
 OPTIONS = {

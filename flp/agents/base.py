@@ -12,10 +12,10 @@ from typing import Any
 
 from torch import Tensor
 
-from flp.flow import Flow
-from flp.learner import Learner
-from flp.schema import Offline
-from flp.streams import RunStreams
+from flp.flow.behavior import Flow
+from flp.learner.trainable import Learner
+from flp.params.sections import Offline
+from flp.randomness.streams import RunStreams
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from flp.agents.base import Spec
 from flp.agents.common import FlowAgent
-from flp.learner import Adam, Batch, Logs, descend
-from flp.streams import RunStreams
+from flp.learner.optimizers import Adam, descend
+from flp.learner.trainable import Batch, Logs
+from flp.randomness.streams import RunStreams
 
 _FLOW_STEPS = 10  # FQL's
 

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from flp.agents.base import Agent, Spec
 from flp.agents.common import critic_logs, make_critic
-from flp.latent import LatentPolicy, best_of_n, kl_to_prior, sample
-from flp.learner import Adam, Batch, Logs, descend
-from flp.nets import Critic, aggregate, follow
-from flp.streams import RunStreams
+from flp.agents.latent import LatentPolicy, best_of_n, kl_to_prior, sample
+from flp.learner.nets import Critic, aggregate, follow
+from flp.learner.optimizers import Adam, descend
+from flp.learner.trainable import Batch, Logs
+from flp.randomness.streams import RunStreams
 
 
 class FLP(Agent):

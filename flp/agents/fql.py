@@ -7,9 +7,10 @@ from torch import Tensor
 
 from flp.agents.base import Spec, settings_of
 from flp.agents.common import FlowAgent, critic_logs, make_critic
-from flp.learner import Adam, Batch, Logs, descend
-from flp.nets import MLP, aggregate, follow
-from flp.streams import RunStreams
+from flp.learner.nets import MLP, aggregate, follow
+from flp.learner.optimizers import Adam, descend
+from flp.learner.trainable import Batch, Logs
+from flp.randomness.streams import RunStreams
 
 
 class FQL(FlowAgent):

@@ -7,10 +7,11 @@ from torch import Tensor
 
 from flp.agents.base import Spec, settings_of
 from flp.agents.common import FlowAgent, InSampleValues
-from flp.latent import best_of_n
-from flp.learner import Adam, Batch, Logs, descend
-from flp.nets import aggregate, follow
-from flp.streams import RunStreams
+from flp.agents.latent import best_of_n
+from flp.learner.nets import aggregate, follow
+from flp.learner.optimizers import Adam, descend
+from flp.learner.trainable import Batch, Logs
+from flp.randomness.streams import RunStreams
 
 
 class IFQL(FlowAgent):

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from flp.agents.base import Agent, Spec, settings_of
 from flp.agents.common import GaussianActor, critic_logs, make_critic
-from flp.learner import Adam, Batch, Logs, descend
-from flp.nets import aggregate
-from flp.streams import RunStreams
+from flp.learner.nets import aggregate
+from flp.learner.optimizers import Adam, descend
+from flp.learner.trainable import Batch, Logs
+from flp.randomness.streams import RunStreams
 
 
 class ReBRAC(Agent):

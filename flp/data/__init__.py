@@ -1,1 +1,1 @@
-"""Offline data: OGBench environments, datasets made or fetched, loading and relabelling."""
+"""Transitions in, and what may be wrong with them: environments, controllers, generation, download, files, labels."""

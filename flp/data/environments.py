@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from flp.errors import FLPError, nearest
+from flp.system.errors import FLPError, nearest
 
 if TYPE_CHECKING:
     import gymnasium

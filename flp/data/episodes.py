@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from flp.data.controllers import controller
 from flp.data.environments import make_environment, numpy_seeded, seeded_reset, specification
-from flp.seeds import seed_of
+from flp.randomness.seeds import seed_of
 
 Arrays = dict[str, NDArray[Any]]
 

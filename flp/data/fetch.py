@@ -22,11 +22,12 @@ from urllib.parse import urlsplit
 import numpy as np
 from tqdm import tqdm
 
-from flp.artifacts import read_json, sha256_of, write_json, write_verified
 from flp.data.environments import specification
 from flp.data.generate import write_npz
 from flp.data.load import MAX_BYTES, checked_arrays, validate
-from flp.errors import FLPError
+from flp.system.artifacts import read_json, write_json, write_verified
+from flp.system.errors import FLPError
+from flp.system.hashing import sha256_of
 
 _PIECE = 2**20
 _TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504})

@@ -22,10 +22,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from flp.artifacts import atomic_write, versions
 from flp.data.environments import specification
 from flp.data.episodes import Arrays, Collector, Recipe
-from flp.errors import FLPError
+from flp.system.artifacts import atomic_write, versions
+from flp.system.errors import FLPError
 
 POLICIES = ("scripted", "random")
 _SHARD_STEPS = 4000  # a few seconds of work: little is lost to an interruption

@@ -14,9 +14,9 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flp.artifacts import sha256_of
 from flp.data.environments import specification
-from flp.errors import FLPError
+from flp.system.errors import FLPError
+from flp.system.hashing import sha256_of
 
 ACTION_LIMIT = 1 - 1e-5
 """Actions are clipped to plus or minus this, as in FQL, `envs/env_utils.py`."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from flp.data.environments import make_environment, numpy_seeded, specification
 from flp.data.load import Dataset
-from flp.errors import FLPError
+from flp.system.errors import FLPError
 
 
 def relabel(

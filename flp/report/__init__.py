@@ -1,4 +1,1 @@
-"""The report: tables, figures and one self-contained page, from what the other stages left on disk.
-
-`collect` reads, `statistics` computes, `tables` and `figures` show, `page` puts together.
-"""
+"""The page, from the files that the stages left: `collect` reads, `statistics` computes, `tables` and `charts` show."""

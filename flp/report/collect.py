@@ -12,11 +12,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from flp import layout
-from flp.artifacts import read_json
-from flp.errors import FLPError
-from flp.keys import Keys, Run
-from flp.params import Params
+from flp.experiment.keys import Keys
+from flp.params.loading import Params
+from flp.params.run import Run
+from flp.system import layout
+from flp.system.artifacts import read_json
+from flp.system.errors import FLPError
 
 REMEDY = "make it with `snakemake --cores all`, or fetch it with `dvc pull`"
 IDENTITY = ["dataset", "agent", "task", "seed", "variant", "alpha", "candidates"]

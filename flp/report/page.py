@@ -13,16 +13,17 @@ import jinja2
 import pandas as pd
 import yaml
 
-from flp import layout
-from flp.artifacts import FORMAT_VERSION, sha256_of, versions, write_json, write_text
-from flp.errors import FLPError
-from flp.keys import Keys
-from flp.report import paper, sections, tables
+from flp.experiment.keys import Keys
+from flp.report import comparisons, curves, quoted, tables
+from flp.report.charts import thousands
+from flp.report.clips import Video, videos
 from flp.report.collect import FlowRecord, Results, collect
-from flp.report.figures import thousands
-from flp.report.sections import Maze, Panels
+from flp.report.curves import Maze, Panels
 from flp.report.tables import FLOW_METHOD, Cell, SuccessTable
-from flp.report.videos import Video, videos
+from flp.system import layout
+from flp.system.artifacts import FORMAT_VERSION, versions, write_json, write_text
+from flp.system.errors import FLPError
+from flp.system.hashing import sha256_of
 
 
 @dataclass(frozen=True)
@@ -110,15 +111,15 @@ def _view(results: Results, final: pd.DataFrame, dataset: str) -> DatasetView:
         label=results.label(dataset),
         scale=f"{scale}{episodes} episodes per evaluation",
         success=tables.success_table(final, dataset, agents, results.params.report.bootstrap),
-        learning=sections.learning_curves(results, dataset),
-        mazes=sections.mazes(results, dataset),
+        learning=curves.learning_curves(results, dataset),
+        mazes=curves.mazes(results, dataset),
         videos=videos(results, dataset),
-        diagnostics=[sections.diagnostics(results, dataset, agent) for agent in agents],
+        diagnostics=[curves.diagnostics(results, dataset, agent) for agent in agents],
         flows=flows,
-        by_seed=sections.success_by_seed(final, dataset, "flp" if "flp" in agents else agents[0]),
-        pictures=[sections.data_uri(flow.picture) for flow in flows],
-        flow_loss=sections.flow_loss(results, dataset),
-        sweeps=sections.sweeps(results, final, dataset),
+        by_seed=comparisons.success_by_seed(final, dataset, "flp" if "flp" in agents else agents[0]),
+        pictures=[curves.data_uri(flow.picture) for flow in flows],
+        flow_loss=curves.flow_loss(results, dataset),
+        sweeps=curves.sweeps(results, final, dataset),
     )
 
 
@@ -127,8 +128,8 @@ def _companions(results: Results, final: pd.DataFrame, views: list[DatasetView])
         "summary.csv": tables.summary(results),
         "sweep.csv": tables.sweep(results),
         "curves.csv": tables.curves(results),
-        "table1.csv": paper.table1(results, final),
-        "table2.csv": paper.table2(results, final),
+        "table1.csv": quoted.table1(results, final),
+        "table2.csv": quoted.table2(results, final),
         "compute.csv": tables.compute(results),
         "success.csv": _long(views),
     }
@@ -157,7 +158,7 @@ def _pages(results: Results, final: pd.DataFrame, views: list[DatasetView]) -> d
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["color_of"] = sections.color_of
+    environment.globals["color_of"] = curves.color_of
     filters: dict[str, Callable[..., str]] = {"percent": percent, "method": tables.name_of, "duration": duration}
     environment.filters |= filters
     common: dict[str, Any] = {
@@ -171,11 +172,11 @@ def _pages(results: Results, final: pd.DataFrame, views: list[DatasetView]) -> d
     }
     compute = tables.compute(results)
     index = {
-        "table1": _split(paper.table1(results, final)),
-        "table2": _split(paper.table2(results, final)),
-        "overview": sections.overview(results) if len(views) > 1 else None,
-        "aggregates": sections.aggregates(results, final),
-        "scatter": sections.quality_scatter(results, final),
+        "table1": _split(quoted.table1(results, final)),
+        "table2": _split(quoted.table2(results, final)),
+        "overview": curves.overview(results) if len(views) > 1 else None,
+        "aggregates": comparisons.aggregates(results, final),
+        "scatter": comparisons.quality_scatter(results, final),
         "compute": compute.to_dict("records"),
         "seconds": compute["seconds"].sum(),
         "config": yaml.safe_dump(
@@ -196,7 +197,7 @@ def _split(table: pd.DataFrame) -> dict[str, Any]:
     by_origin = {o: [c for c in table.columns if c.startswith(o + " ")] for o in ("paper", "measured")}
     rows: list[dict[str, Any]] = [{str(name): cell for name, cell in row.items()} for row in table.to_dict("records")]
     for row in rows:
-        row["bold"] = paper.near_best(row, by_origin["paper"])
+        row["bold"] = quoted.near_best(row, by_origin["paper"])
     return {**by_origin, "rows": rows}
 
 

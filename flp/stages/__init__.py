@@ -1,1 +1,1 @@
-"""The six stages, each a program that reads and writes the files of `flp.layout`."""
+"""The stages, each a thin program: one node of the graph, reading and writing the files of `flp.system.layout`."""

@@ -11,15 +11,16 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from flp import layout
-from flp.artifacts import FORMAT_VERSION, sha256_of, versions, write_json
-from flp.cli import Job, run_stage
 from flp.data.fetch import fetch, link_existing
 from flp.data.generate import generate
 from flp.data.load import validate
-from flp.foresight import check, generate_needs
-from flp.resume import once
-from flp.schema import Download
+from flp.experiment.program import Job, run_stage
+from flp.params.sections import Download
+from flp.supervision.foresight import check, generate_needs
+from flp.system import layout
+from flp.system.artifacts import FORMAT_VERSION, versions, write_json
+from flp.system.hashing import sha256_of
+from flp.system.locks import once
 
 KNOWN_HASHES = Path("data/sha256.json")
 

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import torch
 
-from flp import layout
-from flp.artifacts import FORMAT_VERSION, sha256_of, versions, write_json, write_text
-from flp.cli import Job, run_stage
-from flp.figures import sweep, tables
-from flp.progress import Progress
-from flp.resume import Resume
-from flp.toy import figure2
-from flp.trainer import Trainer
+from flp.experiment.program import Job, run_stage
+from flp.learner.trainer import Trainer
+from flp.paper import figure2, paper_tables, sweep_figures
+from flp.system import layout
+from flp.system.artifacts import FORMAT_VERSION, versions, write_json, write_text
+from flp.system.hashing import sha256_of
+from flp.system.progress import Progress
+from flp.system.resume import Resume
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,7 +38,7 @@ def run(job: Job) -> None:
         torch.set_num_threads(1)  # the networks are too small for more
         texts = figure2.make(keys.params.figure2, resumable(states))
     else:
-        texts = (tables if figure in layout.TABLES else sweep).make(keys, figure)
+        texts = (paper_tables if figure in layout.TABLES else sweep_figures).make(keys, figure)
     base = layout.FIGURE.format(figure=figure)
     Path(base + ".json").unlink(missing_ok=True)
     for suffix, text in texts.items():

@@ -19,16 +19,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from flp import layout
-from flp.artifacts import atomic_write, save_tensors, write_json
-from flp.cli import Job, run_stage
 from flp.data.load import load_dataset
-from flp.devices import set_up, to_device
-from flp.errors import FLPError
-from flp.flow import Flow
-from flp.flowfile import load_flow
-from flp.quality import invert, judge, negative_log_likelihood
-from flp.resume import Resume, State, once
+from flp.experiment.program import Job, run_stage
+from flp.flow.behavior import Flow
+from flp.flow.checkpoint import load_flow
+from flp.flow.inversion import invert
+from flp.flow.quality import judge, negative_log_likelihood
+from flp.learner.devices import set_up, to_device
+from flp.system import layout
+from flp.system.artifacts import atomic_write, save_tensors, write_json
+from flp.system.errors import FLPError
+from flp.system.locks import once
+from flp.system.resume import Resume, State
 
 PIECE = 2**15  # actions between two looks at the clock: some seconds on a core
 

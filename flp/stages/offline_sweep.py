@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from flp import layout, swept
-from flp.cli import Job, run_stage
-from flp.errors import FLPError
-from flp.session import Assignment, carry_out
+from flp.experiment import variants
+from flp.experiment.program import Job, run_stage
+from flp.runs.session import Assignment, carry_out
 from flp.stages.offline_train import train
+from flp.system import layout
+from flp.system.errors import FLPError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,12 +31,12 @@ def run(job: Job) -> None:
     Raises:
         FLPError: the experiment has all that the figure shows.
     """
-    figure, name, seeds = job.require_figure(swept.QUANTITY), job.args.dataset, job.seeds
+    figure, name, seeds = job.require_figure(variants.QUANTITY), job.args.dataset, job.seeds
     runs = job.keys.extra_runs(name, figure, seeds)
-    quantity = swept.QUANTITY[figure]
+    quantity = variants.QUANTITY[figure]
     if not runs:
         raise FLPError(f"{figure} needs no run of {name} but those that offline.{quantity} and offline.sweep ask for")
-    values = ", ".join(f"{value:g}" for value in swept.extra_values(figure, job.params.offline))
+    values = ", ".join(f"{value:g}" for value in variants.extra_values(figure, job.params.offline))
     print(f"{figure} compares what params.yaml does not sweep: {quantity} {values}, trained beside its own runs")
     folder = Path(layout.SWEEP.format(dataset=name, figure=figure, seeds=layout.join_seeds(seeds)))
     keys = {run.name: job.keys.offline_run(name, "flp", run) for run in runs}

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from flp import layout
-from flp.cli import Job, run_stage
-from flp.session import Assignment, Session, carry_out
-from flp.shards import Shard, Turns
+from flp.experiment.program import Job, run_stage
+from flp.runs.session import Assignment, Session, carry_out
+from flp.runs.shards import Shard, Turns
+from flp.system import layout
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -12,15 +12,15 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
-from flp import layout
-from flp.artifacts import load_tensors
-from flp.cli import Job, run_stage
-from flp.errors import FLPError
-from flp.keys import OFFLINE_ONLY
-from flp.online import Interaction
-from flp.runs import restore_parameters
-from flp.session import Assignment, Session, carry_out
-from flp.shards import Shard, Turns
+from flp.experiment.keys import OFFLINE_ONLY
+from flp.experiment.program import Job, run_stage
+from flp.runs.interaction import Interaction
+from flp.runs.run_folder import restore_parameters
+from flp.runs.session import Assignment, Session, carry_out
+from flp.runs.shards import Shard, Turns
+from flp.system import layout
+from flp.system.artifacts import load_tensors
+from flp.system.errors import FLPError
 
 
 def main(argv: Sequence[str] | None = None) -> int:

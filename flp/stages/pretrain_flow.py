@@ -14,23 +14,24 @@ from typing import Any
 
 import torch
 
-from flp import layout
-from flp.artifacts import write_csv, write_text
-from flp.cli import Job, run_stage
 from flp.data.load import Dataset, load_dataset
-from flp.devices import device_name, set_up, to_device
-from flp.errors import FLPError
-from flp.flow import VelocityField
-from flp.flowfile import save_flow
-from flp.learner import Logs
-from flp.nets import standardize
-from flp.pretrain import FlowLearner, Pairs, validation_loss
-from flp.progress import Progress
-from flp.resume import Resume, join, once
-from flp.scale import observation_moments
-from flp.seeds import seed_of
-from flp.streams import RunStreams
-from flp.trainer import Trainer
+from flp.data.moments import observation_moments
+from flp.experiment.program import Job, run_stage
+from flp.flow.checkpoint import save_flow
+from flp.flow.matching import FlowLearner, Pairs, validation_loss
+from flp.flow.velocity import VelocityField
+from flp.learner.devices import device_name, set_up, to_device
+from flp.learner.nets import standardize
+from flp.learner.trainable import Logs
+from flp.learner.trainer import Trainer
+from flp.randomness.seeds import seed_of
+from flp.randomness.streams import RunStreams
+from flp.system import layout
+from flp.system.artifacts import write_csv, write_text
+from flp.system.errors import FLPError
+from flp.system.locks import once
+from flp.system.progress import Progress
+from flp.system.resume import Resume, join
 
 Curve = list[dict[str, float]]
 
@@ -55,7 +56,8 @@ def train_flow(job: Job, path: str, key: str) -> None:
     init = RunStreams([seed_of("flow init", name, seed)], place=device)
     field = VelocityField(init, train.observation_dim, train.action_dim, settings.hidden)
     if settings.observation_scale is not None:
-        standardize(field, *observation_moments(train, device), settings.observation_scale)
+        mean, std = (to_device(moment, device) for moment in observation_moments(train))
+        standardize(field, mean, std, settings.observation_scale)
     learner = FlowLearner(field, settings.learning_rate)
     streams = RunStreams([seed_of("flow", name, seed)], device)
     trainer = Trainer(learner, pairs(train, device), streams, settings.batch_size)
@@ -131,7 +133,7 @@ def model_card(manifest: dict[str, Any]) -> str:
     return f"""# Behaviour flow of {manifest["dataset"]}, seed {manifest["seed"]}
 
 A velocity field v(s, x, t) fitted by flow matching to the actions of `{manifest["dataset"]}`; it carries N(0, I) at
-t = 0 to the behaviour's actions at t = 1. Load it with `flp.flowfile.load_flow`.
+t = 0 to the behaviour's actions at t = 1. Load it with `flp.flow.checkpoint.load_flow`.
 
 - dataset SHA-256: `{manifest["dataset_sha256"]}`
 - key: `{manifest["key"]}`

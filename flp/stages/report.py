@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from flp.cli import Job, run_stage
+from flp.experiment.program import Job, run_stage
 from flp.report.page import build
 
 

@@ -17,15 +17,16 @@ def _stand_in(stage: str, argv: list[str], log: str) -> None:
     from pathlib import Path
 
     sys.path.insert(0, os.environ["PYTHONPATH"].split(os.pathsep)[0])
-    from flp.keys import Keys
-    from flp.params import load_params
+    from flp.experiment.graph import graph
+    from flp.experiment.keys import Keys
+    from flp.params.loading import load_params
 
     given = dict(zip(argv[::2], argv[1::2], strict=True))
     words = [given.get(name) for name in ("--dataset", "--agent", "--figure")] if len(given) > 2 else ["report"]
     if "--seed" in given or "--seeds" in given:
         words.append("seed" + given.get("--seed", given.get("--seeds", "")))
     place = "/".join([stage, *filter(None, words)])
-    artifact = Keys(load_params(given["--params"])).artifacts[place]
+    artifact = graph(Keys(load_params(given["--params"])))[place]
 
     def fail(why: str) -> None:
         print(why, flush=True)

@@ -13,9 +13,10 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from flp.artifacts import write_json, write_text
-from flp.keys import Artifact, hash_of
-from flp.params import Params
+from flp.experiment.graph import Artifact
+from flp.params.loading import Params
+from flp.system.artifacts import write_json, write_text
+from flp.system.hashing import hash_of
 
 FOLDER = Path(".flp")
 _EPOCH = 86_400.0  # some file systems and time zones have trouble with 0

@@ -14,11 +14,11 @@ from snakemake.exceptions import WorkflowError
 from snakemake.io import ancient
 from snakemake.settings.enums import RerunTrigger
 
-from flp import params as parameters
-from flp.errors import FLPError
-from flp.graph import ON_REQUEST
-from flp.keys import Artifact, Keys
-from flp.params import Params
+from flp.experiment.graph import ON_REQUEST, Artifact, graph
+from flp.experiment.keys import Keys
+from flp.params import loading as parameters
+from flp.params.loading import Params
+from flp.system.errors import FLPError
 
 _NAMES = {
     "download_dataset": "{w.dataset}",
@@ -70,7 +70,7 @@ class Experiment:
             files += ["--config"] if given else []
             self.params = parameters.parse(parameters.merge(config, given), " + ".join(files))
             self.keys = Keys(self.params)
-            self.artifacts = self.keys.artifacts
+            self.artifacts = graph(self.keys)
             # Jobs parse the workflow again (on a cluster, in a subprocess): only the main process judges and marks.
             self.current = mark(self.artifacts.values(), judge=workflow.is_main_process)
             self._set_environment(write_params(self.params))

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import sys
 
-from flp.artifacts import write_json
-from flp.errors import FLPError
-from flp.graph import ON_REQUEST
-from flp.keys import Keys
-from flp.params import load_params
+from flp.experiment.graph import ON_REQUEST, graph
+from flp.experiment.keys import Keys
+from flp.params.loading import load_params
+from flp.system.artifacts import write_json
+from flp.system.errors import FLPError
 
 
 def main(dataset: str) -> int:
     """Write the file; return the exit status."""
     try:
-        found = Keys(load_params("params.yaml")).artifacts.values()
+        found = graph(Keys(load_params("params.yaml"))).values()
         artifacts = [a for a in found if a.name.split("/")[0] == dataset and a.stage not in ON_REQUEST]
         keys = {f"{a.stage}/{a.name}": a.key for a in artifacts}
         write_json(f"results/keys/{dataset}.json", keys)

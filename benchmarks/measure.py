@@ -1,0 +1,44 @@
+"""Stopwatch and yardsticks: what every benchmark measures with, and the rows it reports."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+def seconds(work: Callable[[], object], repeats: int, device: torch.device) -> float:
+    """Median seconds of a call."""
+    times = []
+    for _ in range(repeats):
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def sgemm_rate(device: torch.device) -> float:
+    """GFLOP/s of float32 products of the update's own kind: [1024, 512] × [512, 512], twice."""
+    a, b = torch.randn(2, 1024, 512, device=device), torch.randn(2, 512, 512, device=device)
+    work = 2 * 2 * 1024 * 512 * 512 / 1e9
+    torch.bmm(a, b)
+    return 50 * work / min(seconds(lambda: [torch.bmm(a, b) for _ in range(50)], 5, device) for _ in range(2))
+
+
+def row(name: str, threads: int, value: float, unit: str, baseline: float, device: str = "cpu") -> dict[str, Any]:
+    return {
+        "name": name,
+        "device": device,
+        "threads": threads,
+        "value": value,
+        "unit": unit,
+        "baseline": baseline,
+        "ratio": value / baseline,
+    }

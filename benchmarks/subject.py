@@ -1,0 +1,50 @@
+"""What is timed: FLP on random transitions, of any size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from flp.agents.base import Spec
+from flp.agents.flp import FLP
+from flp.flow.behavior import Flow
+from flp.flow.velocity import VelocityField
+from flp.learner.compiled import Compiled
+from flp.learner.replay import Replay
+from flp.learner.trainer import Trainer
+from flp.params.loading import load_params
+from flp.randomness.streams import RunStreams
+
+ROWS = 100_000
+
+
+def make_trainer(
+    runs: int,
+    observation: int,
+    action: int,
+    hidden: list[int],
+    device: torch.device,
+    batch: int,
+    *,
+    rows: int = ROWS,
+    **changes: Any,
+) -> Trainer:
+    offline = load_params("params.yaml").offline.model_copy(update={"hidden": hidden, "batch_size": batch, **changes})
+    init = RunStreams(list(range(runs)), place=device)
+    flow = Flow(VelocityField(init, observation, action, [8]), "midpoint", 10)
+    spec = Spec(init, observation, action, offline, torch.ones(runs, device=device), (offline.candidates,) * runs, flow)
+    agent = FLP(spec)
+    source = torch.Generator().manual_seed(0)
+    replay = Replay(
+        torch.randn(rows + 1, observation, generator=source).to(device),
+        torch.arange(rows, device=device),
+        torch.randn(1, rows, action, generator=source).to(device),
+        -torch.ones(1, rows, device=device),
+        torch.ones(1, rows, device=device),
+        torch.zeros(runs, dtype=torch.int64, device=device),
+        torch.zeros(runs, dtype=torch.int64, device=device),
+    )
+    autocast = torch.bfloat16 if offline.precision == "bfloat16" else None
+    update = Compiled(agent.update) if offline.compile else None
+    return Trainer(agent, replay, RunStreams(list(range(runs)), device), batch, autocast=autocast, update=update)

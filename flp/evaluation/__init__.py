@@ -1,0 +1,1 @@
+"""Policies in environments: many environments stepped together, success counted, episodes filmed."""

@@ -1,0 +1,141 @@
+"""An evaluation's episode played once more, for the eye: the same start, the same noise, and pictures of it.
+
+Nothing here is counted: an evaluation's numbers come from `flp.evaluation.rollout` alone.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from flp.data.environments import make_environment, numpy_seeded, seeded_reset, specification
+from flp.evaluation.rollout import Act
+from flp.params.sections import Evaluation
+from flp.randomness.streams import RunStreams, seed_of
+
+Draw = Callable[[Any], NDArray[Any]]
+"""What is kept of an environment at a step."""
+
+PICTURES = 80  # of an episode as long as the horizon
+MILLISECONDS, LAST_MILLISECONDS = 80, 1600
+STRIP = 22  # pixels above each picture, for its caption
+GAP = 4
+PAPER, INK, WON = "#14181e", "#e6e9ee", "#5fd39b"
+
+
+@dataclass(frozen=True)
+class Episode:
+    """What one policy did.
+
+    Attributes:
+        pictures: one every `every` steps from the start, and the last.
+        every: steps between pictures.
+        success: whether the last step was a success.
+        length: steps.
+    """
+
+    pictures: list[NDArray[Any]]
+    every: int
+    success: bool
+    length: int
+
+
+def render(environment: Any) -> NDArray[Any]:
+    """What the environment shows, `[h, w, 3]` uint8."""
+    picture: NDArray[Any] = environment.render()
+    return picture
+
+
+def open_scene(dataset: str, task: int, success_timing: str = "pre") -> Any:
+    """Make the environment of a task that draws pictures of a video's size."""
+    width = 320 if specification(dataset).family == "manipulation" else 240
+    return make_environment(dataset, task, success_timing, width=width, height=240)
+
+
+def pictures_apart(dataset: str) -> int:
+    """Steps between the pictures of a video."""
+    return -(-specification(dataset).horizon // PICTURES)
+
+
+def play(
+    act: Act,
+    environment: Any,
+    task: int,
+    settings: Evaluation,
+    *,
+    episode: int = 0,
+    every: int = 1,
+    device: torch.device | str = "cpu",
+    draw: Draw = render,
+) -> Episode:
+    """Play one episode of an evaluation.
+
+    The policy sees its observation in each of E rows, for the last bits of a matrix product depend on the number
+    of rows; it gets the evaluation's noise, and the episode's row of what it answers is done.
+
+    Args:
+        act: the policy of a single run.
+        environment: of this task, new: what an episode leaves behind in a model is nobody's.
+        task: its number.
+        settings: of the evaluation; E is `settings.episodes`.
+        episode: which of the E.
+        every: steps between pictures.
+        device: where the policy computes.
+        draw: what is kept as a picture.
+    """
+    E = settings.episodes
+    streams = RunStreams([seed_of("evaluation noise", settings.seed, task)], "cpu", device)
+    seed = seed_of("evaluation", settings.seed, task, episode)
+    observation, info = seeded_reset(environment, seed)
+    _spare_shadows(environment.unwrapped.model)
+    pictures, length, ended = [draw(environment)], 0, False
+    with torch.inference_mode():
+        while not ended:
+            rows = torch.tensor(observation.astype(np.float32), device=device).expand(1, E, -1)
+            action = torch.as_tensor(act(rows, streams))[0, episode].float().cpu().numpy()
+            length += 1
+            with numpy_seeded(seed + length):  # teleports draw their exits from it
+                observation, _, terminated, truncated, info = environment.step(np.clip(action, -1.0, 1.0))
+            ended = terminated or truncated
+            if ended or length % every == 0:
+                pictures.append(draw(environment))
+    return Episode(pictures, every, bool(info["success"]), length)
+
+
+def _spare_shadows(model: Any) -> None:
+    """Leave out shadows and multisampling: without a GPU they are nine tenths of the drawing's time."""
+    model.light_castshadow[:] = 0
+    model.vis.quality.offsamples = 0
+
+
+def film(episodes: Sequence[tuple[str, Episode]]) -> bytes:
+    """Episodes beside each other, with their titles, as an animated WebP; who is done waits for the others."""
+    count = max(len(episode.pictures) for _, episode in episodes)
+    frames = [_frame(episodes, i) for i in range(count)]
+    buffer = io.BytesIO()
+    durations = [MILLISECONDS] * (count - 1) + [LAST_MILLISECONDS]
+    options = {"save_all": True, "append_images": frames[1:], "duration": durations, "loop": 0}
+    frames[0].save(buffer, "WEBP", quality=60, method=4, **options)
+    return buffer.getvalue()
+
+
+def _frame(episodes: Sequence[tuple[str, Episode]], index: int) -> Image.Image:
+    height, width = episodes[0][1].pictures[0].shape[:2]
+    frame = Image.new("RGB", ((width + GAP) * len(episodes) - GAP, height + STRIP), PAPER)
+    pen, font = ImageDraw.Draw(frame), ImageFont.load_default(13)
+    for i, (title, episode) in enumerate(episodes):
+        x, last = i * (width + GAP), len(episode.pictures) - 1
+        frame.paste(Image.fromarray(episode.pictures[min(index, last)]), (x, STRIP))
+        pen.text((x + 6, 3), title, INK, font)
+        over = index >= last
+        step = episode.length if over else index * episode.every
+        state = f"{'success' if episode.success else 'no success'}, step {step}" if over else f"step {step}"
+        pen.text((x + width - 6, 3), state, WON if over and episode.success else INK, font, anchor="ra")
+    return frame

@@ -1,0 +1,242 @@
+"""Evaluation: every run plays the same seeded episodes, all in lockstep, with one policy forward per step."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from flp.data.environments import specification
+from flp.evaluation.pool import EnvironmentPool
+from flp.randomness.streams import RunStreams, seed_of
+from flp.system.errors import FLPError
+
+Act = Callable[[Tensor, RunStreams], "Tensor | NDArray[Any]"]
+"""A policy of all R runs: `(observations [R, E, o] float32, streams) -> actions [R, E, a]` in [-1, 1]."""
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let the policy compute in this thread alone.
+
+    OpenMP's threads spin while they wait, beside environments that want their cores: on a busy machine of four cores,
+    two threads for the policy made an evaluation of a maze four times as long. Nor do sums then depend on threads.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What R runs did in E episodes each.
+
+    Attributes:
+        success: [R, E] float32, 1 where the last step of an episode was a success.
+        returns: [R, E] float64, undiscounted.
+        lengths: [R, E] int64, steps.
+        trajectories: `trajectories[run][episode]` is [length + 1, 2] float32, the robot's xy positions; None
+            unless recorded.
+    """
+
+    success: NDArray[np.float32]
+    returns: NDArray[np.float64]
+    lengths: NDArray[np.int64]
+    trajectories: list[list[NDArray[np.float32]]] | None = None
+
+
+class Evaluator:
+    """Evaluates policies again and again on the same episodes, keeping the environments alive.
+
+    Episode e of task k starts from a seed made of `seed`, k and e alone, and a run's noise from `seed` and its task,
+    drawn on the CPU, so that it is the same on every device: the numbers of a run depend neither on the runs beside
+    it nor on the number of workers. Finished episodes stay in the policy's input as padding: its shape is the same
+    at every step.
+
+    Args:
+        dataset: decides the environment.
+        tasks: the task of each of the R runs.
+        episodes: E, per run, each in an environment of its own: 1 to 7 MB.
+        seed: of the episodes and of the policies' noise.
+        workers: processes that step environments, some 100 MB each (mazes) or 500 MB (manipulation); 0 steps them in
+            this process.
+        success_timing: as in `make_environment`.
+        record: number of episodes per run whose xy positions are kept (mazes only).
+        device: where the policy computes; its observations and noise are put there.
+    """
+
+    def __init__(
+        self,
+        dataset: str,
+        tasks: Sequence[int],
+        *,
+        episodes: int = 50,
+        seed: int = 0,
+        workers: int = 0,
+        success_timing: str = "pre",
+        record: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.spec = specification(dataset)
+        if episodes < 1:
+            raise FLPError(f"an evaluation needs episodes >= 1, not {episodes}")
+        self.tasks, self.episodes, self.seed = list(tasks), episodes, seed
+        self.record = 0 if self.spec.family == "manipulation" else min(record, episodes)
+        self.device = torch.device(device)
+        layout = [task for task in self.tasks for _ in range(episodes)]
+        self.pool = EnvironmentPool(dataset, layout, workers=workers, success_timing=success_timing)
+        self._playing = threading.Lock()
+        self._interrupted = False
+
+    def evaluate(self, act: Act) -> Evaluation:
+        """Play all episodes with one policy.
+
+        Raises:
+            FLPError: the policy gave actions of a wrong shape, or NaN; or an environment failed.
+        """
+        with self._playing, one_thread(), torch.inference_mode():
+            return self._play(act)
+
+    def _play(self, act: Act) -> Evaluation:
+        R, E = len(self.tasks), self.episodes
+        streams = RunStreams([seed_of("evaluation noise", self.seed, task) for task in self.tasks], "cpu", self.device)
+        seeds = [seed_of("evaluation", self.seed, task, episode) for task in self.tasks for episode in range(E)]
+        observations = self.pool.reset(range(R * E), seeds)
+        active = np.ones(R * E, np.bool_)
+        returns, success, lengths = np.zeros(R * E), np.zeros(R * E, np.float32), np.zeros(R * E, np.int64)
+        positions = [observations[:, :2].copy()]
+        while active.any():
+            if self._interrupted:
+                raise FLPError(f"the evaluation of {self.spec.dataset} was interrupted")
+            step = self.pool.step(self._actions(act, observations.reshape(R, E, -1), streams), active)
+            ended = active & (step.terminated | step.truncated)
+            observations = np.where(active[:, None], step.observations, observations)
+            returns += np.where(active, step.rewards, 0.0)
+            lengths += active
+            success = np.where(ended, step.success, success)
+            active = active & ~ended
+            if self.record:
+                positions.append(observations[:, :2].copy())
+        return Evaluation(
+            success.reshape(R, E),
+            returns.reshape(R, E),
+            lengths.reshape(R, E),
+            self._trajectories(positions, lengths) if self.record else None,
+        )
+
+    def _trajectories(
+        self, positions: list[NDArray[np.float32]], lengths: NDArray[np.int64]
+    ) -> list[list[NDArray[np.float32]]]:
+        """The recorded episodes' positions, without what came after their ends."""
+        paths, E = np.stack(positions, 1), self.episodes
+        starts = range(0, len(paths), E)
+        return [[paths[i, : lengths[i] + 1].copy() for i in range(start, start + self.record)] for start in starts]
+
+    def _actions(self, act: Act, observations: NDArray[np.float32], streams: RunStreams) -> NDArray[np.float32]:
+        """One forward of the policy, checked and clipped; [R·E, a]."""
+        chosen = torch.as_tensor(act(torch.tensor(observations, device=self.device), streams))
+        expected = (*observations.shape[:2], self.pool.action_dim)
+        if tuple(chosen.shape) != expected:
+            raise FLPError(f"the policy gave actions of shape {tuple(chosen.shape)}, expected {expected}")
+        actions: NDArray[np.float32] = chosen.float().cpu().numpy()
+        broken = np.flatnonzero(~np.isfinite(actions).all((1, 2)))
+        if broken.size:
+            raise FLPError(
+                f"the policy gave NaN or infinite actions in run(s) {broken.tolist()} of "
+                f"{self.spec.dataset}; its training has diverged"
+            )
+        return np.clip(actions, -1.0, 1.0).reshape(-1, self.pool.action_dim)
+
+    def interrupt(self) -> None:
+        """Stop an evaluation under way in another thread, at its next step; it raises `FLPError`."""
+        self._interrupted = True
+
+    def close(self) -> None:
+        """Close the pool."""
+        self.pool.close()
+
+    def __enter__(self) -> Evaluator:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def evaluate(act: Act, dataset: str, tasks: Sequence[int], **options: Any) -> Evaluation:
+    """Evaluate a policy once; the options are those of `Evaluator`."""
+    with Evaluator(dataset, tasks, **options) as evaluator:
+        return evaluator.evaluate(act)
+
+
+class BackgroundEvaluator:
+    """Evaluates snapshots while the caller goes on training.
+
+    The environments are stepped by their own processes and the policy computes in a thread, which gives the
+    interpreter away during its matrix products; on a GPU it computes in a stream of its own. The results are those of
+    `evaluator.evaluate`.
+
+    Args:
+        evaluator: what evaluates; it is closed with this object and must not be used elsewhere meanwhile.
+    """
+
+    def __init__(self, evaluator: Evaluator) -> None:
+        self.evaluator = evaluator
+        torch.get_num_threads()  # settles the caller's number before another thread changes its own
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="evaluation")
+        self._submitted: deque[tuple[int, Future[Evaluation]]] = deque()
+        on_gpu = evaluator.device.type == "cuda"
+        self._stream = torch.cuda.Stream(evaluator.device) if on_gpu else None  # type: ignore[no-untyped-call]
+
+    def submit(self, step: int, act: Act) -> None:
+        """Queue an evaluation; `act` must use a copy of the policy that training does not change."""
+        if self._stream is not None:
+            torch.cuda.current_stream(self.evaluator.device).synchronize()  # the copy is whole before it is read
+        self._submitted.append((step, self._executor.submit(self._evaluate, act)))
+
+    def _evaluate(self, act: Act) -> Evaluation:
+        with torch.cuda.stream(self._stream) if self._stream is not None else nullcontext():
+            return self.evaluator.evaluate(act)
+
+    def finished(self) -> list[tuple[int, Evaluation]]:
+        """Return the new `(step, evaluation)` pairs, in the order of submission.
+
+        Raises:
+            Exception: whatever stopped an evaluation.
+        """
+        results: list[tuple[int, Evaluation]] = []
+        while self._submitted and self._submitted[0][1].done():
+            if results and self._submitted[0][1].exception():
+                break  # hand over what is there; the next call raises
+            step, future = self._submitted.popleft()
+            results.append((step, future.result()))
+        return results
+
+    def wait(self, timeout: float | None = None) -> list[tuple[int, Evaluation]]:
+        """Wait for everything that was submitted, or some seconds, then as `finished`."""
+        wait([future for _, future in self._submitted], timeout)
+        return self.finished()
+
+    def close(self) -> None:
+        """Give up what was submitted and is unfinished, and close the evaluator."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        self.evaluator.interrupt()
+        self._executor.shutdown()
+        self.evaluator.close()
+
+    def __enter__(self) -> BackgroundEvaluator:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()

@@ -1,0 +1,186 @@
+"""A worker of the environment pool: a process with a share of the environments, and the memory it shares.
+
+It imports OGBench but never torch, and ends when its channel closes.
+"""
+
+from __future__ import annotations
+
+import mmap
+import signal
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from multiprocessing.connection import Connection
+from typing import Any
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from flp.data.environments import make_environment, numpy_seeded, seeded_reset
+
+Request = None | bytes | dict[int, int]
+Failure = tuple[str, str]  # message, traceback
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The sizes that decide where things lie in the shared memory."""
+
+    slots: int
+    workers: int
+    observation: int
+    action: int
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return 8 * self.workers + self.slots * (4 * (self.observation + self.action + 1) + 3)
+
+
+class Arrays:
+    """Views of one buffer: what a pool and its workers exchange."""
+
+    def __init__(self, buffer: Any, layout: Layout) -> None:
+        offset = 0
+
+        def view(dtype: type[np.generic], *shape: int) -> NDArray[Any]:
+            nonlocal offset
+            array: NDArray[Any] = np.frombuffer(buffer, dtype, int(np.prod(shape)), offset).reshape(shape)
+            offset += array.nbytes
+            return array
+
+        self.stepping = view(np.int64, layout.workers)  # the slot each worker is busy with, or -1
+        self.observations = view(np.float32, layout.slots, layout.observation)
+        self.actions = view(np.float32, layout.slots, layout.action)
+        self.rewards = view(np.float32, layout.slots)
+        self.flags = view(np.bool_, layout.slots, 3)  # terminated, truncated, success
+
+
+@contextmanager
+def _shared_models() -> Iterator[None]:
+    """Let the manipulation environments made in this block share their compiled models and mesh files.
+
+    OGBench compiles two models of some 60 MB for each environment, always the same. What differs between
+    environments later on is colours, and the damping of locked joints, which `Share.step` looks after.
+    """
+    files: Any = import_module("dm_control.utils.io")
+    compile_model, read = mujoco.MjModel.from_xml_string, files.GetResource
+    models: dict[tuple[str, ...], Any] = {}
+
+    def compile_once(xml: str, assets: dict[str, bytes] | None = None) -> Any:
+        key = (xml, *sorted(assets or ()))
+        if key not in models:
+            models[key] = compile_model(xml, assets)
+        return models[key]
+
+    mujoco.MjModel.from_xml_string, files.GetResource = compile_once, cache(read)
+    try:
+        yield
+    finally:
+        mujoco.MjModel.from_xml_string, files.GetResource = compile_model, read
+
+
+class Share:
+    """The environments of one worker, `{slot: task}`; observations and the rest go to `arrays`."""
+
+    def __init__(self, arrays: Arrays, dataset: str, tasks: dict[int, int], success_timing: str, worker: int) -> None:
+        self.dataset, self.tasks, self.success_timing = dataset, tasks, success_timing
+        self.worker, self.arrays = worker, arrays
+        self.slots = np.array(list(tasks))
+        self.teleports = "teleport" in dataset
+        self.environments: dict[int, Any] = {}
+        self.seeds: dict[int, int] = {}
+        self.damping: dict[int, NDArray[np.float64]] = {}
+
+    def handle(self, request: Request) -> Failure | None:
+        """Build the environments (None), step slots (one nonzero byte each) or reset (`{slot: seed}`)."""
+        try:
+            if request is None:
+                self.build()
+            elif isinstance(request, bytes):
+                self.step(self.slots[np.frombuffer(request, np.bool_)].tolist())
+            else:
+                self.reset(request)
+        except Exception as error:
+            return f"{type(error).__name__}: {error}", traceback.format_exc()
+        return None
+
+    def build(self) -> None:
+        """Make the environments."""
+        with _shared_models():
+            for slot, task in self.tasks.items():
+                with self._busy_with(slot):
+                    self.environments[slot] = make_environment(self.dataset, task, self.success_timing)
+                    seeded_reset(self.environments[slot], 0)  # manipulation compiles its model only now
+
+    def reset(self, seeds: dict[int, int]) -> None:
+        """Start a seeded episode in some slots."""
+        for slot, seed in seeds.items():
+            with self._busy_with(slot):
+                self.arrays.observations[slot], _ = seeded_reset(self.environments[slot], seed)
+                self.seeds[slot] = seed
+                self.damping[slot] = self._damping(slot).copy()
+
+    def step(self, slots: Sequence[int]) -> None:
+        """Take the actions that lie in the shared memory."""
+        arrays = self.arrays
+        for slot in slots:
+            with self._busy_with(slot), self._own_randomness(slot):
+                damping = self._damping(slot)
+                damping[:] = self.damping[slot]
+                observation, reward, terminated, truncated, info = self.environments[slot].step(
+                    arrays.actions[slot].copy()
+                )
+                arrays.observations[slot] = observation
+                arrays.rewards[slot] = reward
+                arrays.flags[slot] = terminated, truncated, bool(info["success"])
+                self.damping[slot][:] = damping
+
+    def _damping(self, slot: int) -> NDArray[np.float64]:
+        """The joints' damping: buttons of the scene lock joints by it, in a model that slots may share."""
+        damping: NDArray[np.float64] = self.environments[slot].unwrapped.model.dof_damping
+        return damping
+
+    @contextmanager
+    def _busy_with(self, slot: int) -> Iterator[None]:
+        # Not cleared on an error: the pool reads here which slot it was, also after a crash.
+        self.arrays.stepping[self.worker] = slot
+        yield
+        self.arrays.stepping[self.worker] = -1
+
+    def _own_randomness(self, slot: int) -> AbstractContextManager[None]:
+        """Teleports draw exits from NumPy's global generator, which the slots of a worker share."""
+        if not self.teleports:
+            return nullcontext()
+        self.seeds[slot] += 1
+        return numpy_seeded(self.seeds[slot])
+
+    def close(self) -> None:
+        """Close the environments."""
+        for environment in self.environments.values():
+            environment.close()
+        self.environments.clear()
+
+
+def serve(channel_descriptor: int, memory_descriptor: int) -> None:
+    """Run a worker until its channel closes; called in the worker process.
+
+    Receives the layout and the arguments of its share, then requests; answers each with a failure or None.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the parent decides; it closes the channel
+    warnings.simplefilter("ignore")
+    with Connection(channel_descriptor) as channel:
+        try:
+            layout, *arguments = channel.recv()
+            arrays = Arrays(mmap.mmap(memory_descriptor, layout.size), layout)
+            share = Share(arrays, *arguments)
+            while True:
+                channel.send(share.handle(channel.recv()))
+        except (EOFError, OSError):
+            return

@@ -1,0 +1,204 @@
+"""Keys: what an artifact is made of, as one hash, so that times need not be trusted.
+
+A key covers the stage's own parameters, the fingerprint of the source it uses, its wildcards and its
+inputs' keys. Two checkouts with equal keys hold the same artifact; a key that changes makes exactly the
+artifacts below it stale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from flp.experiment import variants
+from flp.experiment.fingerprint import fingerprint
+from flp.params.loading import Params
+from flp.params.run import Run
+from flp.system import layout
+from flp.system.hashing import hash_of
+
+# Parameters only FLP reads: changing them leaves the baselines alone.
+_FLP_ONLY = ("alpha", "candidates", "log_std_min", "log_std_max")
+# What computes and draws each of the paper's figures and tables.
+FIGURE_SOURCES = {
+    "figure2": "flp.paper.figure2",
+    **dict.fromkeys(("figure3", "figure4", "figure5"), "flp.paper.sweep_figures"),
+    **dict.fromkeys(layout.TABLES, "flp.paper.paper_tables"),
+}
+
+
+class Keys:
+    """The keys of every artifact of an experiment."""
+
+    def __init__(self, params: Params) -> None:
+        self.params = params
+        self._datasets: dict[str, Params] = {}
+
+    def dataset_params(self, dataset: str) -> Params:
+        """The parameters of one dataset, overrides applied."""
+        if dataset not in self._datasets:
+            self._datasets[dataset] = self.params.for_dataset(dataset)
+        return self._datasets[dataset]
+
+    def data(self, dataset: str) -> str:
+        """The key of `data/{dataset}.npz`."""
+        section = self.dataset_params(dataset).download.keyed()
+        return hash_of("download_dataset", fingerprint("flp.stages.download_dataset"), section, dataset)
+
+    def flow(self, dataset: str, seed: int) -> str:
+        """The key of one flow."""
+        section = self.dataset_params(dataset).flow.keyed()
+        source = fingerprint("flp.stages.pretrain_flow")
+        return hash_of("pretrain_flow", source, section, seed, self.data(dataset))
+
+    def latent(self, dataset: str, seed: int) -> str:
+        """The key of one flow's latents and quality report."""
+        section = self.dataset_params(dataset).invert.keyed()
+        source = fingerprint("flp.stages.invert_to_latent")
+        return hash_of("invert_to_latent", source, section, self.flow(dataset, seed))
+
+    def offline_run(self, dataset: str, agent: str, run: Run) -> str:
+        """The key of one run, whoever trains beside it."""
+        params = self.dataset_params(dataset)
+        section = params.offline.keyed()
+        if agent == "flp":
+            section |= {"alpha": run.alpha, "candidates": run.candidates}
+        else:
+            section = {name: value for name, value in section.items() if name not in _FLP_ONLY}
+            section["own"] = params.offline.baselines.model_dump(mode="json").get(agent)
+        return hash_of(
+            "offline_train",
+            fingerprint("flp.stages.offline_train", f"flp.agents.{agent}"),
+            section,
+            params.evaluation.keyed(),
+            agent,
+            [run.task, run.seed],
+            self.latent(dataset, run.seed),
+        )
+
+    def online_run(self, dataset: str, agent: str, run: Run) -> str:
+        """The key of one fine-tuned run."""
+        params = self.dataset_params(dataset)
+        source = fingerprint("flp.stages.online_finetune", f"flp.agents.{agent}")
+        return hash_of("online_finetune", source, params.online.keyed(), self.offline_run(dataset, agent, run))
+
+    def offline_job(self, dataset: str, agent: str, seeds: list[int]) -> str:
+        """The key of the runs that train together."""
+        return self.job_of(dataset, agent, self.runs(dataset, agent, seeds))
+
+    def job_of(self, dataset: str, agent: str, runs: list[Run]) -> str:
+        """The key of an offline job of these runs."""
+        return hash_of([self.offline_run(dataset, agent, run) for run in runs])
+
+    def online_job(self, dataset: str, agent: str, seeds: list[int]) -> str:
+        """The key of the runs that are fine-tuned together."""
+        runs = self.online_runs(dataset, agent, seeds)
+        return hash_of([self.online_run(dataset, agent, run) for run in runs])
+
+    def runs(self, dataset: str, agent: str, seeds: list[int]) -> list[Run]:
+        """The runs of one offline job: tasks × seeds, and for FLP the sweep's values."""
+        offline = self.dataset_params(dataset).offline
+        swept: list[dict[str, Any]] = [{"variant": "", "alpha": offline.alpha, "candidates": offline.candidates}]
+        if agent == "flp":
+            swept += variants.variants(offline, "alpha", list(offline.sweep.alpha))
+            swept += variants.variants(offline, "candidates", list(offline.sweep.candidates))
+        return [Run(task, seed, **variant) for seed in seeds for task in offline.tasks for variant in swept]
+
+    def extra_runs(self, dataset: str, figure: str, seeds: list[int]) -> list[Run]:
+        """The runs that a figure trains beside the experiment's own; none where it has all the figure shows."""
+        offline = self.dataset_params(dataset).offline
+        swept = variants.variants(offline, variants.QUANTITY[figure], variants.extra_values(figure, offline))
+        return [Run(task, seed, **variant) for seed in seeds for task in offline.tasks for variant in swept]
+
+    def figure_runs(self, dataset: str, figure: str, seeds: list[int]) -> dict[Path, Run]:
+        """The runs that a figure compares, by their folders."""
+        quantity, joined = variants.QUANTITY[figure], layout.join_seeds(seeds)
+        values = variants.values(figure, self.dataset_params(dataset).offline)
+        own = layout.OFFLINE.format(dataset=dataset, agent="flp", seeds=joined)
+        places = [(own, run) for run in self.runs(dataset, "flp", seeds)]
+        for lender in variants.LENDERS[figure]:
+            folder = layout.SWEEP.format(dataset=dataset, figure=lender, seeds=joined)
+            places += [(folder, run) for run in self.extra_runs(dataset, lender, seeds)]
+        return {
+            Path(folder, run.name): run
+            for folder, run in places
+            if getattr(run, quantity) in values and run.variant.partition("=")[0] in ("", quantity)
+        }
+
+    def online_runs(self, dataset: str, agent: str, seeds: list[int]) -> list[Run]:
+        """The runs of one online job; sweeps are not fine-tuned."""
+        params = self.dataset_params(dataset)
+        tasks = params.online.tasks or params.offline.tasks
+        return [run for run in self.runs(dataset, agent, seeds) if run.task in tasks and not run.variant]
+
+    def jobs(self) -> Iterator[tuple[str, str, list[int]]]:
+        """Every offline job: dataset, agent, seeds."""
+        for dataset in self.params.datasets:
+            offline = self.dataset_params(dataset).offline
+            for agent in offline.agents:
+                for seeds in layout.seed_groups(self.params.seeds, offline.seeds_per_job):
+                    yield dataset, agent, seeds
+
+    def online_jobs(self) -> Iterator[tuple[str, str, list[int]]]:
+        """Every online job: those of datasets with `online.steps` above 0, of agents that learn online."""
+        for dataset, agent, seeds in self.jobs():
+            if self.dataset_params(dataset).online.steps > 0 and agent not in OFFLINE_ONLY:
+                yield dataset, agent, seeds
+
+    @cached_property
+    def report(self) -> str:
+        """The key of the report."""
+        return hash_of("report", fingerprint("flp.stages.report"), self.params.report.keyed(), *self.reported())
+
+    def reported(self) -> list[list[str]]:
+        """The keys of all that a report or a table shows."""
+        return [
+            [self.latent(d, s) for d in self.params.datasets for s in self.params.seeds],
+            [self.offline_job(*job) for job in self.jobs()],
+            [self.online_job(*job) for job in self.online_jobs()],
+        ]
+
+    def figure(self, figure: str) -> str:
+        """The key of one of the paper's figures or tables: what it shows, and the source that draws it."""
+        source = fingerprint(FIGURE_SOURCES[figure])
+        if figure == "figure2":
+            return hash_of("figure", figure, source, self.params.figure2.keyed())
+        section = self.params.report.keyed()
+        if figure in layout.TABLES:
+            return hash_of("figure", figure, source, section, *TableKeys(self.params, figure).reported())
+        shown = []
+        for dataset, agent, seeds in self.figure_jobs():
+            runs = self.figure_runs(dataset, figure, seeds).values()
+            shown.append(sorted(self.offline_run(dataset, agent, run) for run in runs))
+        implied = [variants.is_implied(figure, self.dataset_params(job[0]).offline) for job in self.figure_jobs()]
+        return hash_of("figure", figure, source, section, shown, implied)
+
+    def figure_jobs(self) -> Iterator[tuple[str, str, list[int]]]:
+        """The offline jobs whose agent is FLP, which Figures 3 to 5 are about."""
+        return (job for job in self.jobs() if job[1] == "flp")
+
+
+class TableKeys(Keys):
+    """The experiment cut down to what one of the paper's tables shows: no sweeps, and for Table 1 nothing online."""
+
+    def __init__(self, params: Params, table: str) -> None:
+        super().__init__(params)
+        self.online = table == "table2"
+
+    def jobs(self) -> Iterator[tuple[str, str, list[int]]]:
+        """Every offline job of a baseline or FLP; for Table 2, of those that learn online."""
+        return (job for job in super().jobs() if not (self.online and job[1] in OFFLINE_ONLY))
+
+    def online_jobs(self) -> Iterator[tuple[str, str, list[int]]]:
+        """Every online job; for Table 1 none."""
+        return super().online_jobs() if self.online else iter(())
+
+    def runs(self, dataset: str, agent: str, seeds: list[int]) -> list[Run]:
+        """The runs of one offline job, without those of a sweep."""
+        return [run for run in super().runs(dataset, agent, seeds) if not run.variant]
+
+
+# Behaviour cloning has nothing to fine-tune with.
+OFFLINE_ONLY = ("bc", "fbc")

@@ -1,0 +1,65 @@
+"""Fitting the behaviour flow by flow matching (Eq. 3), as a learner of the trainer."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from flp.flow.velocity import VelocityField, flow_matching_loss
+from flp.learner.optimizers import Adam, descend
+from flp.learner.trainable import Batch, Learner, Logs
+from flp.randomness.streams import RunStreams
+
+
+class FlowLearner(Learner):
+    """One velocity field per run with its optimizer."""
+
+    def __init__(self, field: VelocityField, learning_rate: float) -> None:
+        super().__init__()
+        self.field = field
+        self.optimizers = [Adam(field.parameters(), learning_rate)]
+
+    def draw(self, streams: RunStreams, updates: int, batch_size: int) -> dict[str, Tensor]:
+        """x_0 ~ N(0, I) and t ~ U[0, 1)."""
+        noise = streams.normal(updates, batch_size, self.field.action_dim).transpose(0, 1)
+        return {"x_0": noise, "t": streams.uniform(updates, batch_size, 1).transpose(0, 1)}
+
+    def update(self, batch: Batch, noise: dict[str, Tensor]) -> Logs:
+        """One step down Eq. 3."""
+        loss = self.loss(batch, noise)
+        descend(self.optimizers[0], loss)
+        return {"loss": loss.detach()}
+
+    def loss(self, batch: Batch, noise: dict[str, Tensor]) -> Tensor:
+        """Eq. 3 per run, `[R]`."""
+        return flow_matching_loss(self.field, batch["observations"], batch["actions"], noise["x_0"], noise["t"])
+
+
+class Pairs:
+    """Observations and actions alone, shared by all runs: what flow matching samples from.
+
+    Args:
+        observations: every row, `[rows, o]`.
+        actions: every row, `[rows, a]`.
+        transitions: the rows to sample, `[n]`.
+    """
+
+    def __init__(self, observations: Tensor, actions: Tensor, transitions: Tensor) -> None:
+        self.observations, self.actions, self.transitions = observations, actions, transitions
+
+    def __len__(self) -> int:
+        return len(self.transitions)
+
+    def batch(self, indices: Tensor) -> Batch:
+        """Pairs by indices `[R, B]`."""
+        rows = self.transitions[indices]
+        return {"observations": self.observations[rows], "actions": self.actions[rows]}
+
+
+@torch.no_grad()
+def validation_loss(learner: FlowLearner, pairs: Pairs, streams: RunStreams, size: int = 4096) -> Tensor:
+    """Eq. 3 per run on up to `size` pairs, with noise from streams that should be made anew each time."""
+    indices = torch.arange(min(size, len(pairs)), device=pairs.transitions.device)
+    indices = indices * len(pairs) // len(indices)  # spread over the whole file
+    noise = {name: value[0] for name, value in learner.draw(streams, 1, len(indices)).items()}
+    return learner.loss(pairs.batch(indices.expand(len(streams), -1)), noise)

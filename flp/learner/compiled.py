@@ -1,0 +1,48 @@
+"""Updates compiled by PyTorch's Inductor, which fuses what is done to every number between the matrix products."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import torch
+import torch._dynamo.config
+import torch._inductor.config
+from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
+
+from flp.learner.trainable import Batch, Logs
+
+Update = Callable[[Batch, dict[str, Tensor]], Logs]
+
+
+class Compiled:
+    """A learner's update, compiled as a whole when it is first called: that takes a minute, or seconds the next time.
+
+    Nothing has been computed when compilation fails, for want of a C++ compiler for instance. Then one line says so
+    and the update stays as it is.
+    """
+
+    def __init__(self, update: Update) -> None:
+        self.update: Update = update
+        self.call: Update = torch.compile(update, fullgraph=True, dynamic=False)
+        self.is_ready = False
+
+    def __call__(self, batch: Batch, noise: dict[str, Tensor]) -> Logs:
+        """Take one step, as `Learner.update`."""
+        if self.is_ready:
+            return self.call(batch, noise)
+        # The gradients are part of the update; and the compiler takes no thread that was not given.
+        with (
+            torch._dynamo.config.patch(trace_autograd_ops=True),
+            torch._inductor.config.patch(compile_threads=1),
+        ):
+            try:
+                logs = self.call(batch, noise)
+            except TorchDynamoException as error:
+                reason = next(filter(None, str(error).splitlines()), type(error).__name__)
+                print(f"warning: offline.compile: {reason}; going on without", file=sys.stderr)
+                self.call = self.update
+                logs = self.call(batch, noise)
+        self.is_ready = True
+        return logs

@@ -1,0 +1,113 @@
+"""Threads and devices: exactly the threads given, the GPU if there is one."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import re
+import sys
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flp.system.errors import FLPError
+
+_held: dict[int, IO[str]] = {}  # locks of GPUs that are this process's
+# glibc's names for mallopt, and what it is told: activations, up to tens of megabytes, stay with the process.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_KEPT, _MAPPED_FROM, _MAPPED_FROM_AT_MOST = 1 << 29, 1 << 26, 1 << 25
+
+
+def available_cores() -> int:
+    """Cores this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
+def set_up(threads: int, device: str = "auto", precision: str = "float32") -> torch.device:
+    """Take `threads` CPU threads (never more than the machine has) and the device.
+
+    Args:
+        threads: CPU threads of this job.
+        device: as `choose_device`, also for the errors raised.
+        precision: "tf32" lets float32 matrix products on a GPU use tf32.
+    """
+    chosen = choose_device(device)
+    torch.set_num_threads(max(1, min(threads, available_cores())))
+    torch.set_flush_denormal(True)
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    # Else every new tensor is filled with NaN first, to show reads of what was never written.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    _keep_freed_memory()
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    return chosen
+
+
+def choose_device(device: str) -> torch.device:
+    """The device that is meant; a GPU that is free stays this process's from then on.
+
+    Args:
+        device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:1".
+
+    Raises:
+        FLPError: there is no such device.
+    """
+    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if device != "auto" and not re.fullmatch(r"cuda(:\d+)?", device):
+        raise FLPError(f"--device {device}: there is no such device; give auto, cpu, cuda or cuda:1")
+    if not torch.cuda.is_available():
+        raise FLPError(f"--device {device}: no CUDA device is available here; use --device cpu or leave it out")
+    count, (_, _, number) = torch.cuda.device_count(), device.partition(":")
+    index = int(number) if number else _free_gpu()
+    if index >= count:
+        raise FLPError(f"--device {device}: this machine's GPUs are cuda:0 to cuda:{count - 1}")
+    return torch.device("cuda", index)
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep what is freed, up to 512 MiB, for the next tensor.
+
+    By default it gives large blocks back to the system and takes them anew, with a page fault for every 4 KiB: of a
+    256×2 update some 1,500, a tenth or more of its time.
+    """
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+        if mallopt is not None:
+            mallopt(_M_TRIM_THRESHOLD, _KEPT)
+            if not mallopt(_M_MMAP_THRESHOLD, _MAPPED_FROM):
+                mallopt(_M_MMAP_THRESHOLD, _MAPPED_FROM_AT_MOST)  # the most that older versions take
+
+
+def _free_gpu() -> int:
+    """The GPU that this process has, or the first that no other job of this checkout holds, locked until it ends."""
+    if _held:
+        return next(iter(_held))
+    folder = Path(".flp/gpu")
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(torch.cuda.device_count()):
+        file = open(folder / f"{index}.lock", "w")  # noqa: SIM115 (held on purpose)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            continue
+        _held[index] = file
+        return index
+    return 0
+
+
+def device_name(device: torch.device) -> str:
+    """`cpu`, or the GPU's own name."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def to_device(array: np.ndarray[Any, Any], device: torch.device) -> Tensor:
+    """A copy of an array (which may be read-only) on the device."""
+    return torch.tensor(array, device=device)

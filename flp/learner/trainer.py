@@ -1,0 +1,200 @@
+"""The inner loop: chunks of updates, their randomness drawn ahead, captured into a graph on a GPU.
+
+A chunk is `CHUNK` updates. Their indices and noise are drawn per run from its own stream before the chunk, so
+the updates themselves are pure tensor code without host synchronisation: on CUDA a whole chunk is captured
+once and replayed; on CPU the same code runs eagerly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from flp.learner.trainable import Batch, Learner, Logs
+from flp.randomness.streams import RunStreams
+from flp.system.progress import Progress
+
+# Fixed, for the order in which a run's stream is read must not depend on machine or neighbours.
+CHUNK = 10
+
+
+class Source(Protocol):
+    """Where batches come from."""
+
+    def __len__(self) -> int:
+        """Transitions that can be sampled."""
+
+    def batch(self, indices: Tensor) -> Batch:
+        """Transitions by indices `[R, B]`."""
+
+
+class Trainer:
+    """Runs updates of a learner on batches from a source.
+
+    Args:
+        learner: the agent or flow.
+        source: where batches come from.
+        streams: one random stream per run, on the training device.
+        batch_size: transitions per update and run.
+        capture: replay updates as a CUDA graph; ignored on CPU.
+        autocast: dtype of matrix products, or None for the parameters' own.
+        update: takes the learner's step in its stead, such as its compiled form.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        source: Source,
+        streams: RunStreams,
+        batch_size: int,
+        *,
+        capture: bool = True,
+        autocast: torch.dtype | None = None,
+        update: Callable[[Batch, dict[str, Tensor]], Logs] | None = None,
+    ) -> None:
+        self.learner, self.source, self.streams, self.batch_size = learner, source, streams, batch_size
+        self.autocast, self.update = autocast, update or learner.update
+        self.step = self.logged = 0
+        self.totals: Logs = {}
+        self.updates: Callable[[Tensor, dict[str, Tensor]], Logs] = self._updates
+        if capture and streams.device.type == "cuda":
+            self.updates = _Captured(self._updates)
+
+    def fit(
+        self,
+        steps: int,
+        stops: tuple[int, ...],
+        at_stop: Callable[[int, Logs], None],
+        checkpoint: Callable[[], None],
+        progress: Progress,
+        before_update: Callable[[], None] | None = None,
+        turn: Callable[[int], AbstractContextManager[None]] = lambda step: nullcontext(),
+    ) -> None:
+        """Train up to step `steps`.
+
+        Args:
+            steps: the last step.
+            stops: intervals; at every multiple of one of them, and at the end, training stops to look.
+            at_stop: called with the step and the means of the logs since the last stop. A state saved while it
+                runs comes back to this stop.
+            checkpoint: called between chunks; saves if it is time to.
+            progress: the progress line.
+            before_update: called before every single update: updates are then taken one by one.
+            turn: entered with the step reached before anything is computed (see `flp.runs.shards`).
+        """
+        chunk = CHUNK if before_update is None else 1
+        progress.begin(self.step)
+        while self.step < steps or self.logged:
+            # A session stopped at a stop comes back with its logs still under way.
+            least = self.step + (self.logged == 0)
+            stop = min(steps, *(-(-least // every) * every for every in stops))
+            while self.step < stop:
+                with turn(self.step):
+                    if before_update is not None:
+                        before_update()
+                    count = min(chunk, stop - self.step)
+                    with progress.section("data"):
+                        drawn = self.draw(count)
+                    with progress.section("update"):
+                        logs = self.take(*drawn)
+                        self.totals = {k: v * count + self.totals.get(k, 0.0) for k, v in logs.items()}
+                        self.logged += count
+                progress.update(self.step)
+                if self.step < stop:
+                    checkpoint()
+            means = {name: total / self.logged for name, total in self.totals.items()}
+            with turn(self.step):
+                at_stop(self.step, means)
+            self.totals, self.logged = {}, 0
+            progress.update(self.step)
+            checkpoint()
+        progress.close()
+
+    def chunk(self, count: int = CHUNK) -> Logs:
+        """Draw what `count` updates need, and take them."""
+        return self.take(*self.draw(count))
+
+    def draw(self, count: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Indices `[count, R, B]` and noise `[count, R, ...]` of the next updates."""
+        indices = self.streams.integers(len(self.source), count, self.batch_size).transpose(0, 1).contiguous()
+        noise = self.learner.draw(self.streams, count, self.batch_size)
+        return indices, {name: value.contiguous() for name, value in noise.items()}
+
+    def take(self, indices: Tensor, noise: dict[str, Tensor]) -> Logs:
+        """Take the updates; return per-run means of their scalars, each `[R]`, still on the device."""
+        logs = self.updates(indices, noise)
+        self.step += len(indices)
+        return logs
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything training goes on from: parameters, optimizers, streams, logs under way, the step."""
+        tensors = {f"learner/{k}": v for k, v in self.learner.state_dict().items()}
+        tensors |= {f"optimizer/{k}": v for k, v in self.learner.optimizer_state().items()}
+        tensors |= {f"total/{k}": v for k, v in self.totals.items()}
+        return tensors | {"streams": self.streams.state()}, {"step": self.step, "logged": self.logged}
+
+    def restore(self, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
+        """Put back what `state` gave."""
+
+        def group(name: str) -> dict[str, Tensor]:
+            return {k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)}
+
+        self.learner.load_state_dict(group("learner/"))
+        self.learner.load_optimizer_state(group("optimizer/"))
+        self.totals = {k: v.to(self.streams.device) for k, v in group("total/").items()}
+        self.streams.restore(tensors["streams"])
+        self.step, self.logged = info["step"], info["logged"]
+
+    def _updates(self, indices: Tensor, noise: dict[str, Tensor]) -> Logs:
+        total: Logs = {}
+        device, autocast = indices.device.type, self.autocast
+        for k in range(len(indices)):
+            # Without its cache: that keeps the casts of parameters which the update has since changed.
+            with torch.autocast(device, autocast, enabled=autocast is not None, cache_enabled=False):
+                logs = self.update(self.source.batch(indices[k]), {name: value[k] for name, value in noise.items()})
+            total = {name: value + total[name] if total else value for name, value in logs.items()}
+        return {name: value / len(indices) for name, value in total.items()}
+
+
+class _Captured:
+    """A function of tensors replayed as a CUDA graph, one graph per shape of its arguments.
+
+    The first call with a shape runs the function for real (it changes parameters, so that call counts); the
+    second captures it. Captured work is not executed while capturing, so the graph is replayed right after.
+    """
+
+    def __init__(self, function: Callable[[Tensor, dict[str, Tensor]], Logs]) -> None:
+        self.function = function
+        self.graphs: dict[object, tuple[torch.cuda.CUDAGraph, Tensor, dict[str, Tensor], Logs]] = {}
+        self.seen: set[object] = set()
+        # On the current device, which PyTorch's own stream for captures need not be on.
+        self.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+
+    def __call__(self, indices: Tensor, noise: dict[str, Tensor]) -> Logs:
+        shape = tuple(indices.shape)
+        if shape not in self.seen:
+            self.seen.add(shape)
+            # A side stream, as capture demands of the warm-up.
+            self.stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self.stream):
+                logs = self.function(indices, noise)
+            torch.cuda.current_stream().wait_stream(self.stream)
+            return logs
+        if shape not in self.graphs:
+            static_indices = indices.clone()
+            static_noise = {name: value.clone() for name, value in noise.items()}
+            graph = torch.cuda.CUDAGraph()
+            # Other threads may go on computing: a policy may be under evaluation.
+            with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
+                outputs = self.function(static_indices, static_noise)
+            self.graphs[shape] = (graph, static_indices, static_noise, outputs)
+        graph, static_indices, static_noise, outputs = self.graphs[shape]
+        static_indices.copy_(indices)
+        for name, value in noise.items():
+            static_noise[name].copy_(value)
+        graph.replay()
+        return {name: value.clone() for name, value in outputs.items()}

@@ -1,0 +1,1 @@
+"""What params.yaml may say, checked: its sections, how it is read, and the runs it asks for."""

@@ -1,0 +1,56 @@
+"""The types of parameters: what a number may be, and what a section is."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+def number(value: object) -> object:
+    """Read `1e-3` as a number: YAML 1.1 readers (Snakemake's among them) take it for a string."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+Float = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(number)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(number)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(number)]
+Expectile = Annotated[float, Field(gt=0, lt=1), BeforeValidator(number)]
+Count = Annotated[int, Field(gt=0, le=10**12)]
+Natural = Annotated[int, Field(ge=0, le=10**12)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Width = Annotated[int, Field(gt=0, le=2**16)]
+Hidden = Annotated[list[Width], Field(min_length=1, max_length=32)]
+Strengths = Annotated[list[Positive], Field(min_length=1, max_length=12)]
+Solver = Literal["euler", "midpoint", "heun", "rk4"]
+# Parameters that steer how fast something is made, not what is made: they are no part of a key.
+UNKEYED: dict[str, Any] = {"keyed": False}
+
+
+class Section(BaseModel):
+    """A section of `params.yaml`: exact types, no unknown keys, immutable."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
+
+    def keyed(self) -> dict[str, Any]:
+        """The values a result depends on, for its key."""
+        fields = type(self).model_fields
+        kept = {
+            name: value
+            for name, value in self.model_dump(mode="json").items()
+            if not (isinstance(extra := fields[name].json_schema_extra, dict) and extra.get("keyed") is False)
+        }
+        return kept
+
+
+def unique(values: list[Any]) -> list[Any]:
+    """The values, which may not repeat (`ValueError`)."""
+    repeated = {value for value in values if values.count(value) > 1}
+    if repeated:
+        raise ValueError(f"{sorted(repeated)} stands more than once; name each one once")
+    return values

@@ -1,0 +1,161 @@
+"""The experiment's parameters: one typed definition for Python, Snakemake, DVC and editors.
+
+`params.yaml` holds the values, `presets/*.yaml` are overlays on it, and the section `overrides` changes
+any of them for one dataset. Whatever is wrong is refused in one line that names the key. What each section
+holds is said in `flp/params/sections.py`.
+"""
+
+from __future__ import annotations
+
+import copy
+import reprlib
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+
+from flp.data.environments import specification
+from flp.params.fields import Section, Seed, unique
+from flp.params.sections import Download, Evaluation, Figure2, Flow, Invert, Offline, Online, Report
+from flp.params.yamlfile import read_yaml as read_yaml
+from flp.system import layout
+from flp.system.errors import FLPError, nearest
+
+
+class Params(Section):
+    """Everything in `params.yaml`."""
+
+    datasets: Annotated[list[str], Field(min_length=1)]
+    """OGBench dataset names, without `-v0`."""
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+    """Random seeds: one flow and one policy per dataset, task and seed."""
+    download: Download
+    flow: Flow
+    invert: Invert
+    offline: Offline
+    online: Online
+    evaluation: Evaluation
+    report: Report
+    figure2: Figure2 = Field(default=Figure2())
+    overrides: dict[str, dict[str, Any]] = Field(default={})
+    """Other values for one dataset: `overrides: {cube-double-play: {offline: {discount: 0.99}}}`."""
+
+    @field_validator("datasets", "seeds")
+    @classmethod
+    def _no_repeats(cls, values: list[Any]) -> list[Any]:
+        return unique(values)
+
+    @field_validator("datasets")
+    @classmethod
+    def _datasets_known(cls, names: list[str]) -> list[str]:
+        for name in names:
+            try:
+                specification(name)
+            except FLPError as error:
+                raise ValueError(str(error)) from error
+        return names
+
+    @model_validator(mode="after")
+    def _tasks_trained(self) -> Params:
+        untrained = set(self.online.tasks or []) - set(self.offline.tasks)
+        if untrained:
+            raise ValueError(f"online.tasks has {sorted(untrained)}, which offline.tasks does not train")
+        return self
+
+    @model_validator(mode="after")
+    def _own_file_elsewhere(self) -> Params:
+        if self.download.source == "path" and self.download.path:
+            outputs = [layout.DATA.format(dataset=name) + end for name in self.datasets for end in (".npz", "-val.npz")]
+            if Path(self.download.path).resolve() in [Path(output).resolve() for output in outputs]:
+                raise ValueError(
+                    f"download.path is {self.download.path}, which the download stage writes; move your file elsewhere"
+                )
+        return self
+
+    def for_dataset(self, dataset: str) -> Params:
+        """The parameters of one dataset, its overrides applied (and none left)."""
+        values = self.model_dump(mode="json")
+        overrides = values.pop("overrides").get(dataset, {})
+        return parse(merge(values, overrides), f"overrides.{dataset}") if overrides else parse(values)
+
+
+def merge(base: dict[str, Any], overlay: dict[str, Any]) -> dict[str, Any]:
+    """Lay `overlay` over `base`: mappings are merged, all else (lists too) is replaced."""
+    merged = copy.copy(base)
+    for key, value in overlay.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def parse(values: object, source: str = "params.yaml") -> Params:
+    """Check a mapping of parameters.
+
+    Raises:
+        FLPError: one line with the source, the key's path, what is wrong and the nearest valid name.
+    """
+    try:
+        params = Params.model_validate(values)
+    except ValidationError as error:
+        raise FLPError(f"{source}: {_first_problem(error)}") from None
+    except UnicodeEncodeError as error:
+        raise FLPError(f"{source}: {error.object!a} holds half a character; write it anew") from None
+    for dataset, overlay in params.overrides.items():
+        place = f"{source}: overrides.{dataset}"
+        try:
+            specification(dataset)
+        except FLPError as error:
+            raise FLPError(f"{place}: {error}") from None
+        if forbidden := {"datasets", "seeds", "overrides", "report", "figure2"} & set(overlay):
+            raise FLPError(f"{place}.{min(forbidden)}: cannot differ between datasets; set it at the top level")
+        values_without = params.model_dump(mode="json", exclude={"overrides"})
+        parse(merge(values_without, overlay), place)
+    return params
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors(include_url=False, include_context=False)[0]
+    path = [str(part) for part in problem["loc"]]
+    place = ".".join(path) or "the file"
+    if problem["type"] == "extra_forbidden":
+        return f"{place}: unknown key{nearest(path[-1], _keys_at(path[:-1]))}"
+    if problem["type"] == "missing":
+        return f"{place}: missing; see the default params.yaml for its meaning and a sensible value"
+    if problem["type"] == "value_error":
+        return f"{place}: {problem['msg'].removeprefix('Value error, ')}"
+    shown = _shown(problem["input"])
+    message = problem["msg"][0].lower() + problem["msg"][1:]
+    hint = nearest(problem["input"], _literals(problem["msg"])) if isinstance(problem["input"], str) else ""
+    return f"{place}: {message}, got {shown}{hint}"
+
+
+def _shown(value: object) -> str:
+    """A short representation, however large or deep the value is."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = 60
+    try:
+        return short.repr(value)
+    except ValueError:  # an integer of more digits than Python prints
+        return "an integer too large to show"
+
+
+def _literals(message: str) -> list[str]:
+    return message.split("'")[1::2]
+
+
+def _keys_at(path: list[str]) -> list[str]:
+    model: Any = Params
+    for part in path:
+        field = model.model_fields.get(part)
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            return []
+        model = field.annotation
+    return list(model.model_fields)
+
+
+def load_params(path: Path | str = "params.yaml", *overlays: Path | str) -> Params:
+    """Read `params.yaml` and lay presets over it; raises `FLPError` as `read_yaml` and `parse` do."""
+    values = read_yaml(path)
+    for overlay in overlays:
+        values = merge(values, read_yaml(overlay))
+    return parse(values, " + ".join(str(p) for p in (path, *overlays)))

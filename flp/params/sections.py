@@ -1,0 +1,202 @@
+"""The sections of `params.yaml`: every parameter with its type, its limits and its meaning."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from flp.params.baselines import Baselines
+from flp.params.fields import (
+    UNKEYED,
+    Count,
+    Float,
+    Hidden,
+    Natural,
+    Positive,
+    Section,
+    Seed,
+    Solver,
+    Strengths,
+    number,
+    unique,
+)
+
+
+class Download(Section):
+    """Where the transitions come from."""
+
+    source: Literal["ogbench", "generate", "path"]
+    """`ogbench` downloads, `generate` makes them here, `path` copies a file of yours."""
+    path: str | None = None
+    """The `.npz` to take when `source` is `path`; its validation file is `{stem}-val.npz` beside it."""
+    episodes: Count | None = None
+    """Training episodes to generate; empty for OGBench's own number."""
+    steps_per_episode: Annotated[int, Field(ge=2, le=10**7)] | None = None
+    """Rows per generated episode; empty for OGBench's own number."""
+    noise: Annotated[float, Field(ge=0, le=10), BeforeValidator(number)] | None = None
+    """Standard deviation of the controller's action noise; empty for OGBench's own."""
+    policy: Literal["scripted", "random"] = "scripted"
+    """`random` takes uniform actions: for trials of environments whose expert is not at hand."""
+    seed: Seed = 0
+    """Seed of generation."""
+    mirrors: list[str] = Field(default=[], json_schema_extra=UNKEYED)
+    """Base URLs tried after OGBench's own."""
+    retries: Natural = Field(default=3, json_schema_extra=UNKEYED)
+    """Tries again per URL, with growing pauses."""
+    timeout: Positive = Field(default=60.0, json_schema_extra=UNKEYED)
+    """Seconds without a byte after which a try is given up."""
+
+    @model_validator(mode="after")
+    def _path_given(self) -> Download:
+        if self.source == "path" and not self.path:
+            raise ValueError("source is 'path' but download.path is empty; name your .npz file there")
+        return self
+
+
+class Flow(Section):
+    """The behaviour flow (Eq. 3)."""
+
+    hidden: Hidden
+    """Widths of the velocity field's hidden layers."""
+    observation_scale: Positive | None = None
+    """The network sees (s - mean) / deviation of the dataset, times this; empty: observations as they are."""
+    steps: Count
+    """Gradient steps."""
+    batch_size: Count
+    """Transitions per step."""
+    learning_rate: Positive
+    """Adam's step size."""
+    solver: Solver
+    """ODE solver, the same for decoding and inversion."""
+    solver_steps: Annotated[int, Field(gt=0, le=10_000)]
+    """Solver steps from t = 0 to t = 1."""
+    solver_grading: Annotated[float, Field(ge=1, le=10)]
+    """The times t_i = 1 - (1 - i / solver_steps) ** solver_grading: 1 makes equal steps, more shortens the last."""
+    validate_every: Count
+    """Steps between validation losses."""
+
+
+class Invert(Section):
+    """Mapping the dataset's actions to latents."""
+
+    batch_size: Count = Field(json_schema_extra=UNKEYED)
+    """Actions inverted at a time, by each thread."""
+    max_roundtrip_error: Positive
+    """Largest mean |a - f(f^-1(a))| with which training may go on."""
+    likelihood_samples: Natural
+    """Validation actions whose log-density is computed."""
+
+
+class Sweep(Section):
+    """Extra runs on the run axis, one per value, all else equal."""
+
+    alpha: list[Positive] = Field(default=[])
+    """Values of `offline.alpha` (Figure 4)."""
+    candidates: list[Annotated[int, Field(gt=0, le=1024)]] = Field(default=[])
+    """Values of `offline.candidates` (Figure 5)."""
+
+
+AgentName = Literal["flp", "bc", "fbc", "iql", "rebrac", "ifql", "fql"]
+
+
+class Offline(Section):
+    """Algorithm 1: latent policy and latent critic (Eqs. 4 and 5)."""
+
+    agents: list[AgentName] = Field(min_length=1, json_schema_extra=UNKEYED)
+    """Algorithms to train."""
+    tasks: Annotated[list[Annotated[int, Field(ge=1, le=5)]], Field(min_length=1)] = Field(json_schema_extra=UNKEYED)
+    """OGBench's tasks of every dataset, 1 to 5."""
+    steps: Count
+    """Gradient steps."""
+    alpha: Positive
+    """Weight of the KL to the behaviour (Eq. 4)."""
+    candidates: Annotated[int, Field(gt=0, le=1024)]
+    """N of best-of-N, in targets and in acting."""
+    hidden: Hidden
+    """Widths of the policy's and the critic's hidden layers."""
+    observation_scale: Positive | None = None
+    """The networks see (s - mean) / deviation of the dataset, times this; empty: observations as they are."""
+    critic_layer_norm: bool
+    """Layer normalisation in the critic."""
+    critics: Annotated[int, Field(gt=0, le=64)]
+    """Members of the critic ensemble."""
+    aggregation: Literal["mean", "min"]
+    """How the ensemble becomes one number."""
+    batch_size: Count
+    """Transitions per step and run."""
+    learning_rate: Positive
+    """Adam's step size."""
+    discount: Annotated[float, Field(ge=0, lt=1), BeforeValidator(number)]
+    """Discount factor."""
+    target_rate: Annotated[float, Field(gt=0, le=1), BeforeValidator(number)]
+    """Rate at which the target critic follows the critic."""
+    log_std_min: Float
+    """Lower clamp of the policy's log standard deviation."""
+    log_std_max: Float
+    """Upper clamp of the policy's log standard deviation."""
+    success_timing: Literal["pre", "post"]
+    """Whether reward and success look at the state before or after the action."""
+    precision: Literal["float32", "tf32", "bfloat16"]
+    """Arithmetic of matrix products; tf32 needs a GPU, bfloat16 a GPU or a CPU that has it (avx512_bf16, amx_bf16)."""
+    compile: bool = False
+    """Compile the updates, which takes a minute; rounds otherwise. Needs a C++ compiler (on a GPU, Triton)."""
+    seeds_per_job: Count = Field(default=1, json_schema_extra=UNKEYED)
+    """Seeds trained together in one job; 8 fills a large GPU."""
+    sweep: Sweep = Field(default=Sweep(), json_schema_extra=UNKEYED)
+    baselines: Baselines = Field(default=Baselines(), json_schema_extra=UNKEYED)
+
+    @field_validator("agents", "tasks")
+    @classmethod
+    def _no_repeats(cls, values: list[Any]) -> list[Any]:
+        return unique(values)
+
+    @model_validator(mode="after")
+    def _clamps_ordered(self) -> Offline:
+        if not self.log_std_min < 0 < self.log_std_max:
+            raise ValueError("log_std_min < 0 < log_std_max must hold, for the policy starts at the prior (log std 0)")
+        return self
+
+
+class Online(Section):
+    """Fine-tuning in the environment: one environment step per gradient step, flow frozen."""
+
+    steps: Natural
+    """Environment steps, which are gradient steps too; 0 leaves the stage out."""
+    tasks: list[Annotated[int, Field(ge=1, le=5)]] | None = Field(default=None, json_schema_extra=UNKEYED)
+    """Tasks to fine-tune on; empty for all of `offline.tasks`."""
+
+
+class Evaluation(Section):
+    """How success is measured."""
+
+    every: Count
+    """Gradient steps between evaluations."""
+    episodes: Count
+    """Episodes per run and evaluation."""
+    seed: Seed
+    """Seed of the episodes: the same for every agent."""
+
+
+class Report(Section):
+    """The page."""
+
+    average_last: Count
+    """Evaluations averaged for the tables, the last ones."""
+    bootstrap: Annotated[int, Field(ge=100, le=10**6)]
+    """Resamples of the confidence intervals."""
+    title: str = "Flow Latent Policy"
+    """Heading of the page."""
+
+
+class Figure2(Section):
+    """The toy of the paper's Figure 2, which no other stage reads."""
+
+    steps: Count = 2000
+    """Gradient steps of either algorithm; the flow takes four times as many."""
+    flp_alpha: Strengths = Field(default=[3.0, 1.0, 0.3, 0.1, 0.03])
+    """Weights of the KL, one column each."""
+    fql_alpha: Strengths = Field(default=[30.0, 10.0, 3.0, 1.0, 0.3])
+    """Weights of distillation, one column each."""
+    seed: Seed = 0
+    """Seed of all its random numbers."""

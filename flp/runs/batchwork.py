@@ -1,0 +1,111 @@
+"""Runs in memory: many runs of one dataset are built into one agent and its replay."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flp.agents import make_agent
+from flp.agents.base import Agent, Spec
+from flp.data.load import Dataset, load_dataset
+from flp.data.moments import observation_moments
+from flp.data.relabel import relabel
+from flp.flow.checkpoint import load_flow
+from flp.learner.devices import to_device
+from flp.learner.nets import standardize
+from flp.learner.replay import Replay
+from flp.params.loading import Params
+from flp.params.run import Run
+from flp.randomness.seeds import seed_of
+from flp.randomness.streams import RunStreams
+from flp.system import layout
+from flp.system.artifacts import load_tensors
+
+
+@dataclass(frozen=True)
+class Batchwork:
+    """The runs of one dataset and agent that train together.
+
+    Attributes:
+        dataset: its name.
+        agent: the algorithm's name.
+        runs: the runs, in the order of the run axis.
+        params: the dataset's parameters.
+        device: where training happens.
+    """
+
+    dataset: str
+    agent: str
+    runs: Sequence[Run]
+    params: Params
+    device: torch.device
+
+    def streams(self, purpose: str, *, place: torch.device | None = None) -> RunStreams:
+        """One stream per run, from names that no neighbour enters. With `place`, drawn on the CPU."""
+        seeds = [seed_of(purpose, self.dataset, self.agent, run.task, run.seed, run.variant) for run in self.runs]
+        return RunStreams(seeds, "cpu" if place is not None else self.device, place)
+
+    def load(self, capacity: int = 0) -> tuple[Agent, Replay]:
+        """Build the agent and its replay, with room for `capacity` online transitions per run.
+
+        Raises:
+            FLPError: a missing or altered artifact, or latents of another flow or dataset.
+        """
+        data = load_dataset(layout.DATA.format(dataset=self.dataset) + ".npz")
+        paths = [layout.FLOW.format(dataset=self.dataset, seed=run.seed) + ".safetensors" for run in self.runs]
+        flow, manifests = load_flow(paths, self.device, dataset_sha256=data.sha256)
+        offline = self.params.offline
+        agent = make_agent(
+            self.agent,
+            Spec(
+                streams=self.streams("init", place=self.device),
+                observation_dim=data.observation_dim,
+                action_dim=data.action_dim,
+                offline=offline,
+                alpha=torch.tensor([run.alpha for run in self.runs], device=self.device),
+                candidates=tuple(run.candidates for run in self.runs),
+                flow=flow,
+            ),
+        )
+        if offline.observation_scale is not None:
+            mean, std = (to_device(moment, self.device) for moment in observation_moments(data))
+            standardize(agent, mean, std, offline.observation_scale, skip=flow)
+        if agent.uses_latents:
+            digests = {run.seed: m["sha256"] for run, m in zip(self.runs, manifests, strict=True)}
+            seeds = sorted(digests)
+            actions = torch.stack([self._latents(seed, data, digests[seed]) for seed in seeds])
+            action_of_run = [seeds.index(run.seed) for run in self.runs]
+        else:
+            actions = torch.from_numpy(data.actions[data.transitions])[None]
+            action_of_run = [0] * len(self.runs)
+        return agent, self._replay(data, actions, action_of_run, capacity)
+
+    def _latents(self, seed: int, data: Dataset, flow_sha256: str) -> Tensor:
+        path = layout.LATENT.format(dataset=self.dataset, seed=seed) + ".safetensors"
+        tensors, _ = load_tensors(path, dataset_sha256=data.sha256, flow_sha256=flow_sha256)
+        latents: Tensor = tensors["latents"]
+        return latents
+
+    def _replay(self, data: Dataset, actions: Tensor, action_of_run: list[int], capacity: int) -> Replay:
+        tasks = sorted({run.task for run in self.runs})
+        timing = self.params.offline.success_timing
+        labels = [relabel(self.dataset, task, data, success_timing=timing) for task in tasks]
+
+        def tensor(array: Any, dtype: torch.dtype) -> Tensor:
+            return torch.tensor(array, dtype=dtype, device=self.device)
+
+        return Replay(
+            observations=tensor(data.observations, torch.float32),
+            transitions=tensor(data.transitions, torch.int64),
+            actions=actions.to(self.device),
+            rewards=tensor(np.stack([rewards for rewards, _ in labels]), torch.float32),
+            masks=tensor(np.stack([masks for _, masks in labels]), torch.float32),
+            action_of_run=tensor(action_of_run, torch.int64),
+            task_of_run=tensor([tasks.index(run.task) for run in self.runs], torch.int64),
+            capacity=capacity,
+        )

@@ -1,0 +1,111 @@
+"""Acting in the environment while training: R environments, one per run, stepped together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flp.agents.base import Agent
+from flp.evaluation.pool import EnvironmentPool
+from flp.learner.trainable import Batch
+from flp.randomness.seeds import seed_of
+from flp.runs.batchwork import Batchwork
+from flp.supervision.health import Health
+
+
+class Interaction:
+    """One environment per run; every step gives one transition per run.
+
+    An environment's state is its episode's seed and the actions since: a resumed session takes them again and
+    stands exactly where the killed one stood.
+
+    Args:
+        work: the runs.
+        workers: processes that step the environments.
+        health: the runs' health: failed ones stand still.
+    """
+
+    def __init__(self, work: Batchwork, workers: int, health: Health) -> None:
+        self.work, self.health = work, health
+        self.streams = work.streams("online acting")
+        tasks = [run.task for run in work.runs]
+        # A single environment or worker would only add latency: those are stepped in this process.
+        self.pool = EnvironmentPool(
+            work.dataset,
+            tasks,
+            workers=min(workers, len(tasks)) if min(workers, len(tasks)) > 1 else 0,
+            success_timing=work.params.offline.success_timing,
+        )
+        self.episodes = [0] * len(tasks)
+        self.taken: list[list[np.ndarray[Any, Any]]] = [[] for _ in tasks]
+        self.observations = self._reset(range(len(tasks)))
+
+    def _reset(self, runs: range | list[int]) -> np.ndarray[Any, Any]:
+        seeds = [
+            seed_of(
+                "online episode", self.work.dataset, self.work.runs[r].task, self.work.runs[r].seed, self.episodes[r]
+            )
+            for r in runs
+        ]
+        observations: np.ndarray[Any, Any] = self.pool.reset(list(runs), seeds)
+        for r in runs:
+            self.taken[r] = []
+        return observations
+
+    def step(self, agent: Agent) -> Batch:
+        """Act once in every environment; return the transitions, each entry `[R, ...]` on the device."""
+        observations = self._tensor(self.observations)
+        actions, stored = agent.explore(observations[:, None], self.streams)
+        taken = self.health.guard(actions[:, 0]).float().cpu().numpy()
+        everyone = np.ones(len(taken), bool)
+        step = self.pool.step(taken, everyone)
+        for r, action in enumerate(taken):
+            self.taken[r].append(action)
+        transition = {
+            "observations": observations,
+            "actions": stored[:, 0],
+            "next_observations": self._tensor(step.observations),
+            "rewards": self._tensor(step.rewards),
+            "masks": 1.0 - self._tensor(step.terminated),
+        }
+        self.observations = step.observations
+        if ended := np.flatnonzero(step.terminated | step.truncated).tolist():
+            for r in ended:
+                self.episodes[r] += 1
+            self.observations = np.where(
+                np.isin(np.arange(len(taken)), ended)[:, None], self._reset(ended), self.observations
+            )
+        return transition
+
+    def _tensor(self, array: Any) -> Tensor:
+        return torch.as_tensor(np.array(array), dtype=torch.float32).to(self.work.device)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The acting streams, each episode's number and its actions so far."""
+        tensors = {"online/streams": self.streams.state()}
+        for r, actions in enumerate(self.taken):
+            if actions:
+                tensors[f"online/actions{r}"] = torch.from_numpy(np.stack(actions))
+        return tensors, {"episodes": self.episodes}
+
+    def restore(self, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
+        """Stand where the session that gave `state` stood."""
+        self.streams.restore(tensors["online/streams"])
+        self.episodes = info["episodes"]
+        self.observations = self._reset(range(len(self.episodes)))
+        actions = [tensors.get(f"online/actions{r}", torch.empty(0)).numpy() for r in range(len(self.episodes))]
+        for t in range(max(map(len, actions))):
+            active = np.array([t < len(a) for a in actions])
+            now = np.stack(
+                [a[min(t, len(a) - 1)] if len(a) else np.zeros(self.pool.action_dim, np.float32) for a in actions]
+            )
+            step = self.pool.step(now, active)
+            self.observations = np.where(active[:, None], step.observations, self.observations)
+        self.taken = [list(a) for a in actions]
+
+    def close(self) -> None:
+        """Close the environments."""
+        self.pool.close()

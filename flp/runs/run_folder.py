@@ -1,0 +1,114 @@
+"""One run is one folder, its manifest written last.
+
+A folder holds the run's parameters and optimizer state (`policy.safetensors`, with a manifest that carries its key),
+its evaluations, its training log, and in mazes some trajectories.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flp.agents.base import Agent
+from flp.params.run import Run
+from flp.system.artifacts import atomic_write, load_manifest, save_tensors, write_csv
+from flp.system.errors import FLPError
+
+Row = dict[str, Any]
+
+
+def parameters_of(agent: Agent, index: int, runs: int) -> dict[str, Tensor]:
+    """One run's parameters and optimizer state, without the shared frozen flow."""
+    tensors = {f"agent/{name}": tensor for name, tensor in agent.state_dict().items() if not agent.is_shared(name)}
+    tensors |= {f"optimizer/{name}": tensor for name, tensor in agent.optimizer_state().items()}
+    return {
+        name: tensor if tensor.dim() == 0 else tensor.unflatten(0, (runs, -1))[index]
+        for name, tensor in tensors.items()
+    }
+
+
+def restore_parameters(agent: Agent, saved: Sequence[dict[str, Tensor]]) -> None:
+    """Put runs' parameters and optimizer states, as `parameters_of` gave them, back into one agent."""
+    joined = {
+        name: first if first.dim() == 0 else torch.cat([tensors[name] for tensors in saved])
+        for name, first in saved[0].items()
+    }
+    agent.load_state_dict(
+        {name.removeprefix("agent/"): tensor for name, tensor in joined.items() if name.startswith("agent/")}
+        | {name: tensor for name, tensor in agent.state_dict().items() if agent.is_shared(name)}
+    )
+    agent.load_optimizer_state(
+        {name.removeprefix("optimizer/"): t for name, t in joined.items() if name.startswith("optimizer/")}
+    )
+
+
+def write_trajectories(path: Path, trajectories: dict[str, Sequence[np.ndarray[Any, Any]]]) -> None:
+    """Write `{name: [paths [T, 2]]}` as an npz of `{name}_{i}`, atomically."""
+    arrays = {f"{name}_{i}": p for name, paths in trajectories.items() for i, p in enumerate(paths)}
+    with atomic_write(path) as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+def save_run(
+    folder: Path,
+    key: str,
+    run: Run,
+    tensors: dict[str, Tensor],
+    evaluations: Sequence[Row],
+    log: Sequence[Row],
+    **manifest: Any,
+) -> None:
+    """Write one run's folder; its manifest comes last, so that a folder with one is whole."""
+    write_csv(folder / "evaluations.csv", evaluations)
+    write_csv(folder / "log.csv", log)
+    save_tensors(
+        folder / "policy.safetensors",
+        tensors,
+        kind="run",
+        key=key,
+        task=run.task,
+        seed=run.seed,
+        variant=run.variant,
+        alpha=run.alpha,
+        candidates=run.candidates,
+        **manifest,
+    )
+
+
+def is_finished(folder: Path, key: str) -> bool:
+    """Whether the folder holds this very run, whole."""
+    try:
+        return (
+            bool(load_manifest(folder / "policy.safetensors")["key"] == key)
+            and (folder / "policy.safetensors").exists()
+        )
+    except (FLPError, KeyError):
+        return False
+
+
+def adopt(folder: Path, keys: dict[str, str], others: Sequence[Path]) -> None:
+    """Copy into a job's folder the runs it lacks that are finished, with the very keys, in other jobs' folders."""
+    for name, key in keys.items():
+        source = next((other / name for other in others if is_finished(other / name, key)), None)
+        if source is not None and not is_finished(folder / name, key):
+            temporary = folder / f".{name}.tmp"
+            for leftover in (temporary, folder / name):
+                shutil.rmtree(leftover, ignore_errors=True)
+            shutil.copytree(source, temporary)
+            temporary.rename(folder / name)
+
+
+def clear_others(folder: Path, names: Sequence[str]) -> None:
+    """Remove what is in a job's folder and is none of its runs, and its manifest, which will come anew."""
+    if not folder.exists():
+        return
+    for child in folder.iterdir():
+        if child.is_dir() and not child.is_symlink() and child.name not in names:
+            shutil.rmtree(child)
+    (folder / "manifest.json").unlink(missing_ok=True)

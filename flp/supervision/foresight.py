@@ -1,0 +1,173 @@
+"""What a stage needs, foreseen before it starts: memory, the device's memory, disk.
+
+Estimates from the files' headers and the parameters, on the generous side. What can never fit stops the stage in
+one line; what does not fit at the moment is a warning.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flp.data.environments import specification
+from flp.params.loading import Params
+from flp.params.run import Run
+from flp.params.sections import Download
+from flp.system import layout
+from flp.system.errors import FLPError
+
+if TYPE_CHECKING:
+    import torch
+
+_PROCESS = 600e6  # a training process with torch, OGBench and some environments
+_CUDA = 1.5e9  # a CUDA context with its libraries and workspaces
+_COPIES = 4  # of parameters: values, gradients, two moments of Adam
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes."""
+
+    memory: float
+    device: float
+    disk: float
+
+
+def train_needs(
+    params: Params,
+    data: Path,
+    observation_dim: int,
+    action_dim: int,
+    shards: Sequence[Sequence[Run]],
+    capacity: int,
+    *,
+    cuda: bool,
+) -> Needs:
+    """What training runs takes.
+
+    Args:
+        params: the dataset's parameters.
+        data: the dataset's training file.
+        observation_dim: width of an observation.
+        action_dim: width of an action.
+        shards: the runs of every process, or on a GPU those that train at once.
+        capacity: online transitions to keep per run.
+        cuda: whether training happens on a GPU, in one process, one shard after the other.
+    """
+    whole, rows = _size(data)
+    runs, offline = sum(map(len, shards)), params.offline
+    seeds = len(params.seeds)
+    merged = rows * 4 * (observation_dim + seeds * action_dim + 2 * len(offline.tasks) + 2)
+    buffer = 4 * capacity * (2 * observation_dim + action_dim + 2)
+    widths = [observation_dim + action_dim, *offline.hidden, 2 * action_dim]
+    network = 4 * sum((a + 1) * b for a, b in pairwise(widths))
+    # A policy and the critics are trained, with targets; the flow is of a like size.
+    weights = network * (_COPIES * (1 + offline.critics) + offline.critics + 1)
+    candidate = 4 * offline.batch_size * offline.critics * sum(widths)
+    training = [
+        merged + len(shard) * (buffer + weights + 3 * candidate * max(run.candidates for run in shard))
+        for shard in shards
+    ]
+    # A state is replaced only when the new one is whole.
+    disk = 2 * runs * (buffer + weights) + runs * weights
+    if cuda:
+        return Needs(_PROCESS + whole, _CUDA + max(training, default=0), disk)
+    return Needs(len(shards) * (_PROCESS + whole) + sum(training), 0, disk)
+
+
+def generate_needs(dataset: str, settings: Download, workers: int) -> Needs:
+    """What generating a dataset takes: every row in memory, and on disk in pieces and in the files."""
+    spec = specification(dataset)
+    episodes = settings.episodes or spec.episodes
+    rows = (episodes + max(1, episodes // 10)) * (settings.steps_per_episode or spec.steps_per_episode)
+    size = 4.0 * rows * (3 * spec.observation_dim + spec.action_dim + 1)  # positions and velocities too
+    return Needs(2 * size + workers * _PROCESS, 0, 2 * size)
+
+
+def foresee_training(
+    params: Params, dataset: str, shards: Sequence[Sequence[Run]], capacity: int, device: torch.device
+) -> None:
+    """Check that training runs on a device fits; other arguments as `train_needs`, errors as `check`."""
+    spec, cuda = specification(dataset), device.type == "cuda"
+    data = Path(layout.DATA.format(dataset=dataset) + ".npz")
+    needs = train_needs(params, data, spec.observation_dim, spec.action_dim, shards, capacity, cuda=cuda)
+    remedy = "train fewer runs together (offline.seeds_per_job, offline.tasks) or on fewer --threads"
+    if capacity:
+        remedy += ", or lower online.steps"
+    check(f"training {sum(map(len, shards))} runs of {dataset}", needs, remedy, device if cuda else None)
+
+
+def check(what: str, needs: Needs, remedy: str, gpu: torch.device | None = None) -> None:
+    """Compare needs with what there is.
+
+    Args:
+        what: what is about to start.
+        needs: its needs.
+        remedy: what to do about it.
+        gpu: the GPU that is used, if one is.
+
+    Raises:
+        FLPError: it can never fit: more memory than the machine has, or than is free on the disk.
+    """
+    free, total = memory()
+    disk = shutil.disk_usage(".").free
+    _compare(what, "memory", needs.memory, free, total, remedy)
+    _compare(what, "disk", needs.disk, disk, disk, "free some space")
+    if gpu is not None:
+        import torch
+
+        _compare(what, "GPU memory", needs.device, *torch.cuda.mem_get_info(gpu), remedy)
+
+
+def _compare(what: str, kind: str, need: float, free: float, total: float, remedy: str) -> None:
+    if need > total:
+        raise FLPError(f"{what} needs about {_gib(need)} of {kind}, but there are {_gib(total)}; {remedy}")
+    if need > free:
+        print(
+            f"warning: {what} needs about {_gib(need)} of {kind}, but only {_gib(free)} are free now; {remedy}",
+            file=sys.stderr,
+        )
+
+
+def memory() -> tuple[float, float]:
+    """Bytes of memory that are free, and all there are: the machine's, or its container's if that has less."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    total = float(page * os.sysconf("SC_PHYS_PAGES"))
+    free = float(page * os.sysconf("SC_AVPHYS_PAGES"))
+    fields = dict(line.split(":", 1) for line in _read("/proc/meminfo").splitlines() if ":" in line)
+    if "MemAvailable" in fields:  # counts what caches would give back
+        free = 1024.0 * int(fields["MemAvailable"].split()[0])
+    limit, used = _read("/sys/fs/cgroup/memory.max").strip(), _read("/sys/fs/cgroup/memory.current").strip()
+    if limit.isdecimal():
+        total = min(total, float(limit))
+        if used.isdecimal():
+            free = min(free, float(limit) - float(used))
+    return free, total
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.1f} GiB"
+
+
+def _size(data: Path) -> tuple[float, float]:
+    """A dataset's bytes unpacked, and its rows; zeros where it cannot be read, which loading will tell."""
+    try:
+        with zipfile.ZipFile(data) as archive:
+            sizes = {info.filename: info.file_size for info in archive.infolist()}
+    except (OSError, zipfile.BadZipFile):
+        return 0.0, 0.0
+    return float(sum(sizes.values())), float(sizes.get("terminals.npy", 0))

@@ -1,0 +1,225 @@
+"""Training that fails loudly: what cannot be right is warned of, and a run that is lost is marked as failed.
+
+The runs of a batch do not touch one another, so a lost one goes on in vain beside its neighbours and only its own
+results are withheld. All checks are made where training stops to log, so that updates never wait for the host.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flp.agents.base import Agent
+from flp.learner.replay import Replay
+from flp.learner.trainable import Learner, Logs
+from flp.params.sections import Offline
+
+_Q_LOGS = ("q", "q_max", "actor_q", "v")
+# Beyond what rewards allow by this share of the whole range, Q is suspicious; by this multiple, it has exploded.
+_SUSPICIOUS, _EXPLODED = 0.5, 10.0
+_AT_CLAMP = 0.02  # nats
+_FAR = 4.0  # standard deviations of the prior, where no flow was trained
+
+
+class HopelessError(Exception):
+    """Every run of the batch has failed: there is nothing to go on for."""
+
+
+class Guard:
+    """Zeros for the actions of failed runs; notes which runs fail.
+
+    Args:
+        failed: the runs that have failed.
+    """
+
+    def __init__(self, failed: Iterable[int]) -> None:
+        self.had_failed = frozenset(failed)
+        self.failed = set(self.had_failed)
+
+    def __call__(self, actions: Tensor) -> Tensor:
+        """Actions `[R, …]` without those of failed runs, nor of runs that give NaN or infinite ones."""
+        whole = actions.isfinite().flatten(1).all(1)
+        self.failed.update((~whole).nonzero().flatten().tolist())
+        if not self.failed:
+            return actions
+        lost = torch.tensor(sorted(self.failed), device=actions.device)
+        return actions.index_fill(0, lost, 0.0)
+
+
+class Health:
+    """What is known of the runs' health.
+
+    Args:
+        label: what is trained, such as `flp cube-single-play offline`.
+        names: the runs' names.
+        offline: the hyperparameters, for the limits.
+        replay: the transitions, for the rewards.
+        agent: what is trained.
+        on_failure: called with a run's number when it fails, while the last checkpoint is still there.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        names: Sequence[str],
+        offline: Offline,
+        replay: Replay,
+        agent: Agent,
+        on_failure: Callable[[int], None] = lambda run: None,
+    ) -> None:
+        self.label, self.names, self.agent, self.on_failure = label, list(names), agent, on_failure
+        self.latent_dim = replay.actions.shape[-1] if agent.uses_latents else None
+        self.log_std_range = offline.log_std_min, offline.log_std_max
+        tasks = replay.task_of_run[:, 0]
+        worst = replay.rewards.amin(1).clamp(max=-1)[tasks]
+        self.lowest: list[float] = (worst / (1 - offline.discount)).tolist()
+        self.unreached = (replay.masks.amin(1) > 0)[tasks].tolist()
+        self.failed: dict[str, dict[str, Any]] = {}
+        self.warned: set[str] = set()
+        self.step = self.good = 0
+
+    def start(self) -> None:
+        """Warn of tasks that the data never achieve."""
+        runs = [name for name, unreached in zip(self.names, self.unreached, strict=True) if unreached]
+        if runs:
+            self._say(
+                f"no transition of the dataset achieves the task of {', '.join(runs)}: every reward is negative and "
+                "there may be nothing to learn from; take a larger dataset (download.episodes) or other offline.tasks"
+            )
+
+    def look(self, step: int, logs: Logs) -> None:
+        """Judge the means of the logs since the last stop, and all parameters.
+
+        Raises:
+            HopelessError: no run is left.
+        """
+        self.step = step
+        columns = {name: value.tolist() for name, value in logs.items()}
+        whole = _finite_runs(self.agent, len(self.names))
+        for i, name in enumerate(self.names):
+            row = {column: values[i] for column, values in columns.items()}
+            broken = [column for column, value in row.items() if not math.isfinite(value)]
+            if broken or not whole[i]:
+                what = f"{broken[0]} is {row[broken[0]]}" if broken else "a parameter is NaN or infinite"
+                self.fail(i, what, "lower offline.learning_rate, or raise offline.alpha")
+            elif name not in self.failed:
+                self._judge(i, row)
+        if len(self.failed) < len(self.names):
+            self.good = step
+        else:
+            raise HopelessError
+
+    def _judge(self, i: int, row: dict[str, float]) -> None:
+        values = [row[name] for name in _Q_LOGS if name in row]
+        low = self.lowest[i]
+        if values:
+            beyond = max(*values, low - min(values), 0.0)
+            worst = max(values) if max(values) > low - min(values) else min(values)
+            remedy = "lower offline.learning_rate or offline.target_rate, take aggregation: min, or raise offline.alpha"
+            says = f"Q is {worst:.4g}, where rewards and discount allow {low:.4g} to 0"
+            if beyond > 1 - _EXPLODED * low:
+                self.fail(i, says, remedy)
+                return
+            if beyond > 1 - _SUSPICIOUS * low:
+                self._warn(i, "q", says, remedy)
+        if "policy_std" in row:
+            self._judge_policy(i, row)
+
+    def _judge_policy(self, i: int, row: dict[str, float]) -> None:
+        log_std = math.log(max(row["policy_std"], 1e-30))
+        low, high = self.log_std_range
+        if log_std < low + _AT_CLAMP:
+            says = f"the policy has collapsed: its standard deviation is at its lower clamp, e^{low:g}"
+            self._warn(i, "low std", says, "raise offline.alpha")
+        if log_std > high - _AT_CLAMP:
+            says = f"the policy's standard deviation is at its upper clamp, e^{high:g}"
+            self._warn(i, "high std", says, "raise offline.alpha")
+        if self.latent_dim is None:
+            return
+        radius, divergence = math.sqrt(self.latent_dim) + _FAR, self.latent_dim * _FAR**2
+        if row.get("latent_norm", 0.0) > radius or row.get("kl", 0.0) > divergence:
+            says = (
+                f"the policy's latents (|z| {row.get('latent_norm', 0.0):.3g}, KL {row.get('kl', 0.0):.3g}) lie beyond "
+                f"the prior's range (|z| {radius:.3g}, KL {divergence:.3g}), where the flow only extrapolates"
+            )
+            self._warn(i, "latents", says, "raise offline.alpha")
+
+    def guard(self, actions: Tensor) -> Tensor:
+        """Actions `[R, …]`, with zeros for failed runs; a run that gives NaN or infinite ones has failed."""
+        guard = self.watch()
+        actions = guard(actions)
+        self.settle(guard, self.step)
+        return actions
+
+    def watch(self, failed: Iterable[int] | None = None) -> Guard:
+        """A guard of a policy that acts by itself for a while, for instance in another thread.
+
+        Args:
+            failed: the runs that had failed then, if not those that have failed now.
+        """
+        return Guard([i for i, name in enumerate(self.names) if name in self.failed] if failed is None else failed)
+
+    def settle(self, guard: Guard, step: int) -> None:
+        """Mark the runs as failed whose actions at a step were not finite."""
+        for run in sorted(guard.failed - guard.had_failed):
+            says = "its policy gives NaN or infinite actions"
+            self.fail(run, says, "lower offline.learning_rate, or raise offline.alpha", step)
+
+    def fail(self, run: int, what: str, remedy: str, step: int | None = None) -> None:
+        """Mark a run as failed, at this step or an earlier one; the first reason counts."""
+        name, step = self.names[run], self.step if step is None else step
+        if name in self.failed:
+            return
+        self.failed[name] = {
+            "step": step,
+            "reason": what,
+            "remedy": remedy,
+            "last_good_step": self.good,
+        }
+        self._say(f"{name} has failed at step {step}: {what}; its neighbours go on", "error")
+        self.on_failure(run)
+
+    def message(self) -> str:
+        """One line about the failed runs."""
+        runs = [
+            f"{name} (step {failure['step']}, last good at {failure['last_good_step']}: {failure['reason']}; "
+            f"{failure['remedy']})"
+            for name, failure in self.failed.items()
+        ]
+        rest = len(self.names) - len(runs)
+        kept = f"; the other {rest} are finished and kept" if rest else ""
+        return f"{self.label}: {len(runs)} of {len(self.names)} runs failed: {', '.join(runs)}{kept}"
+
+    def _warn(self, run: int, kind: str, what: str, remedy: str) -> None:
+        mark = f"{self.names[run]} {kind}"
+        if mark not in self.warned:
+            self.warned.add(mark)
+            self._say(f"{self.names[run]} at step {self.step}: {what}; {remedy}")
+
+    def _say(self, text: str, kind: str = "warning") -> None:
+        print(f"{kind}: {self.label}: {text}", file=sys.stderr, flush=True)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What a resumed session must know."""
+        return {}, {"failed": self.failed, "warned": sorted(self.warned), "good": self.good}
+
+    def restore(self, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
+        """Put back what `state` gave."""
+        self.failed, self.warned, self.good = info["failed"], set(info["warned"]), info["good"]
+
+
+def _finite_runs(learner: Learner, runs: int) -> list[bool]:
+    """Whether each run's parameters and optimizer states are all finite."""
+    tensors = [*learner.state_dict().values(), *learner.optimizer_state().values()]
+    checks = [
+        tensor.unflatten(0, (runs, -1)).flatten(1).isfinite().all(1)
+        for tensor in tensors
+        if tensor.dim() > 0 and tensor.is_floating_point() and tensor.numel() > 0
+    ]
+    whole: list[bool] = torch.stack(checks).all(0).tolist()
+    return whole

@@ -1,0 +1,243 @@
+"""Files that are whole or absent: atomic writes, checksums, safetensors with a JSON manifest."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import platform
+import secrets
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import IO, Any
+
+from flp.system.errors import FLPError
+from flp.system.hashing import sha256_of
+
+FORMAT_VERSION = 1
+OLDEST_FORMAT = 1  # raised only where an older file cannot be understood any more
+_RECORDED_PACKAGES = ("torch", "numpy", "ogbench", "gymnasium", "mujoco", "safetensors", "flp")
+
+
+@contextmanager
+def atomic_write(path: Path | str, mode: str = "wb") -> Iterator[IO[Any]]:
+    """Open a temporary file beside `path`; on success fsync and rename it over `path`.
+
+    A reader sees the old file or the new one, never a part; a read-only link into a shared cache is
+    replaced, never written through. On any error the temporary file is removed and `path` is intact.
+
+    Raises:
+        FLPError: the folder cannot be written or the disk is full.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        temporary = Path(name)
+        with os.fdopen(descriptor, mode) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        os.replace(temporary, path)
+        temporary = None
+        _sync_directory(path.parent)
+    except OSError as error:
+        raise FLPError(
+            f"cannot write {path}: {error.strerror or error}; free some space or mend the folder's "
+            "permissions, then run again (an earlier version of the file, if any, is intact)"
+        ) from error
+    finally:
+        if temporary is not None:
+            with suppress(OSError):  # the disk that failed may fail here too
+                temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sync_directory(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write a UTF-8 text file atomically."""
+    with atomic_write(path) as file:
+        file.write(text.encode())
+
+
+def write_csv(path: Path | str, rows: Sequence[dict[str, Any]]) -> None:
+    """Write rows as CSV atomically; a column is empty in rows that lack it."""
+    text = io.StringIO()
+    columns = dict.fromkeys(name for row in rows for name in row)
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write indented JSON atomically; NaN and infinities are refused (`ValueError`)."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False, sort_keys=False) + "\n")
+
+
+def read_json(path: Path | str) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        FLPError: missing or not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise FLPError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise FLPError(f"{path} is not valid JSON ({error}); delete it and run again") from error
+
+
+def write_verified(path: Path | str, write: Callable[[Path], None]) -> str:
+    """Let `write(temporary_path)` make a file, move it to `path`, read it back; return its SHA-256.
+
+    Raises:
+        FLPError: the folder cannot be written, the disk is full, or what was read back differs.
+    """
+    from safetensors import SafetensorError  # what its writer raises on a full disk
+
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        digest, inode = sha256_of(temporary), temporary.stat().st_ino
+        os.replace(temporary, path)
+        _sync_directory(path.parent)
+        # Another process may have put its own file there in the meantime, which is none of ours to judge.
+        if sha256_of(path) != digest and path.stat().st_ino == inode:
+            raise FLPError(f"{path} reads back differently from what was written; check the disk")
+    except (OSError, SafetensorError) as error:
+        raise FLPError(
+            f"cannot write {path}: {getattr(error, 'strerror', None) or error}; free some space or mend the folder's "
+            "permissions, then run again (an earlier version of the file, if any, is intact)"
+        ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    return digest
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that shape results, for manifests."""
+    found = {"python": platform.python_version()}
+    for package in _RECORDED_PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def save_tensors(path: Path | str, tensors: dict[str, Any], **manifest: Any) -> None:
+    """Save `{name: torch.Tensor}` as safetensors, with its manifest as JSON beside it (`.json`).
+
+    The manifest gains the format version, the file's SHA-256, the tensors' shapes, the library versions
+    and the time. It is written last: a tensor file without a matching manifest is not an artifact.
+    """
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+    def write(temporary: Path) -> None:
+        save_file(contiguous, temporary)
+        path.with_suffix(".json").unlink(missing_ok=True)  # an earlier artifact stays whole until here
+
+    digest = write_verified(path, write)
+    write_json(
+        path.with_suffix(".json"),
+        {
+            "format_version": FORMAT_VERSION,
+            **manifest,
+            "sha256": digest,
+            "tensors": {name: list(tensor.shape) for name, tensor in contiguous.items()},
+            "versions": versions(),
+            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        },
+    )
+
+
+def load_manifest(path: Path | str) -> dict[str, Any]:
+    """Read and check the manifest beside an artifact (`x.safetensors` → `x.json`).
+
+    Raises:
+        FLPError: missing, unreadable, or written by a newer version of flp or one too old to be understood.
+    """
+    path = Path(path).with_suffix(".json")
+    manifest = read_json(path)
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("format_version"), int):
+        raise FLPError(f"{path} is not a manifest of this project; delete the artifact and run again")
+    if manifest["format_version"] > FORMAT_VERSION:
+        raise FLPError(
+            f"{path} has format version {manifest['format_version']}, this flp reads up to "
+            f"{FORMAT_VERSION}; upgrade flp"
+        )
+    if manifest["format_version"] < OLDEST_FORMAT:
+        raise FLPError(
+            f"{path} has format version {manifest['format_version']}, this flp reads from {OLDEST_FORMAT} on; run "
+            "snakemake to make it anew, or load it with the flp that wrote it (see its `versions`)"
+        )
+    return manifest
+
+
+def load_tensors(path: Path | str, device: Any = "cpu", **expected: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Load `(tensors, manifest)`, refusing anything that is not exactly what was saved.
+
+    Args:
+        path: the `.safetensors` file.
+        device: where to put the tensors.
+        expected: manifest entries that must be equal, such as `dataset_sha256=...`.
+
+    Raises:
+        FLPError: missing, truncated or altered file, a newer format, an unexpected manifest entry,
+            NaN or infinite values; the message names the file and the remedy.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = Path(path)
+    if not path.exists():
+        raise FLPError(f"{path} does not exist; make it with snakemake, or fetch it with `dvc pull`")
+    manifest = load_manifest(path)
+    if sha256_of(path) != manifest.get("sha256"):
+        raise FLPError(f"{path} is truncated or altered (checksum differs from its manifest); delete it and run again")
+    for name, value in expected.items():
+        if manifest.get(name) != value:
+            raise FLPError(
+                f"{path} has {name} {manifest.get(name)!r}, expected {value!r}: it belongs to other "
+                "inputs; delete it and run again"
+            )
+    try:
+        tensors = load_file(path, device=str(device))
+    except (SafetensorError, OSError) as error:
+        raise FLPError(f"{path} is not a safetensors file ({error}); delete it and run again") from error
+    for name, tensor in tensors.items():
+        if list(tensor.shape) != manifest.get("tensors", {}).get(name):
+            raise FLPError(f"{path}: tensor '{name}' has a shape other than its manifest's; delete it and run again")
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise FLPError(f"{path}: tensor '{name}' holds NaN or infinite values; delete it and run again")
+    return tensors, manifest

@@ -1,0 +1,79 @@
+"""One maker per output: locks that end with their process, and what killed makers left behind."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from flp.system.artifacts import read_json
+from flp.system.errors import FLPError
+
+LOCKS = Path(".flp/locks")
+
+
+@contextmanager
+def alone(output: str, *more: str) -> Iterator[bool]:
+    """Let one process at a time make an output; a second one waits, and may find the work done.
+
+    The lock belongs to the process: whatever ends it frees the lock, so that none is ever stale. What a killed
+    process left half-written is removed.
+
+    Args:
+        output: path of the output's folder, or of its files without their suffixes.
+        more: folders of further outputs of the same process.
+
+    Yields:
+        Whether another process was waited for.
+    """
+    path = LOCKS / f"{output}.lock"
+    waited = False
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "w")  # noqa: SIM115 (closed below)
+    except OSError as error:
+        raise FLPError(f"cannot write {path}: {error.strerror}; mend the folder's permissions") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"another process is making {output}; waiting for it", file=sys.stderr)
+            fcntl.flock(file, fcntl.LOCK_EX)
+            waited = True
+        except OSError as error:
+            print(f"warning: this file system has no locks ({error}); start each job only once", file=sys.stderr)
+        for leftover in (path for place in (output, *more) for path in leftovers(Path(place))):
+            remove(leftover)
+        yield waited
+
+
+def once(output: str, manifest: str, key: str, make: Callable[[], None], *more: str) -> None:
+    """Make an output (and more, as `alone`), unless another process was waited for and has just made this very one."""
+    with alone(output, *more) as waited:
+        if waited:
+            try:
+                if read_json(manifest)["key"] == key:
+                    return
+            except (FLPError, KeyError, TypeError):
+                pass
+        make()
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it; a link, not what it leads to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def leftovers(output: Path) -> list[Path]:
+    """Temporary files and folders that killed writers of an output left behind."""
+    found = list(output.rglob(".*.tmp")) if output.is_dir() else []
+    if output.parent.is_dir():
+        beside = (f".{output.name}{middle}.*.tmp" for middle in ("", "-val"))
+        found += [path for pattern in beside for path in output.parent.glob(pattern)]
+    return sorted(found)

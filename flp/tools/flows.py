@@ -1,0 +1,154 @@
+"""The flows at hand: which there are, how good, how large, and whether the experiment wants them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flp.experiment.graph import Artifact, graph
+from flp.experiment.keys import Keys
+from flp.experiment.program import run_tool
+from flp.system import layout
+from flp.system.artifacts import read_json
+from flp.system.errors import FLPError
+
+
+@dataclass(frozen=True)
+class FlowRow:
+    """One flow.
+
+    Attributes:
+        dataset: the dataset it was fitted to.
+        seed: its seed.
+        key: the key in its manifest; None where there is no readable manifest.
+        roundtrip: mean round-trip error; None before it was inverted, or if the report is of another flow.
+        latent_std: standard deviation of its latents, the mean over dimensions; 1 for a perfect flow.
+        validation_loss: flow-matching loss on the validation set.
+        size: bytes, the companion files included.
+        path: its file.
+        needed_by: how many offline jobs of the experiment start from it. 0 where the experiment wants another
+            flow in its place, or none.
+        state: `current`, `stale` (the experiment wants it made anew), `missing`, or `unused`.
+    """
+
+    dataset: str
+    seed: int
+    key: str | None
+    roundtrip: float | None
+    latent_std: float | None
+    validation_loss: float | None
+    size: int
+    path: Path
+    needed_by: int
+    state: str
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; return the exit status."""
+    return run_tool("flows", {}, command, argv, __doc__)
+
+
+def command(keys: Keys, args: argparse.Namespace) -> int:
+    """Print the table of flows; return the exit status."""
+    print(table(list_flows(keys)))
+    return 0
+
+
+def list_flows(keys: Keys, root: Path = Path()) -> list[FlowRow]:
+    """The flows under `root` and those the experiment wants, by dataset and seed."""
+    artifacts = graph(keys)
+    wanted = {(a.name.split("/")[0], int(a.name.split("/seed")[1])): a for a in artifacts.values() if _is_flow(a)}
+    places = set(wanted) | set(_flows_under(root))
+    jobs = [a for a in artifacts.values() if a.stage == "offline_train"]
+    return [_row(root, dataset, seed, wanted.get((dataset, seed)), jobs) for dataset, seed in sorted(places)]
+
+
+def _is_flow(artifact: Artifact) -> bool:
+    return artifact.stage == "pretrain_flow"
+
+
+def _flows_under(root: Path) -> list[tuple[str, int]]:
+    found = []
+    for path in root.glob(layout.FLOW.format(dataset="*", seed="*") + ".safetensors"):
+        dataset, seed = path.relative_to(root).parts[1], path.parent.name.removeprefix("seed")
+        if seed.isdecimal():
+            found.append((dataset, int(seed)))
+    return found
+
+
+def _row(root: Path, dataset: str, seed: int, wanted: Artifact | None, jobs: list[Artifact]) -> FlowRow:
+    base = root / layout.FLOW.format(dataset=dataset, seed=seed)
+    path = base.with_name(base.name + ".safetensors")
+    manifest = _read(base.with_name(base.name + ".json"))
+    quality = _read(root / layout.QUALITY.format(dataset=dataset, seed=seed) / "quality.json")
+    latent = _read(root / (layout.LATENT.format(dataset=dataset, seed=seed) + ".json"))
+    if latent.get("flow_sha256") != manifest.get("sha256"):
+        quality = {}
+    if not path.exists():
+        state = "missing"
+    elif wanted is None:
+        state = "unused"
+    else:
+        state = "current" if wanted.is_current(root) else "stale"
+    std = quality.get("latent_std")
+    return FlowRow(
+        dataset=dataset,
+        seed=seed,
+        key=manifest.get("key"),
+        roundtrip=quality.get("roundtrip_mean"),
+        latent_std=sum(std) / len(std) if isinstance(std, list) and std else None,
+        validation_loss=manifest.get("validation_loss"),
+        size=sum(file.stat().st_size for file in base.parent.glob("flow.*") if file.is_file()),
+        path=path,
+        needed_by=sum(wanted in job.inputs["flow"] for job in jobs) if state == "current" else 0,
+        state=state,
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        value = read_json(path)
+    except FLPError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def table(rows: list[FlowRow]) -> str:
+    """The rows as text."""
+    head = ("dataset", "seed", "key", "round trip", "latent std", "loss", "size", "state", "needed by")
+    lines = [head]
+    for row in rows:
+        number = f"{row.needed_by} offline job{'' if row.needed_by == 1 else 's'}" if row.needed_by else "-"
+        lines.append(
+            (
+                row.dataset,
+                str(row.seed),
+                (row.key or "-")[:8],
+                "-" if row.roundtrip is None else f"{row.roundtrip:.1e}",
+                "-" if row.latent_std is None else f"{row.latent_std:.3f}",
+                "-" if row.validation_loss is None else f"{row.validation_loss:.4f}",
+                _readable(row.size),
+                row.state,
+                number,
+            )
+        )
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def _readable(size: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,142 @@
+"""`flp videos`: rollouts to look at. The frozen flow, the policy and the fine-tuned policy, side by side.
+
+For every task, the first seed's policies play the first episode of their evaluation. Writes
+results/videos/{dataset}/{agent}/: one animated WebP per task, and videos.json last. They are made on request, and no
+statistic knows of them; the report shows those that are of the policies it reports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flp.evaluation.headless import choose_renderer
+from flp.experiment.fingerprint import fingerprint
+from flp.experiment.keys import OFFLINE_ONLY, Keys
+from flp.experiment.program import OPTIONS, run_tool
+from flp.params.run import Run
+from flp.system import layout
+from flp.system.artifacts import atomic_write, load_manifest, read_json, write_json
+from flp.system.errors import FLPError, nearest
+
+if TYPE_CHECKING:
+    from flp.evaluation.film import Episode
+
+CHOICE = {
+    "dataset": {"metavar": "NAME", "help": "one of the experiment's datasets (default: all)"},
+    "agent": {"metavar": "NAME", "help": "whose policies (default: flp, or else the first)"},
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; return the exit status."""
+    return run_tool("videos", CHOICE | {"device": OPTIONS["device"]}, command, argv, __doc__)
+
+
+def command(keys: Keys, args: argparse.Namespace) -> int:
+    """Make the videos that are not there yet; return the exit status."""
+    for dataset in [args.dataset] if args.dataset else keys.params.datasets:
+        if dataset not in keys.params.datasets:
+            raise FLPError(f"--dataset {dataset}: not of this experiment{nearest(dataset, keys.params.datasets)}")
+        agents = keys.dataset_params(dataset).offline.agents
+        agent = args.agent or ("flp" if "flp" in agents else agents[0])
+        if agent not in agents:
+            raise FLPError(f"--agent {agent}: not trained in this experiment (offline.agents: {', '.join(agents)})")
+        make(keys, dataset, agent, args.device)
+    return 0
+
+
+def make(keys: Keys, dataset: str, agent: str, device: str) -> None:
+    """Make the videos of one dataset and agent, unless those at hand are of the same policies.
+
+    Raises:
+        FLPError: a policy is missing or of other parameters, or nothing can draw here.
+    """
+    folder = Path(layout.VIDEOS.format(dataset=dataset, agent=agent))
+    runs = dict(policies(keys, dataset, agent))
+    sources = {str(path): load_manifest(path)["sha256"] for paths in runs.values() for path, _ in paths.values()}
+    made_of = {"policies": sources, "source": fingerprint("flp.evaluation.film")}
+    manifest = folder / "videos.json"
+    if manifest.exists() and made_of.items() <= read_json(manifest).items():
+        print(f"{folder} is up to date")
+        return
+    choose_renderer()  # before MuJoCo is imported
+    from flp.evaluation.film import film
+
+    manifest.unlink(missing_ok=True)
+    videos = []
+    for run, files in runs.items():
+        episodes = dict(play_run(keys, dataset, agent, run, files, device))
+        name = f"{run.name}.webp"
+        with atomic_write(folder / name) as file:
+            file.write(film(list(episodes.items())))
+        outcomes = {title: {"success": e.success, "length": e.length} for title, e in episodes.items()}
+        videos.append({"file": name, "task": run.task, "seed": run.seed, "outcomes": outcomes})
+        print(f"{folder / name}: " + ", ".join(f"{t} {outcome(o)}" for t, o in outcomes.items()), file=sys.stderr)
+    write_json(manifest, {**made_of, "dataset": dataset, "agent": agent, "videos": videos})
+    print(f"{folder}: {len(videos)} videos")
+
+
+def outcome(episode: dict[str, Any]) -> str:
+    """`succeeds in 84 steps`, or `fails`."""
+    return f"succeeds in {episode['length']} steps" if episode["success"] else "fails"
+
+
+def policies(keys: Keys, dataset: str, agent: str) -> Iterator[tuple[Run, dict[str, tuple[Path, str]]]]:
+    """The first seed's runs, each with its files (offline, online where there is one) and the keys they must have."""
+    stages = [("offline", layout.OFFLINE, keys.runs, keys.offline_run)]
+    if keys.dataset_params(dataset).online.steps > 0 and agent not in OFFLINE_ONLY:
+        stages.append(("online", layout.ONLINE, keys.online_runs, keys.online_run))
+    seeds = next(seeds for d, a, seeds in keys.jobs() if (d, a) == (dataset, agent))
+    found: dict[Run, dict[str, tuple[Path, str]]] = {}
+    for stage, pattern, runs, key in stages:
+        folder = Path(pattern.format(dataset=dataset, agent=agent, seeds=layout.join_seeds(seeds)))
+        for run in runs(dataset, agent, seeds):
+            if run.seed == seeds[0] and not run.variant:
+                file = folder / run.name / "policy.safetensors"
+                found.setdefault(run, {})[stage] = (file, key(dataset, agent, run))
+    yield from found.items()
+
+
+def play_run(
+    keys: Keys, dataset: str, agent_name: str, run: Run, files: dict[str, tuple[Path, str]], device: str
+) -> Iterator[tuple[str, Episode]]:
+    """Play one run's episode with the behaviour policy (where it has one) and its policies, by their titles."""
+    from flp.agents.base import Agent
+    from flp.evaluation.film import open_scene, pictures_apart, play
+    from flp.learner.devices import set_up
+    from flp.runs.batchwork import Batchwork
+    from flp.runs.run_folder import restore_parameters
+    from flp.system.artifacts import load_tensors
+
+    params = keys.dataset_params(dataset)
+    work = Batchwork(dataset, agent_name, [run], params, set_up(1, device, params.offline.precision))
+    agent, _ = work.load()
+    every = pictures_apart(dataset)
+
+    def played(act: Any) -> Episode:
+        scene = open_scene(dataset, run.task, params.offline.success_timing)
+        try:
+            return play(act, scene, run.task, params.evaluation, every=every, device=work.device)
+        finally:
+            scene.close()
+
+    for stage, title in (("offline", "policy"), ("online", "fine-tuned")):
+        if stage in files:
+            path, key = files[stage]
+            restore_parameters(agent, [load_tensors(path, work.device, key=key)[0]])
+            if stage == "offline" and type(agent).behave is not Agent.behave:
+                yield "frozen flow", played(agent.behave)
+            yield title, played(partial(_first, agent.act))
+
+
+def _first(act: Any, observations: Any, streams: Any) -> Any:
+    return act(observations, streams)[0]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,183 @@
+"""What holds for every baseline: its runs do not touch, its tensors can be cut into runs, and it comes back whole."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+import torch
+from reference import SETTINGS, make_batch, make_flow
+
+from flp.agents import make_agent as build
+from flp.agents.base import Spec
+from flp.params.sections import AgentName, Offline
+from flp.randomness.streams import RunStreams
+from flp.runs.run_folder import parameters_of, restore_parameters
+
+CASES = [
+    ("bc", {}),
+    ("fbc", {}),
+    ("iql", {"alpha": 3.0}),
+    ("rebrac", {"alpha_actor": 0.3, "alpha_critic": 0.2}),
+    ("ifql", {"flow": "joint", "candidates": 5, "flow_steps": 3}),
+    ("ifql", {"flow": "pretrained", "candidates": 5}),
+    ("fql", {"flow": "joint", "flow_steps": 3}),
+    ("fql", {"flow": "pretrained", "normalize_q": True}),
+]
+every_case = pytest.mark.parametrize(("name", "own"), CASES, ids=[f"{n}-{o.get('flow', '')}" for n, o in CASES])
+
+
+def make(name, seeds, own=None, *, flow=None, observations=3, actions=2, **changes):
+    """A small baseline with one run per seed; `own` are its own hyperparameters."""
+    seeds = list(seeds)
+    settings = Offline(**(SETTINGS | changes | {"baselines": {name: own} if own else {}}))
+    return build(
+        name,
+        Spec(
+            streams=RunStreams(seeds),
+            observation_dim=observations,
+            action_dim=actions,
+            offline=settings,
+            alpha=torch.ones(len(seeds)),
+            candidates=(1,) * len(seeds),
+            flow=flow or make_flow(seeds, observations, actions),
+        ),
+    )
+
+
+def make_transitions(seeds, size=7):
+    """A random batch with next actions."""
+    streams = RunStreams([2000 + seed for seed in seeds])
+    more = {"next_actions": streams.normal(size, 2), "has_next_action": (streams.uniform(size) < 0.7).float()}
+    return make_batch(seeds, size) | more
+
+
+def train(agent, seeds, updates=3):
+    """Some updates whose numbers depend on each run's seed alone; return the last logs."""
+    streams = RunStreams([3000 + seed for seed in seeds])
+    noise = agent.draw(streams, updates, 7)
+    batch = make_transitions(seeds)
+    for k in range(updates):
+        logs = agent.update(batch, {name: value[k] for name, value in noise.items()})
+    return logs
+
+
+def of_run(agent, run, runs):
+    return {name: tensor.clone() for name, tensor in parameters_of(agent, run, runs).items()}
+
+
+def test_every_algorithm_of_the_parameters_can_be_built():
+    for name in get_args(AgentName):
+        assert type(make(name, [0])).__name__.lower() == name
+
+
+@every_case
+def test_batched_runs_are_single_runs(name, own):
+    seeds = [4, 5, 6]
+    together = make(name, seeds, own)
+    logs = train(together, seeds)
+    actions, stored = together.act(make_batch(seeds)["observations"], RunStreams(seeds))
+    assert actions is stored or torch.equal(actions, stored)
+    assert actions.shape == (3, 7, 2)
+    assert actions.abs().max() <= 1
+    for i, seed in enumerate(seeds):
+        alone = make(name, [seed], own)
+        for key, value in train(alone, [seed]).items():
+            assert logs[key].shape == (3,)
+            torch.testing.assert_close(logs[key][i], value[0], rtol=1e-4, atol=1e-5)
+        expected = of_run(alone, 0, 1)
+        for key, value in of_run(together, i, 3).items():
+            torch.testing.assert_close(value, expected[key], rtol=1e-3, atol=2e-4)
+        acted, _ = alone.act(make_batch([seed])["observations"], RunStreams([seed]))
+        torch.testing.assert_close(actions[i], acted[0], rtol=1e-2, atol=2e-3)
+
+
+@every_case
+def test_a_broken_run_leaves_its_neighbours_alone(name, own):
+    seeds = [4, 5, 6]
+    whole, broken = make(name, seeds, own), make(name, seeds, own)
+    with torch.no_grad():
+        for key, tensor in broken.named_parameters():
+            if not broken.is_shared(key):
+                tensor.unflatten(0, (3, -1))[1].fill_(torch.nan)
+    train(whole, seeds)
+    train(broken, seeds)
+    for i in (0, 2):
+        expected = of_run(whole, i, 3)
+        for key, value in of_run(broken, i, 3).items():
+            assert torch.equal(value, expected[key]), key
+    assert any(value.isnan().any() for value in of_run(broken, 1, 3).values() if value.is_floating_point())
+
+
+@every_case
+def test_every_tensor_can_be_cut_into_runs(name, own):
+    seeds = [4, 5, 6, 7, 8]  # a number that divides nothing by chance
+    agent = make(name, seeds, own)
+    train(agent, seeds)
+    own_tensors = {k: v for k, v in agent.state_dict().items() if not agent.is_shared(k)} | agent.optimizer_state()
+    assert own_tensors
+    for key, tensor in own_tensors.items():
+        assert tensor.dim() == 0 or len(tensor) % 5 == 0, key
+    assert any(map(agent.is_shared, agent.state_dict())) == (own.get("flow") == "pretrained")
+
+
+@every_case
+def test_runs_are_saved_and_come_back(name, own):
+    seeds = [4, 5, 6]
+    agent = make(name, seeds, own)
+    train(agent, seeds)
+    saved = [of_run(agent, i, 3) for i in range(3)]
+    # In another order, beside each other's streams.
+    order = [2, 0, 1]
+    other = make(name, [seeds[i] for i in order], own)
+    restore_parameters(other, [saved[i] for i in order])
+    for place, i in enumerate(order):
+        for key, value in of_run(other, place, 3).items():
+            assert torch.equal(value, saved[i][key]), key
+    train(agent, seeds, 2)
+    train(other, [seeds[i] for i in order], 2)
+    for place, i in enumerate(order):
+        expected = of_run(agent, i, 3)
+        for key, value in of_run(other, place, 3).items():
+            torch.testing.assert_close(value, expected[key], rtol=1e-4, atol=1e-5)
+
+
+@every_case
+def test_the_pretrained_flow_is_never_trained(name, own):
+    flow = make_flow([4, 5])
+    before = {key: value.clone() for key, value in flow.state_dict().items()}
+    train(make(name, [4, 5], own, flow=flow), [4, 5])
+    assert all(torch.equal(value, before[key]) for key, value in flow.state_dict().items())
+
+
+@every_case
+def test_draws_have_the_trainer_s_shape(name, own):
+    agent = make(name, [4, 5], own)
+    for value in agent.draw(RunStreams([1, 2]), 3, 7).values():
+        assert value.shape[:3] == (3, 2, 7)
+
+
+@every_case
+def test_an_episode_s_action_does_not_depend_on_the_others(name, own):
+    agent, observations = make(name, [4, 5], own), make_batch([4, 5], 6)["observations"]
+    others = observations.clone()
+    others[:, [0, 1, 4, 5]] = 3.0
+    whole, _ = agent.act(observations, RunStreams([1, 2]))
+    beside, _ = agent.act(others, RunStreams([1, 2]))
+    torch.testing.assert_close(beside[:, 2:4], whole[:, 2:4])
+
+
+@pytest.mark.parametrize("name", ["iql", "rebrac"])
+def test_exploration_is_the_policy_with_noise(name):
+    agent = make(name, [4, 5])
+    observations = torch.zeros(2, 4000, 3)
+    still, _ = agent.act(observations, RunStreams([1, 2]))
+    moved, stored = agent.explore(observations, RunStreams([1, 2]))
+    assert torch.equal(moved, stored)
+    difference = moved - still  # the head is small: the mean is far from ±1
+    if name == "rebrac":
+        assert 0.49 < difference.abs().max() <= 0.5 + 1e-6
+        inner = difference[difference.abs() < 0.3]
+        assert inner.std().item() == pytest.approx(0.148, abs=0.01)  # of N(0, 0.2²) cut at ±0.3
+    else:
+        assert (moved.abs() == 1).float().mean().item() == pytest.approx(0.317, abs=0.02)  # |N(0, 1)| > 1

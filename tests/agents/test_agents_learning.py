@@ -1,0 +1,110 @@
+"""Every baseline learns what is to be learned from problems whose answers are known."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from test_agents_common import make
+
+from flp.randomness.streams import RunStreams
+
+SMALL = {"hidden": [32, 32], "learning_rate": 3e-3, "target_rate": 0.05, "discount": 0.9}
+OWN = {
+    "iql": {"alpha": 10.0},
+    "rebrac": {"alpha_actor": 0.01, "alpha_critic": 0.01},
+    "ifql": {"candidates": 16},
+    "fql": {"alpha": 0.1},
+}
+
+
+def learn(name, data, *, steps, batch=64):
+    """Train one run on a dataset of a few thousand transitions."""
+    observations, actions = data["observations"].shape[-1], data["actions"].shape[-1]
+    agent = make(name, [0], OWN.get(name), observations=observations, actions=actions, **SMALL)
+    streams = RunStreams([1])
+    indices = streams.integers(len(data["rewards"]), steps, batch)[0]
+    noise = agent.draw(streams, steps, batch)
+    for k in range(steps):
+        rows = {key: value[indices[k]][None] for key, value in data.items()}
+        agent.update(rows, {key: value[k] for key, value in noise.items()})
+    return agent
+
+
+def actions_at(agent, observation, draws=400):
+    observations = torch.tensor(observation).expand(1, draws, len(observation))
+    return agent.act(observations, RunStreams([2]))[0][0]
+
+
+def bandit(size=4000):
+    """Two modes, a = ±0.6, twice as often the left one; the right one alone is rewarded. Episodes are of one step."""
+    generator = torch.Generator().manual_seed(0)
+    side = torch.where(torch.rand(size, generator=generator) < 1 / 3, 1.0, -1.0)
+    actions = (0.6 * side + 0.05 * torch.randn(size, generator=generator))[:, None]
+    ones = torch.ones(size, 1)
+    return {
+        "observations": ones,
+        "actions": actions,
+        "next_observations": ones,
+        "rewards": (side + 1) / 2,
+        "masks": torch.zeros(size),
+        "next_actions": torch.zeros(size, 1),
+        "has_next_action": torch.zeros(size),
+    }
+
+
+def test_gaussian_cloning_falls_between_the_modes():
+    actions = actions_at(learn("bc", bandit(), steps=200), [1.0])
+    assert actions.mean().item() == pytest.approx(-0.2, abs=0.08)
+    assert actions.std() < 1e-6
+
+
+def test_flow_cloning_keeps_both_modes_and_ignores_reward():
+    actions = actions_at(learn("fbc", bandit(), steps=800), [1.0])
+    near = ((actions.abs() - 0.6).abs() < 0.25).float().mean().item()
+    assert near > 0.8
+    assert (actions > 0).float().mean().item() == pytest.approx(1 / 3, abs=0.12)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_the_rewarded_mode_is_taken(name):
+    actions = actions_at(learn(name, bandit(), steps=600), [1.0])
+    assert (actions > 0).float().mean() > 0.9
+
+
+def chain(size=4000):
+    """From the start one goes right (a > 0) or left; at the right a gives (1 + a) / 2, at the left anything gives 0.3.
+
+    Only the second step is rewarded, so at the start the values are γ · V(right) and γ · 0.3.
+    """
+    generator = torch.Generator().manual_seed(0)
+    place = torch.randint(3, (size,), generator=generator)  # start, right, left
+    actions = 2 * torch.rand(size, 1, generator=generator) - 1
+    positive = actions[:, 0] > 0
+    here, after = torch.eye(3)[place], torch.eye(3)[torch.where(positive, 1, 2)]
+    rewards = torch.where(place == 1, (1 + actions[:, 0]) / 2, 0.3)
+    return {
+        "observations": here,
+        "actions": actions,
+        "next_observations": after,
+        "rewards": torch.where(place == 0, 0.0, rewards),
+        "masks": (place == 0).float(),
+        "next_actions": 2 * torch.rand(size, 1, generator=generator) - 1,
+        "has_next_action": (place == 0).float(),
+    }
+
+
+# The best action's value is 1, less under ReBRAC's noise; the 0.9-expectile m of uniform rewards solves
+# 0.9 (1 - m)² = 0.1 m².
+RIGHT = {"fql": 1.0, "rebrac": 0.93, "iql": 0.75, "ifql": 0.75}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_value_is_carried_back_along_a_chain(name):
+    agent = learn(name, chain(), steps=900)
+    assert (actions_at(agent, [1.0, 0.0, 0.0]) > 0).float().mean() > 0.9
+    assert (actions_at(agent, [0.0, 1.0, 0.0]) > 0.5).float().mean() > 0.9
+    critic = agent.critic if hasattr(agent, "critic") else agent.values.critic
+    start = torch.tensor([[[1.0, 0.0, 0.0]]])
+    right, left = (critic(start, torch.tensor([[[a]]])).mean().item() for a in (0.6, -0.6))
+    assert right == pytest.approx(0.9 * RIGHT[name], abs=0.12)
+    assert left == pytest.approx(0.9 * 0.3, abs=0.1)

@@ -1,0 +1,185 @@
+"""A source fingerprint sees code, through imports, and sees no words."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import flp
+from flp.experiment import fingerprint as module
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], None]]:
+    """Write modules of a package that takes flp's place."""
+
+    def forget() -> None:
+        for cached in (module.fingerprint, module._tree, module._imports, module._module_hash, module._data_hash):
+            cached.cache_clear()
+
+    def write(name: str, text: str) -> None:
+        path = tmp_path / f"{name.replace('.', '/')}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        forget()
+
+    monkeypatch.setattr(module, "_ROOT", tmp_path)
+    forget()
+    yield write
+    forget()
+
+
+def test_words_and_layout_change_nothing(package: Callable[[str, str], None]) -> None:
+    package("a", '"""Doc."""\ndef f(x):\n    """Doc."""\n    return x + 1\n')
+    before = module.fingerprint("flp.a")
+    package("a", '"""Other."""\n\n# comment\ndef f(x):\n    """Other words."""\n    return (x  +  1)  # why\n')
+    assert module.fingerprint("flp.a") == before
+    package("a", "def f(x):\n    return x + 1\n")
+    assert module.fingerprint("flp.a") == before
+    package("a", "def f(x):\n    return x + 2\n")
+    assert module.fingerprint("flp.a") != before
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["import flp.b", "from flp import b", "from flp.b import value", "from flp.b import value as v", "from . import b"],
+)
+def test_imports_are_followed(package: Callable[[str, str], None], statement: str) -> None:
+    package("a", f"{statement}\n")
+    package("b", "from flp import c\nvalue = 1\n")
+    package("c", "value = 1\n")
+    before = module.fingerprint("flp.a")
+    package("c", "value = 2\n")
+    assert module.fingerprint("flp.a") != before
+
+
+def test_imports_within_functions_are_followed(package: Callable[[str, str], None]) -> None:
+    package("a", "def f():\n    from flp import b\n    return b\n")
+    package("b", "value = 1\n")
+    before = module.fingerprint("flp.a")
+    package("b", "value = 2\n")
+    assert module.fingerprint("flp.a") != before
+
+
+def test_what_is_not_imported_does_not_count(package: Callable[[str, str], None]) -> None:
+    package("a", "value = 1\n")
+    package("b", "value = 1\n")
+    before = module.fingerprint("flp.a")
+    package("b", "value = 2\n")
+    assert module.fingerprint("flp.a") == before
+
+
+# Whether a room shapes results, said a second time: a new room must be put here too.
+SHAPES_RESULTS = {
+    **dict.fromkeys(("randomness", "learner", "data", "flow", "evaluation", "agents", "runs"), True),
+    **dict.fromkeys(("report", "paper", "stages", "tools", "library"), True),
+    **dict.fromkeys(("system", "params", "experiment", "supervision"), False),
+}
+
+
+def test_every_room_is_known() -> None:
+    rooms = {path.parent.name for path in Path(flp.__file__).parent.glob("*/__init__.py")}
+    assert rooms <= SHAPES_RESULTS.keys() and len(rooms) > 10
+
+
+@pytest.mark.parametrize(("room", "counts"), SHAPES_RESULTS.items())
+def test_a_new_file_counts_as_its_room_does(package: Callable[[str, str], None], room: str, counts: bool) -> None:
+    package("stages.offline_train", f"from flp.{room}.newcomer import value\n")
+    package(f"{room}.newcomer", "value = 1\n")
+    before = module.fingerprint("flp.stages.offline_train")
+    package(f"{room}.newcomer", "value = 2\n")
+    assert (module.fingerprint("flp.stages.offline_train") != before) == counts
+
+
+@pytest.mark.parametrize(("room", "counts"), SHAPES_RESULTS.items())
+def test_a_new_file_moves_the_keys_of_what_uses_it(tmp_path: Path, room: str, counts: bool) -> None:
+    """In a copy of the real package: a file that the flow's stage imports moves every key from the flow on, or none."""
+    shutil.copytree(Path(flp.__file__).parent, tmp_path / "flp", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    before = _keys(tmp_path)
+    (tmp_path / "flp" / room).mkdir(exist_ok=True)
+    (tmp_path / "flp" / room / "newcomer.py").write_text("value = 1\n")
+    with open(tmp_path / "flp" / "stages" / "pretrain_flow.py", "a") as stage:
+        stage.write(f"\n\ndef more() -> None:\n    from flp.{room}.newcomer import value\n")
+    middle = _keys(tmp_path)
+    (tmp_path / "flp" / room / "newcomer.py").write_text("value = 2\n")
+    after = _keys(tmp_path)
+    moved = {place.split("/")[0] for place in middle if middle[place] != after[place]}
+    below = {"pretrain_flow", "invert_to_latent", "offline_train", "online_finetune", "report"}
+    assert moved - {"figure", "offline_sweep"} == (below if counts else set())
+    assert before.keys() == after.keys()
+
+
+def _keys(folder: Path) -> dict[str, str]:
+    """The keys that the package in a folder gives its experiment."""
+    code = """
+        import json
+        from flp.experiment.graph import graph
+        from flp.experiment.keys import Keys
+        from flp.params.loading import load_params
+        print(json.dumps({place: a.key for place, a in graph(Keys(load_params("params.yaml"))).items()}))
+    """
+    run = [sys.executable, "-c", textwrap.dedent(code)]
+    environment = os.environ | {"PYTHONPATH": str(folder)}
+    done = subprocess.run(run, cwd=folder, env=environment, capture_output=True, text=True, check=True)
+    found: dict[str, str] = json.loads(done.stdout)
+    return found
+
+
+def test_relative_imports_count_from_the_package(package: Callable[[str, str], None]) -> None:
+    package("sub.__init__", "from .b import value\n")
+    package("sub.a", "from ..c import value\nfrom . import b\n")
+    package("sub.b", "value = 1\n")
+    package("c", "value = 1\n")
+    before = module.fingerprint("flp.sub.a")
+    package("c", "value = 2\n")
+    middle = module.fingerprint("flp.sub.a")
+    package("sub.b", "value = 2\n")
+    assert len({before, middle, module.fingerprint("flp.sub.a")}) == 3
+
+
+def test_packages_and_their_data_count(package: Callable[[str, str], None], tmp_path: Path) -> None:
+    package("a", "from flp.sub.b import value\n")
+    package("sub.__init__", "x = 1\n")
+    package("sub.b", "value = 1\n")
+    (tmp_path / "sub" / "templates").mkdir()
+    seen = {module.fingerprint("flp.a")}
+    package("sub.__init__", "x = 2\n")
+    seen.add(module.fingerprint("flp.a"))
+    (tmp_path / "sub" / "templates" / "page.html").write_text("one")
+    package("sub.__init__", "x = 2\n")
+    seen.add(module.fingerprint("flp.a"))
+    assert len(seen) == 3
+
+
+def test_cycles_end(package: Callable[[str, str], None]) -> None:
+    package("a", "from flp import b\n")
+    package("b", "from flp import a\n")
+    assert module.fingerprint("flp.a") == module.fingerprint("flp.b")
+
+
+def test_training_a_flow_knows_no_agent() -> None:
+    for stage in ("download_dataset", "pretrain_flow", "invert_to_latent"):
+        assert not any("agents" in name for name in _closure(f"flp.stages.{stage}"))
+    assert "flp.agents.flp" in _closure("flp.stages.offline_train", "flp.agents.flp")
+
+
+def _closure(*names: str) -> set[str]:
+    found: set[str] = set()
+    pending = list(names)
+    while pending:
+        name = pending.pop()
+        if name not in found and module._path(name) is not None:
+            found.add(name)
+            pending.extend(module._imports(name))
+    return found

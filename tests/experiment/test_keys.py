@@ -1,0 +1,118 @@
+"""A key changes with what its artifact is made of, and with nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flp.experiment.graph import ON_REQUEST, Artifact, found_key, graph
+from flp.experiment.keys import Keys
+from flp.params.loading import Params, merge, parse, read_yaml
+from flp.system.artifacts import write_json
+from flp.system.hashing import hash_of
+
+ROOT = Path(__file__).resolve().parents[2]
+DATASETS = ["pointmaze-medium-navigate", "cube-single-play"]
+
+
+def params(**changes: Any) -> Params:
+    base = merge(read_yaml(ROOT / "params.yaml"), {"datasets": DATASETS, "seeds": [0, 1]})
+    return parse(merge(base, changes))
+
+
+def changed(**changes: Any) -> set[str]:
+    """The artifacts of the experiment whose keys a change changes."""
+    before, after = graph(Keys(params())), graph(Keys(params(**changes)))
+    return {place for place, artifact in after.items() if place in before and before[place].key != artifact.key}
+
+
+def stages(places: set[str]) -> set[str]:
+    return {place.split("/")[0] for place in places}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"offline": {"alpha": 2.0}}, {"offline_train", "online_finetune", "report"}),
+        ({"offline": {"discount": 0.5}}, {"offline_train", "online_finetune", "report"}),
+        ({"evaluation": {"seed": 5}}, {"offline_train", "online_finetune", "report"}),
+        ({"online": {"steps": 7}}, {"online_finetune", "report"}),
+        ({"report": {"title": "x"}}, {"report"}),
+        ({"invert": {"likelihood_samples": 3}}, {"invert_to_latent", "offline_train", "online_finetune", "report"}),
+        ({"invert": {"batch_size": 3}}, set()),
+        ({"download": {"retries": 9, "mirrors": ["https://example.org"]}}, set()),
+        ({"offline": {"sweep": {"alpha": [9.0]}}}, {"offline_train", "report"}),
+        ({"offline": {"tasks": [1]}}, {"offline_train", "online_finetune", "report"}),
+        ({"seeds": [0, 1, 2]}, {"report"}),
+    ],
+)
+def test_a_parameter_changes_the_keys_below_it(changes: dict[str, Any], expected: set[str]) -> None:
+    assert stages(changed(**changes)) - set(ON_REQUEST) == expected
+
+
+def test_data_change_everything_below_them() -> None:
+    assert set(graph(Keys(params()))) - changed(download={"seed": 3}) == {"figure/figure2"}  # it has no data
+
+
+def test_an_override_changes_one_dataset() -> None:
+    places = changed(overrides={DATASETS[0]: {"flow": {"steps": 3}}})
+    assert places and not any(DATASETS[1] in place for place in places)
+    assert f"pretrain_flow/{DATASETS[0]}/seed0" in places and f"download_dataset/{DATASETS[0]}" not in places
+
+
+def test_every_artifact_has_a_key_of_its_own() -> None:
+    found = graph(Keys(params(offline={"agents": ["flp", "fql", "bc"]})))
+    assert len({artifact.key for artifact in found.values()}) == len(found)
+    files = [file for artifact in found.values() for file in artifact.files]
+    assert len(set(files)) == len(files)
+
+
+def test_a_baseline_ignores_what_only_flp_reads() -> None:
+    before = Keys(params(offline={"agents": ["flp", "fql"]}))
+    after = Keys(params(offline={"agents": ["flp", "fql"], "alpha": 7.0, "candidates": 2}))
+    for agent, same in (("fql", True), ("flp", False)):
+        keys = [keys.offline_job(DATASETS[0], agent, [0]) for keys in (before, after)]
+        assert (keys[0] == keys[1]) is same
+
+
+def test_a_runs_key_is_the_same_in_any_job() -> None:
+    alone, together = Keys(params()), Keys(params(offline={"seeds_per_job": 2, "sweep": {"alpha": [9.0]}}))
+    run = alone.runs(DATASETS[0], "flp", [1])[0]
+    twin = next(other for other in together.runs(DATASETS[0], "flp", [0, 1]) if other.name == run.name)
+    assert alone.offline_run(DATASETS[0], "flp", run) == together.offline_run(DATASETS[0], "flp", twin)
+
+
+def test_a_sweeps_run_equals_the_run_at_that_value() -> None:
+    """Its own name and stream make it a run of its own; so the variant is part of the key."""
+    swept = Keys(params(offline={"sweep": {"alpha": [9.0]}}))
+    names = [run.name for run in swept.runs(DATASETS[0], "flp", [0])]
+    assert len(set(names)) == len(names) == 10
+
+
+def test_no_online_stage_no_online_artifact() -> None:
+    assert "online_finetune" not in stages(set(graph(Keys(params(online={"steps": 0})))))
+    assert "online_finetune" not in stages(set(graph(Keys(params(offline={"agents": ["bc"]})))))
+
+
+def test_current_means_whole_and_of_this_key(tmp_path: Path) -> None:
+    artifact = Artifact("report", "report", "k", ("a/page.html", "a/manifest.json"), ("a/manifest.json",), ("a/run",))
+    assert not artifact.exists(tmp_path)
+    write_json(tmp_path / "a/manifest.json", {"key": "k"})
+    (tmp_path / "a/page.html").write_text("x")
+    assert not artifact.is_current(tmp_path)
+    (tmp_path / "a/run").mkdir()
+    assert artifact.is_current(tmp_path)
+    write_json(tmp_path / "a/manifest.json", {"key": "other"})
+    assert artifact.exists(tmp_path) and not artifact.is_current(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"key": 3}', "null", "\udcff"])
+def test_a_manifest_that_cannot_be_read_has_no_key(tmp_path: Path, text: str) -> None:
+    (tmp_path / "m.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    assert found_key(tmp_path / "m.json") is None
+
+
+def test_hashes_do_not_depend_on_the_order_of_keys() -> None:
+    assert hash_of({"a": 1, "b": [2]}) == hash_of({"b": [2], "a": 1}) != hash_of({"a": 1, "b": [3]})

@@ -1,0 +1,52 @@
+"""Compiled updates are the updates; where nothing can be compiled, training goes on without."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from test_trainer import make_trainer
+
+from flp.learner.compiled import Compiled
+
+
+@pytest.fixture
+def fresh(tmp_path, monkeypatch):
+    """No compiled code of earlier calls."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+# Parameters move by 0.1 to 0.2. In bfloat16, sums in another order round to another of its few digits.
+@pytest.mark.slow(60)
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+@pytest.mark.parametrize(("autocast", "rtol", "atol"), [(None, 1e-4, 1e-5), (torch.bfloat16, 0.0, 0.03)])
+def test_compiled_updates_are_the_eager_ones(autocast, rtol, atol, fresh, capfd):
+    eager, compiled = (make_trainer(autocast=autocast) for _ in range(2))
+    compiled.update = Compiled(compiled.learner.update)
+    for trainer in (eager, compiled):
+        logs = [trainer.chunk() for _ in range(3)]
+    assert "warning" not in capfd.readouterr().err
+    assert logs[-1]["critic_loss"].isfinite().all()
+    (before, _), (after, _) = eager.state(), compiled.state()
+    for name, tensor in before.items():
+        torch.testing.assert_close(after[name], tensor, rtol=rtol, atol=atol, msg=name)
+    assert not torch.equal(
+        before["learner/policy.net.weights.0"], make_trainer().state()[0]["learner/policy.net.weights.0"]
+    )
+
+
+@pytest.mark.slow(15)
+@pytest.mark.filterwarnings("ignore")
+def test_without_a_compiler_training_goes_on(fresh, capfd):
+    eager, trainer = make_trainer(), make_trainer()
+    trainer.update = Compiled(trainer.learner.update)
+    with torch._inductor.config.patch({"cpp.cxx": ("/no/such/compiler",)}):
+        for each in (eager, trainer):
+            each.chunk(2)
+    (before, _), (after, _) = eager.state(), trainer.state()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    told = [line for line in capfd.readouterr().err.splitlines() if "offline.compile" in line]
+    assert len(told) == 1
+    assert "going on without" in told[0]

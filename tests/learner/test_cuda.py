@@ -1,0 +1,57 @@
+"""What runs on a GPU alone: captured updates are the plain ones. `pytest -m gpu` where there is one."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from benchmarks.subject import make_trainer
+from flp.learner.devices import set_up
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+CHUNKS = 20  # of ten updates each
+
+
+def trained(precision: str, capture: bool, device: torch.device) -> dict[str, torch.Tensor]:
+    """A trainer's whole state after some chunks: parameters, targets, moments, step counts, streams."""
+    trainer = make_trainer(5, 28, 5, [64, 64], device, 32, rows=1000, precision=precision)
+    if not capture:
+        trainer.updates = trainer._updates
+    for _ in range(CHUNKS):
+        trainer.chunk()
+    return trainer.state()[0]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("last", [False, True], ids=["first", "last"])
+def test_captured_updates_are_the_plain_ones(precision: str, last: bool) -> None:
+    """On the first GPU, and on the last, where PyTorch would capture on a stream of the first."""
+    device = set_up(1, f"cuda:{torch.cuda.device_count() - 1 if last else 0}")
+    plain, captured = (trained(precision, capture, device) for capture in (False, True))
+    assert plain.keys() == captured.keys()
+    for name, tensor in plain.items():
+        torch.testing.assert_close(captured[name], tensor, rtol=1e-5, atol=1e-6, msg=name)
+    start = make_trainer(5, 28, 5, [64, 64], device, 32, rows=1000, precision=precision).state()[0]
+    assert not torch.equal(start["learner/policy.net.weights.0"], captured["learner/policy.net.weights.0"])
+
+
+def test_a_run_does_not_depend_on_its_neighbours() -> None:
+    device = set_up(1, "cuda:0")
+    alone, together = (
+        make_trainer(runs, 28, 5, [64, 64], device, 32, rows=1000, precision="float32") for runs in (1, 5)
+    )
+    for trainer in (alone, together):
+        for _ in range(3):
+            trainer.chunk()
+    for name, tensor in alone.state()[0].items():
+        if name.startswith("learner/policy") or name.startswith("learner/critic"):
+            first = together.state()[0][name].chunk(5)[0]
+            torch.testing.assert_close(first, tensor, rtol=1e-3, atol=1e-4, msg=name)

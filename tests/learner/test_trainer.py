@@ -1,0 +1,251 @@
+"""The loop: stops where it should, means of what was logged, the same numbers after a break."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from reference import make_agent
+
+from flp.learner.nets import follow
+from flp.learner.optimizers import descend
+from flp.learner.replay import Replay
+from flp.learner.trainable import Learner
+from flp.learner.trainer import CHUNK, Trainer
+from flp.randomness.streams import RunStreams
+from flp.system.progress import Progress
+
+
+def make_replay(capacity=0):
+    streams = RunStreams([77])
+    return Replay(
+        streams.normal(41, 3)[0],
+        torch.tensor([i for i in range(40) if i % 20 != 19]),
+        streams.normal(38, 2),
+        streams.normal(2 * 38).view(2, 38),
+        torch.ones(2, 38),
+        torch.tensor([0, 0]),
+        torch.tensor([0, 1]),
+        capacity,
+    )
+
+
+def make_trainer(batch_size=5, capacity=0, **options):
+    return Trainer(make_agent([1, 2]), make_replay(capacity), RunStreams([3, 4]), batch_size, **options)
+
+
+def snapshot(trainer):
+    tensors, info = trainer.state()
+    return {name: tensor.clone() for name, tensor in tensors.items()}, dict(info)
+
+
+def assert_equal_states(a, b):
+    assert a[0].keys() == b[0].keys()
+    for name, tensor in a[0].items():
+        assert torch.equal(tensor, b[0][name]), name
+    assert a[1] == b[1]
+
+
+def fit(trainer, steps, stops, at_stop=lambda step, logs: "", checkpoint=lambda: None, **more):
+    trainer.fit(steps, stops, at_stop, checkpoint, Progress("test", steps), **more)
+
+
+class Counting(Learner):
+    """Counts its updates; logs the number of the update, and the run."""
+
+    def __init__(self):
+        super().__init__()
+        self.optimizers, self.count = [], 0
+        self.indices = []
+
+    def draw(self, streams, updates, batch_size):
+        return {"noise": streams.normal(updates, batch_size).transpose(0, 1)}
+
+    def update(self, batch, noise):
+        assert noise["noise"].shape == (2, 5)
+        self.count += 1
+        self.indices.append(batch["indices"])
+        return {"number": torch.tensor([self.count, 10.0 * self.count])}
+
+
+class Numbers:
+    """A source of ever more transitions; a batch is its indices."""
+
+    size = 100
+
+    def __len__(self):
+        return self.size
+
+    def batch(self, indices):
+        return {"indices": indices.clone()}
+
+
+def counting_trainer():
+    return Trainer(Counting(), Numbers(), RunStreams([1, 2]), 5)
+
+
+@pytest.mark.parametrize(
+    ("steps", "stops", "expected"),
+    [
+        (50, (20,), [20, 40, 50]),
+        (60, (25,), [25, 50, 60]),
+        (30, (10, 15), [10, 15, 20, 30]),
+        (7, (100,), [7]),
+        (24, (8, 12), [8, 12, 16, 24]),
+    ],
+)
+def test_it_stops_at_every_multiple_and_at_the_end_with_means_since_the_last_stop(steps, stops, expected):
+    trainer, seen = counting_trainer(), []
+    fit(trainer, steps, stops, lambda step, logs: seen.append((step, logs["number"].tolist())) or "")
+    assert [step for step, _ in seen] == expected
+    assert trainer.learner.count == steps
+    for (step, means), start in zip(seen, [0, *expected], strict=False):
+        numbers = range(start + 1, step + 1)
+        mean = sum(numbers) / len(numbers)
+        assert means == pytest.approx([mean, 10 * mean]), step
+
+
+def test_every_update_has_its_own_batch_and_every_run_its_own():
+    trainer = counting_trainer()
+    fit(trainer, 200, (1000,))
+    indices = torch.stack(trainer.learner.indices)  # [updates, R, B]
+    assert indices.shape == (200, 2, 5)
+    assert len({tuple(i.flatten().tolist()) for i in indices}) == 200
+    for run in range(2):
+        counts = torch.bincount(indices[:, run].flatten(), minlength=100)
+        assert len(counts) == 100
+        assert ((counts - 10) ** 2 / 10).sum() < 170  # chi-square, 99 degrees of freedom
+    assert not torch.equal(indices[:, 0], indices[:, 1])
+
+
+def test_updates_one_by_one_see_what_came_before():
+    trainer, sizes = counting_trainer(), []
+
+    def grow():
+        trainer.source.size += 1
+        sizes.append((trainer.learner.count, len(trainer.source)))
+
+    fit(trainer, 12, (5,), before_update=grow)
+    assert sizes == [(n, 101 + n) for n in range(12)]
+
+
+def test_checkpoints_come_between_chunks_and_after_stops():
+    trainer, events = counting_trainer(), []
+    fit(
+        trainer,
+        2 * CHUNK + 5,
+        (CHUNK + 5,),
+        lambda step, logs: events.append(("stop", step)) or "",
+        lambda: events.append(("checkpoint", trainer.step)),
+    )
+    assert events == [
+        ("checkpoint", CHUNK),
+        ("stop", CHUNK + 5),
+        ("checkpoint", CHUNK + 5),
+        ("stop", 2 * CHUNK + 5),
+        ("checkpoint", 2 * CHUNK + 5),
+    ]
+
+
+def test_training_is_deterministic():
+    first, second = make_trainer(), make_trainer()
+    for trainer in (first, second):
+        fit(trainer, 35, (15,))
+    assert_equal_states(snapshot(first), snapshot(second))
+    fresh = make_trainer()
+    assert any(not torch.equal(t, fresh.state()[0][name]) for name, t in first.state()[0].items())
+
+
+def test_in_bfloat16_every_loss_sees_the_parameters_as_they_are():
+    """Autocast may not keep the policy's cast over its step, for the critic's target is the new policy's."""
+    usual, plain = (make_trainer(autocast=torch.bfloat16) for _ in range(2))
+    agent = plain.learner
+
+    def update(batch, noise):
+        losses = [(agent.actor_loss, noise["policy"]), (agent.critic_loss, noise["candidates"])]
+        for (loss, own_noise), optimizer in zip(losses, agent.optimizers, strict=True):
+            with torch.autocast("cpu", enabled=False), torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+                value, _ = loss(batch, own_noise)
+            descend(optimizer, value)
+        follow(agent.target_critic, agent.critic, agent.target_rate)
+        return {}
+
+    plain.update = update
+    for trainer in (usual, plain):
+        for _ in range(3):
+            trainer.chunk()
+    (ours, _), (theirs, _) = usual.state(), plain.state()
+    for name in ours:
+        assert torch.equal(ours[name], theirs[name]), name
+    exact = make_trainer()
+    exact.chunk()
+    assert not torch.equal(exact.state()[0]["learner/policy.net.weights.0"], ours["learner/policy.net.weights.0"])
+
+
+class Stopped(Exception):  # noqa: N818 (no error)
+    pass
+
+
+@pytest.mark.parametrize("at", [10, 20, 25, 30])
+def test_a_broken_run_goes_on_bit_by_bit(at):
+    whole, whole_logs = make_trainer(), {}
+    fit(whole, 45, (25,), lambda step, logs: whole_logs.update({step: logs}) or "")
+
+    broken, logs = make_trainer(), {}
+
+    def record(step, means):
+        logs[step] = means
+        return ""
+
+    saved = []
+
+    def checkpoint():
+        if broken.step >= at and not saved:
+            saved.append(snapshot(broken))
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        fit(broken, 45, (25,), record, checkpoint)
+    resumed = make_trainer()
+    with torch.no_grad():
+        for parameter in resumed.learner.parameters():
+            parameter += 1  # nothing of the fresh agent may remain
+    resumed.restore(*saved[0])
+    assert resumed.step == (35 if at == 30 else at)  # the stop at 25 shifts the chunks
+    fit(resumed, 45, (25,), record)
+    assert_equal_states(snapshot(whole), snapshot(resumed))
+    assert logs.keys() == whole_logs.keys()
+    for step, means in logs.items():
+        for name, mean in means.items():
+            assert torch.equal(mean, whole_logs[step][name]), (step, name)
+
+
+def test_a_broken_online_run_goes_on_bit_by_bit():
+    def interact(trainer):
+        def before_update():
+            agent, replay = trainer.learner, trainer.source
+            streams = RunStreams([900 + 2 * trainer.step, 901 + 2 * trainer.step])
+            s = streams.normal(3)
+            _, z = agent.act(s[:, None], streams)
+            replay.add(
+                {
+                    "observations": s,
+                    "actions": z[:, 0],
+                    "next_observations": streams.normal(3),
+                    "rewards": -streams.uniform(),
+                    "masks": torch.ones(2),
+                }
+            )
+
+        return before_update
+
+    whole = make_trainer(capacity=20)
+    fit(whole, 20, (8,), before_update=interact(whole))
+    first = make_trainer(capacity=20)
+    fit(first, 8, (8,), before_update=interact(first))
+    state, replay = snapshot(first), first.source.state()
+    second = make_trainer(capacity=20)
+    second.restore(*state)
+    second.source.restore(*replay)
+    fit(second, 20, (8,), before_update=interact(second))
+    assert_equal_states(snapshot(whole), snapshot(second))
+    assert_equal_states(whole.source.state(), second.source.state())

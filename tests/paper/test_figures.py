@@ -1,0 +1,180 @@
+"""The paper's figures and tables from runs on disk whose successes are known."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pandas as pd
+import pytest
+import yaml
+from test_report import make_inputs, write_run
+
+from flp.experiment.graph import graph
+from flp.experiment.keys import Keys
+from flp.paper import sheet, sweep_figures
+from flp.params.run import Run
+from flp.stages import figure as stage
+from flp.system import layout
+from flp.system.hashing import sha256_of
+
+DATASET = "cube-single-play"
+FOLDER = Path("results/figures")
+
+
+@pytest.fixture(autouse=True)
+def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def success(run: Run) -> float:
+    """A success rate that differs by all that runs differ in."""
+    return round(0.1 * run.task + 0.02 * run.seed + 0.01 * run.alpha + 0.001 * run.candidates, 6)
+
+
+def table_of(run: Run) -> pd.DataFrame:
+    """Four evaluations, of which the last three average to `success`."""
+    level = success(run)
+    rows = [
+        ("behavior", 0, 0.05),
+        *(("offline", 100 * i, s) for i, s in enumerate([1, level - 0.01, level, level + 0.01], 1)),
+    ]
+    return pd.DataFrame([{"phase": p, "step": n, "success": s, "episodes": 10} for p, n, s in rows])
+
+
+def experiment(overlay: dict[str, Any]) -> Keys:
+    """The report's inputs, with FLP's runs as above, those of the figures among them."""
+    keys = make_inputs({"online": {"steps": 100}} | overlay)
+    for figure in ("figure3", "figure4", "figure5"):
+        for dataset, agent, seeds in keys.figure_jobs():
+            for folder, run in keys.figure_runs(dataset, figure, seeds).items():
+                write_run(folder, keys.offline_run(dataset, agent, run), run, table_of(run), agent)
+    return keys
+
+
+def make(figure: str) -> pd.DataFrame:
+    assert stage.main(["--figure", figure, "--threads", "1"]) == 0
+    return pd.read_csv(FOLDER / f"{figure}.csv", dtype=str if figure in layout.TABLES else {"task": str})
+
+
+@pytest.mark.parametrize(
+    ("figure", "quantity", "values"),
+    [
+        ("figure3", "candidates", [1, 4]),
+        ("figure4", "alpha", [0.1, 0.3, 1, 3, 10]),
+        ("figure5", "candidates", [1, 2, 4, 8, 16, 32]),
+    ],
+)
+def test_a_figures_numbers_are_the_means_of_its_runs(figure: str, quantity: str, values: list[float]) -> None:
+    keys = experiment({"seeds": [0, 1]})
+    found = make(figure)
+    assert list(found["task"].unique()) == ["1", "2", "all"] and len(found) == 3 * len(values)
+    base = keys.params.offline
+    for row in found.to_dict("records"):
+        settings: dict[str, Any] = {"alpha": base.alpha, "candidates": base.candidates} | {quantity: row[quantity]}
+        tasks = [1, 2] if row["task"] == "all" else [int(row["task"])]
+        runs = [success(Run(task, seed, **settings)) for task in tasks for seed in (0, 1)]
+        assert row["mean"] == pytest.approx(sum(runs) / len(runs), abs=1e-5)
+        assert row["std"] == pytest.approx(0.02 / 2**0.5, abs=1e-5)  # of the two seeds
+        assert row["low"] <= row["mean"] <= row["high"]
+        assert (row["seeds"], row["tasks"], row["episodes"]) == (2, len(tasks), 60 * len(tasks))
+    assert sorted(found[quantity].unique()) == values
+
+
+def test_a_picture_stands_alone_and_says_what_it_shows() -> None:
+    experiment({})
+    make("figure5")
+    text = (FOLDER / "figure5.svg").read_text()
+    root = ElementTree.fromstring(text)
+    assert root.tag == "{http://www.w3.org/2000/svg}svg" and float(root.get("width", "0")) > 200
+    assert "var(--" not in text and "http" not in text.replace("http://www.w3.org/2000/svg", "")
+    words = re.sub(r"\s+", " ", " ".join(root.itertext()))
+    assert "the paper's values: 1, 2, 4, 8, 16, 32" in words and DATASET in words and "α = 1" in words
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+
+
+def test_a_given_sweep_is_shown_as_it_is() -> None:
+    experiment({"offline": {"sweep": {"alpha": [2.0]}, "tasks": [1]}})
+    assert make("figure4")["alpha"].tolist() == [1, 2, 1, 2]
+    assert "the paper's values" not in (FOLDER / "figure4.svg").read_text()
+
+
+def test_the_manifest_carries_the_key_and_the_same_again_gives_the_same_bytes() -> None:
+    keys = experiment({})
+    make("figure3")
+    manifest = json.loads((FOLDER / "figure3.json").read_text())
+    assert manifest["key"] == keys.figure("figure3") == graph(keys)["figure/figure3"].key
+    assert graph(keys)["figure/figure3"].is_current()
+    assert manifest["files"] == {s: sha256_of(FOLDER / f"figure3{s}") for s in (".svg", ".csv")}
+    make("figure3")
+    assert manifest["files"] == {s: sha256_of(FOLDER / f"figure3{s}") for s in (".svg", ".csv")}
+
+
+def test_tables_set_ours_beside_the_papers() -> None:
+    experiment({"offline": {"agents": ["flp", "fql"], "tasks": [1, 2]}})
+    first, second = make("table1").set_index("environment"), make("table2").set_index("environment")
+    # FLP: 0.1 × task + 0.01 + 0.004, FQL: half of 0.2 × task; each the mean over two tasks.
+    assert first.loc[DATASET, ["paper FLP", "measured FLP", "measured FQL"]].tolist() == [
+        "93±1",
+        "16",
+        "15",
+    ]
+    assert first.drop(DATASET)["measured FLP"].isna().all() and len(first) == 10
+    # The default task, before and after: the last evaluations.
+    assert second.loc[DATASET, "measured FLP"] == "22→90"
+    for table in layout.TABLES:
+        page, text = ((FOLDER / f"{table}{suffix}").read_text() for suffix in (".html", ".md"))
+        assert all(name in text for name in ("paper FLP", "measured FQL", DATASET))
+        assert all(f"{name}</t" in page for name in ('class="paper">FLP', 'class="measured">FQL', DATASET))
+        assert "http" not in page and "<script" not in page
+    header = next(line for line in text.splitlines() if line.startswith("| environment"))
+    assert all(line.count("|") == header.count("|") for line in text.splitlines() if line.startswith("|"))
+
+
+def test_what_is_missing_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    keys = experiment({})
+    folder = next(f for f in keys.figure_runs(DATASET, "figure4", [0]) if "alpha=10" in f.name)
+    (folder / "evaluations.csv").unlink()
+    assert stage.main(["--figure", "figure4"]) == 2
+    line = capsys.readouterr().err
+    assert "alpha=10" in line and line.count("\n") == 1 and not (FOLDER / "figure4.json").exists()
+    assert stage.main(["--figure", "figure44"]) == 2
+    assert "did you mean 'figure4'" in capsys.readouterr().err
+
+
+def test_panels_lie_beside_each_other_and_do_not_overlap() -> None:
+    panel = '<svg viewBox="0 0 90 60"><text>a &amp; b</text></svg>\n'
+    text = sheet.sheet("Title <1>", [[panel, panel], [panel]], [("one", "#123456", True)], ["note & more"])
+    boxes = [
+        [float(svg.get(name, "nan")) for name in ("x", "y", "width", "height")]
+        for svg in ElementTree.fromstring(text).iter("{http://www.w3.org/2000/svg}svg")
+    ][1:]
+    assert [(w, h) for _, _, w, h in boxes] == [(120, 80)] * 3
+    assert boxes[1][0] >= boxes[0][0] + 120 and boxes[2][1] >= boxes[0][1] + 80 and boxes[1][1] == boxes[0][1]
+    assert boxes[0][1] > 50  # below title, note and legend
+
+
+def test_a_sheet_has_room_for_its_heading_and_legend() -> None:
+    panel = '<svg viewBox="0 0 30 30"></svg>'
+    widths = [
+        float(ElementTree.fromstring(text).get("width", "0"))
+        for text in (
+            sheet.sheet("T", [[panel]]),
+            sheet.sheet("T" * 50, [[panel]]),
+            sheet.sheet("T", [[panel]], [("label" * 4, "#123456", False)] * 3),
+        )
+    ]
+    assert widths[0] == 40 + 2 * sheet.MARGIN and widths[1] > 400 and widths[2] > 400
+
+
+def test_numbers_need_no_second_task() -> None:
+    keys = experiment({"offline": {"tasks": [2]}})
+    texts = sweep_figures.make(keys, "figure3")
+    table = pd.read_csv(io.StringIO(texts[".csv"]))
+    assert table["mean"].tolist() == pytest.approx([0.211, 0.214] * 2)
+    assert yaml.safe_load(Path("params.yaml").read_text())["offline"]["tasks"] == [2]

@@ -1,0 +1,389 @@
+"""Parameters: what is right is read exactly, what is wrong is refused in one line that names it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from flp.params.loading import Params, load_params, merge, parse, read_yaml
+from flp.system.errors import FLPError
+from flp.tools.schema import json_schema
+
+ROOT = Path(__file__).resolve().parents[2]
+MAZE = "pointmaze-medium-navigate"
+DEFAULT = read_yaml(ROOT / "params.yaml")
+
+
+def with_(path, value):
+    """The default parameters with one value changed."""
+    values = copy.deepcopy(DEFAULT)
+    *sections, last = path.split(".")
+    place = values
+    for section in sections:
+        place = place[section]
+    place[last] = value
+    return values
+
+
+def refusal(values):
+    with pytest.raises(FLPError) as error:
+        parse(values)
+    message = str(error.value)
+    assert "\n" not in message
+    assert message.startswith("params.yaml: ")
+    return message
+
+
+# The files that come along
+
+
+def test_the_default_loads():
+    params = load_params(ROOT / "params.yaml")
+    assert params.datasets == [MAZE]
+    assert params.offline.candidates == 4
+    assert params.for_dataset(MAZE) == params
+
+
+@pytest.mark.parametrize("preset", sorted((ROOT / "presets").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_preset_loads(preset):
+    params = load_params(ROOT / "params.yaml", preset)
+    assert params != load_params(ROOT / "params.yaml")
+    for dataset in params.datasets:
+        params.for_dataset(dataset)
+
+
+def test_every_key_of_the_default_has_a_comment():
+    uncommented = []
+    for line in (ROOT / "params.yaml").read_text().splitlines():
+        content, _, comment = line.partition("#")
+        if content.strip() and not content.rstrip().endswith(":") and len(comment.strip()) < 5:
+            uncommented.append(line)
+    assert not uncommented
+
+
+def test_the_default_names_every_key():
+    """No number hides in the code: what the definition knows, the file shows."""
+
+    def keys(values, prefix=""):
+        for name, value in values.items():
+            if isinstance(value, dict) and value:
+                yield from keys(value, f"{prefix}{name}.")
+            else:
+                yield prefix + name
+
+    assert sorted(keys(DEFAULT)) == sorted(keys(parse(DEFAULT).model_dump(mode="json")))
+
+
+def test_the_default_is_read_as_it_stands():
+    dumped = parse(DEFAULT).model_dump(mode="json")
+    assert dumped == DEFAULT
+    assert parse(dumped) == parse(DEFAULT)
+
+
+def test_the_schema_describes_the_default():
+    schema = json.loads(json_schema())
+    assert (ROOT / "workflow/schemas/params.schema.json").read_text() == json_schema(), "run `flp schema` anew"
+    assert "KL" in schema["$defs"]["Offline"]["properties"]["alpha"]["description"]
+    jsonschema.validate(DEFAULT, schema)
+    for path, value in [
+        ("offline.alpha", 0),
+        ("offline.discount", 1),
+        ("offline.candidates", 0),
+        ("offline.alfa", 1.0),
+        ("seeds", []),
+        ("download.noise", 11),
+        ("flow.solver", "dopri5"),
+    ]:
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(with_(path, value), schema)
+
+
+# One value wrong
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    [
+        ("offline.candidats", 4, ["offline.candidats", "unknown key", "'candidates'"]),
+        ("offline.baselines.rebrac.alpha_acto", 1.0, ["offline.baselines.rebrac.alpha_acto", "'alpha_actor'"]),
+        ("ofline", {}, ["ofline", "'offline'"]),
+        ("offline.alpha", "strong", ["offline.alpha", "'strong'"]),
+        ("offline.alpha", 0, ["offline.alpha", "greater than 0"]),
+        ("offline.alpha", True, ["offline.alpha"]),
+        ("offline.alpha", None, ["offline.alpha"]),
+        ("offline.alpha", [1.0], ["offline.alpha"]),
+        ("offline.alpha", math.nan, ["offline.alpha", "nan"]),
+        ("offline.alpha", math.inf, ["offline.alpha", "inf"]),
+        ("offline.alpha", "1e999", ["offline.alpha"]),
+        ("offline.discount", 1.0, ["offline.discount", "less than 1"]),
+        ("offline.discount", math.nan, ["offline.discount"]),
+        ("offline.target_rate", 0.0, ["offline.target_rate"]),
+        ("offline.baselines.rebrac.noise", math.inf, ["offline.baselines.rebrac.noise"]),
+        ("offline.baselines.rebrac.alpha_critic", math.inf, ["offline.baselines.rebrac.alpha_critic"]),
+        ("offline.candidates", 0, ["offline.candidates", "greater than 0", "got 0"]),
+        ("offline.candidates", 2.5, ["offline.candidates", "integer"]),
+        ("offline.candidates", "4", ["offline.candidates", "integer"]),
+        ("offline.candidates", True, ["offline.candidates", "integer"]),
+        ("offline.steps", -5, ["offline.steps", "greater than 0", "got -5"]),
+        ("online.steps", -1, ["online.steps"]),
+        pytest.param("flow.steps", 10**5000, ["flow.steps", "too large to show"], id="thousands of digits"),
+        ("offline.steps", 10**13, ["offline.steps"]),
+        ("flow.hidden", [], ["flow.hidden"]),
+        ("flow.hidden", [0], ["flow.hidden.0"]),
+        ("flow.solver", "midpont", ["flow.solver", "did you mean 'midpoint'"]),
+        ("flow.solver_steps", 0, ["flow.solver_steps"]),
+        ("offline.agents", [], ["offline.agents"]),
+        ("offline.agents", ["flb"], ["offline.agents.0", "'flp'"]),
+        ("offline.agents", ["flp", "flp"], ["offline.agents", "'flp'", "more than once"]),
+        ("offline.tasks", [6], ["offline.tasks.0"]),
+        ("offline.tasks", [0], ["offline.tasks.0"]),
+        ("offline.tasks", [], ["offline.tasks"]),
+        ("offline.tasks", [1, 2, 1], ["offline.tasks", "[1]", "more than once"]),
+        ("offline.log_std_min", 1.0, ["log_std_min < 0 < log_std_max"]),
+        ("seeds", [], ["seeds", "at least 1"]),
+        ("seeds", [0, 1, 0], ["seeds", "[0]", "more than once"]),
+        ("seeds", [-1], ["seeds.0"]),
+        ("seeds", [2**31], ["seeds.0"]),
+        ("seeds", 0, ["seeds", "list"]),
+        ("datasets", ["pointmaze-medium-navigat"], ["datasets", f"did you mean '{MAZE}'"]),
+        ("datasets", [], ["datasets"]),
+        ("datasets", MAZE, ["datasets", "list"]),
+        ("datasets", [MAZE, MAZE], ["datasets", "more than once"]),
+        ("datasets", ["\ud800"], ["unknown dataset"]),
+        ("download.source", "path", ["download", "download.path is empty"]),
+        ("download", {"source": "path", "path": f"data/{MAZE}-val.npz"}, ["download.path", "move your file"]),
+        ("download.steps_per_episode", 1, ["download.steps_per_episode"]),
+        ("offline", None, ["offline"]),
+        ("flow", [1], ["flow"]),
+        ("overrides", {MAZE: {"offline": {"alpa": 1.0}}}, [f"overrides.{MAZE}", "offline.alpa", "'alpha'"]),
+        ("overrides", {MAZE: {"offline": {"alpha": -1.0}}}, [f"overrides.{MAZE}", "offline.alpha"]),
+        ("overrides", {MAZE: {"offline": 3}}, [f"overrides.{MAZE}", "offline"]),
+        ("overrides", {MAZE: {"seeds": [3]}}, [f"overrides.{MAZE}.seeds", "top level"]),
+        ("overrides", {MAZE: {"overrides": {}}}, [f"overrides.{MAZE}.overrides", "top level"]),
+        ("overrides", {MAZE: None}, [f"overrides.{MAZE}"]),
+        ("overrides", {"pointmaze-medum-navigate": {}}, ["overrides.pointmaze-medum-navigate", f"'{MAZE}'"]),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name(path, value, named):
+    message = refusal(with_(path, value))
+    for part in named:
+        assert part in message, message
+    assert len(message) < 400
+
+
+def test_fine_tuning_needs_offline_training():
+    values = with_("offline.tasks", [1, 2])
+    values["online"]["tasks"] = [2, 4]
+    assert "[4]" in refusal(values)
+
+
+@pytest.mark.parametrize("path", ["offline.alpha", "flow.steps", "datasets", "offline.hidden", "report"])
+def test_a_missing_key_is_refused_by_name(path):
+    values = copy.deepcopy(DEFAULT)
+    *sections, last = path.split(".")
+    place = values
+    for section in sections:
+        place = place[section]
+    del place[last]
+    assert refusal(values).startswith(f"params.yaml: {path}: missing")
+
+
+@pytest.mark.parametrize("values", [None, 3, "text", [], [DEFAULT]])
+def test_no_mapping_is_refused(values):
+    refusal(values)
+
+
+def test_numbers_may_be_written_as_yaml_1_1_reads_them():
+    text = (ROOT / "params.yaml").read_text()
+    assert "learning_rate: 0.001 " in text
+    loaded = yaml.safe_load(text.replace("learning_rate: 0.001 ", "learning_rate: 1e-3 "))
+    assert loaded["offline"]["learning_rate"] == "1e-3"  # a string, alas
+    assert parse(loaded) == parse(DEFAULT)
+    for path in ("offline.discount", "offline.baselines.rebrac.noise", "offline.baselines.iql.expectile"):
+        assert "0.5" in str(parse(with_(path, "5e-1"))), path
+    assert parse(with_("offline.alpha", 1)).offline.alpha == 1.0
+
+
+def test_parameters_cannot_be_changed_afterwards():
+    params = parse(DEFAULT)
+    with pytest.raises(ValueError, match="frozen"):
+        params.offline.alpha = 2.0
+
+
+# Overlays
+
+
+def test_mappings_are_merged_and_all_else_replaced():
+    base = {"a": {"x": 1, "y": [1, 2]}, "b": 2, "c": {"d": 1}}
+    overlay = {"a": {"y": [3]}, "b": {"new": 1}, "c": None, "e": 5}
+    before = copy.deepcopy((base, overlay))
+    assert merge(base, overlay) == {"a": {"x": 1, "y": [3]}, "b": {"new": 1}, "c": None, "e": 5}
+    assert (base, overlay) == before
+    assert merge(base, {}) == base
+    assert merge({}, overlay) == overlay
+
+
+def test_presets_lie_over_the_default_in_order(tmp_path):
+    first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    first.write_text("offline: {alpha: 2.0, hidden: [7]}\nseeds: [4, 5]\n")
+    second.write_text("offline: {alpha: 3.0}\n")
+    params = load_params(ROOT / "params.yaml", first, second)
+    assert (params.offline.alpha, params.offline.hidden, params.seeds) == (3.0, [7], [4, 5])
+    assert params.offline.steps == DEFAULT["offline"]["steps"]
+    second.write_text("offline: {alfa: 3.0}\n")
+    with pytest.raises(FLPError, match=rf"{second}.*offline\.alfa: unknown key; did you mean 'alpha'"):
+        load_params(ROOT / "params.yaml", first, second)
+
+
+def test_overrides_change_one_dataset():
+    values = with_("datasets", [MAZE, "cube-double-play"])
+    values["overrides"] = {"cube-double-play": {"offline": {"discount": 0.5}, "flow": {"hidden": [9]}}}
+    params = parse(values)
+    changed, plain = params.for_dataset("cube-double-play"), params.for_dataset(MAZE)
+    assert (changed.offline.discount, changed.flow.hidden) == (0.5, [9])
+    assert changed.offline.alpha == plain.offline.alpha
+    assert (plain.offline.discount, plain.flow.hidden) == (DEFAULT["offline"]["discount"], DEFAULT["flow"]["hidden"])
+    assert changed.overrides == plain.overrides == {}
+
+
+# Files
+
+
+def unreadable(tmp_path, content):
+    path = tmp_path / "p.yaml"
+    path.write_bytes(content)
+    with pytest.raises(FLPError) as error:
+        read_yaml(path)
+    message = str(error.value)
+    assert str(path) in message
+    assert "\n" not in message
+    return message
+
+
+def test_a_key_given_twice_is_refused(tmp_path):
+    message = unreadable(tmp_path, b"offline:\n  alpha: 1.0\n  steps: 3\n  alpha: 2.0\n")
+    assert "'alpha' is given twice" in message
+    assert "line 2" in message
+
+
+@pytest.mark.parametrize("content", [b"", b"3", b"- a\n- b\n", b"just text", b"null"])
+def test_a_file_without_a_mapping_is_refused(tmp_path, content):
+    assert "must hold a mapping" in unreadable(tmp_path, content)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        bytes(range(256)),
+        b"\x89PNG\r\n\x1a\n\x00\x00",
+        b"PK\x03\x04\xff\xfe",
+        b"a: [1, 2",
+        b"a: b: c",
+        b"\ta: 1",
+        b"a: *nothing",
+        b"a: !!python/object/apply:os.system [ls]",
+        b"a: 2020-99-99",
+        b"? [1, 2]\n: 3",
+        b'a: !!int ""',
+        b"a: !!bool maybe",
+        b"a: !!timestamp x",
+        b"!!map [1]",
+        b'a: "\\uD800"',
+        b"[" * 100_000,
+        b"a: &x {b: *x}",
+    ],
+)
+def test_junk_is_refused(tmp_path, content):
+    assert "not valid YAML" in unreadable(tmp_path, content)
+
+
+def test_a_huge_file_is_refused(tmp_path):
+    assert "too many" in unreadable(tmp_path, b"a: " + b"x" * 2_000_000)
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path):
+    for path in (tmp_path / "none.yaml", tmp_path):
+        with pytest.raises(FLPError, match=f"cannot read {path}"):
+            read_yaml(path)
+
+
+# Whatever comes
+
+
+def paths_of(values, prefix=()):
+    for name, value in values.items():
+        yield (*prefix, name)
+        if isinstance(value, dict):
+            yield from paths_of(value, (*prefix, name))
+
+
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.sampled_from([10**4000, -(2**63), 2**31, 0, 1, 5])
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["1e-3", "nan", "inf", "flp", "min", MAZE, "\ud800", "path", "generate"])
+    | st.binary(max_size=4)
+    | st.dates()
+)
+names = st.sampled_from(sorted({path[-1] for path in paths_of(DEFAULT)})) | st.text(max_size=5)
+trees = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(names | scalars, inner, max_size=4),
+    max_leaves=12,
+)
+quick = settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+
+
+def params_or_error(values):
+    try:
+        assert isinstance(parse(values), Params)
+    except FLPError as error:
+        assert "\n" not in str(error)
+        assert str(error).startswith("params.yaml: ")
+
+
+@quick
+@given(trees)
+def test_any_value_gives_parameters_or_an_error(values):
+    params_or_error(values)
+
+
+@quick
+@given(st.sampled_from(sorted(paths_of(DEFAULT))), trees)
+def test_any_value_anywhere_gives_parameters_or_an_error(path, value):
+    params_or_error(with_(".".join(path), value))
+
+
+@quick
+@given(st.dictionaries(st.just(MAZE) | names, st.dictionaries(names, trees, max_size=3) | trees, max_size=2))
+def test_any_override_gives_parameters_or_an_error(overrides):
+    params_or_error(with_("overrides", overrides))
+
+
+@quick
+@given(
+    st.binary(max_size=60)
+    | st.text(max_size=60).map(lambda text: text.encode(errors="replace"))
+    | st.lists(
+        st.sampled_from([*"{}[]:,-?&*!|>'\"%@`# \n\t0a", "!!int ", "!!map ", "<<: ", "a: ", "&x ", "*x ", "~"])
+    ).map(lambda parts: "".join(parts).encode())
+)
+def test_any_file_gives_a_mapping_or_an_error(tmp_path_factory, content):
+    path = tmp_path_factory.getbasetemp() / "fuzz.yaml"
+    path.write_bytes(content)
+    try:
+        assert isinstance(read_yaml(path), dict)
+    except FLPError as error:
+        assert str(path) in str(error)
+        assert "\n" not in str(error)

@@ -1,0 +1,390 @@
+"""The report: its tables' rules, its page."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from flp.experiment.keys import Keys
+from flp.params.loading import merge, parse
+from flp.params.run import Run
+from flp.report import comparisons, page, quoted, tables
+from flp.report.collect import collect
+from flp.stages import report as stage
+from flp.system import layout
+from flp.system.errors import FLPError
+from flp.system.hashing import sha256_of
+
+REPO = Path(__file__).resolve().parents[2]
+PNG = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010806000000" + "1f15c4890000000d49444154789c6360f8cf500f0003"
+    "850181b5e33f4b0000000049454e44ae426082"
+)
+QUALITY = {
+    "roundtrip_mean": 1e-4,
+    "roundtrip_p99": 1e-3,
+    "roundtrip_max": 2e-3,
+    "latent_mean": [0.0, 0.1],
+    "latent_std": [1.0, 0.98],
+    "latent_wasserstein": [0.02, 0.03],
+    "validation_loss": 1.05,
+    "validation_nll": None,
+    "clipped_fraction": 0.01,
+    "solver": "midpoint",
+    "solver_steps": 10,
+    "solver_grading": 1.0,
+}
+OVERLAY: dict[str, Any] = {
+    "datasets": ["cube-single-play"],
+    "offline": {"tasks": [1, 2], "steps": 400},
+    "online": {"steps": 100},
+    "evaluation": {"every": 100, "episodes": 10},
+    "report": {"bootstrap": 200},
+}
+
+
+def write(path: str | Path, content: str | bytes) -> None:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def evaluations(phase: str, steps: list[int], success: list[float]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {"phase": phase, "step": steps, "success": success, "episodes": 10, "return": -1.0, "length": 9}
+    )
+
+
+def write_run(folder: Path, key: str, run: Run, table: pd.DataFrame, agent: str) -> None:
+    manifest = {"format_version": 1, "key": key, "task": run.task, "seed": run.seed, "seconds": 61.5, "device": "cpu"}
+    manifest["sha256"] = key
+    write(folder / "policy.json", json.dumps(manifest | {"versions": {"python": "3.11"}}))
+    write(folder / "evaluations.csv", table.to_csv(index=False))
+    log = {"step": [200, 400], "critic_loss": [0.5, 0.25]} | ({"kl": [0.0, 1.0]} if agent == "flp" else {})
+    write(folder / "log.csv", pd.DataFrame(log).to_csv(index=False))
+
+
+def offline_success(agent: str, run: Run) -> list[float]:
+    """Four evaluations; the last three average to 0.2 × task (FLP), half of that for others."""
+    level = 0.2 * run.task * (1.0 if agent == "flp" else 0.5)
+    return [1.0, level - 0.1, level, level + 0.1]
+
+
+def make_inputs(overlay: dict[str, Any], success: Callable[[str, Run], list[float]] = offline_success) -> Keys:
+    """Write everything the report reads, into the working directory."""
+    values = yaml.safe_load((REPO / "params.yaml").read_text())
+    keys = Keys(parse(merge(merge(values, OVERLAY), overlay)))
+    Path("params.yaml").write_text(yaml.safe_dump(keys.params.model_dump(mode="json")))
+    for dataset, seed in itertools.product(keys.params.datasets, keys.params.seeds):
+        folder, flow = layout.QUALITY.format(dataset=dataset, seed=seed), layout.FLOW.format(dataset=dataset, seed=seed)
+        write(f"{folder}/quality.json", json.dumps(QUALITY | {"key": keys.latent(dataset, seed)}))
+        write(f"{folder}/latent.png", PNG)
+        write(flow + ".csv", "step,loss,validation_loss\n100,1.5,1.4\n200,1.2,1.3\n")
+        manifest = {"model": {"action_dim": 2}, "versions": {"python": "3.11"}, "seconds": 30.0, "device": "cpu"}
+        write(flow + ".json", json.dumps(manifest))
+        write(layout.DATA.format(dataset=dataset) + ".json", json.dumps({"label": "made <here>"}))
+    for dataset, agent, seeds in keys.jobs():
+        folder = layout.OFFLINE.format(dataset=dataset, agent=agent, seeds=layout.join_seeds(seeds))
+        for run in keys.runs(dataset, agent, seeds):
+            table = evaluations("offline", [100, 200, 300, 400], success(agent, run))
+            if agent == "flp":
+                table = pd.concat([evaluations("behavior", [0], [0.1]), table])
+            write_run(Path(folder, run.name), keys.offline_run(dataset, agent, run), run, table, agent)
+    for dataset, agent, seeds in keys.online_jobs():
+        folder = layout.ONLINE.format(dataset=dataset, agent=agent, seeds=layout.join_seeds(seeds))
+        for run in keys.online_runs(dataset, agent, seeds):
+            table = evaluations("online", [0, 100], [0.3, 0.9])
+            write_run(Path(folder, run.name), keys.online_run(dataset, agent, run), run, table, agent)
+    return keys
+
+
+@pytest.fixture(autouse=True)
+def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+REPORT = Path(layout.REPORT)
+
+
+# Rules of the tables
+
+
+def test_finals_average_the_last_three_evaluations() -> None:
+    keys = make_inputs({})
+    final = tables.finals(collect(keys).evaluations, 3)
+    offline = final[(final["task"] == 2) & (final["phase"] == "offline")].iloc[0]
+    assert offline["success"] == pytest.approx(0.4)  # the first evaluation, 1.0, does not count
+    assert (offline["evaluations"], offline["episodes"], offline["step"]) == (3, 30, 400)
+    assert offline["last"] == pytest.approx(0.5)
+    online = final[(final["task"] == 2) & (final["phase"] == "online")].iloc[0]
+    assert online["success"] == 0.9  # nor does the start of fine-tuning
+    assert online["evaluations"] == 1
+    only_last = tables.finals(collect(keys).evaluations, 1)
+    assert only_last.loc[only_last["phase"] == "offline", "success"].tolist() == pytest.approx([0.3, 0.5])
+
+
+def test_success_table_is_mean_and_deviation_over_seeds() -> None:
+    keys = make_inputs(
+        {"seeds": [0, 1], "online": {"steps": 0}}, lambda _, run: [0.0] + [0.2 * run.task + 0.1 * run.seed] * 3
+    )
+    final = tables.finals(collect(keys).evaluations, 3)
+    table = tables.success_table(final, "cube-single-play", ["flp"], 200)
+    assert table.methods == ["flow", "flp"]
+    assert [row[0] for row in table.rows] == ["1", "2", "all"]
+    cell = table.overall("flp")
+    assert cell is not None
+    assert (cell.seeds, cell.tasks, cell.episodes) == (2, 2, 120)
+    assert cell.mean == pytest.approx(0.35)
+    assert cell.std == pytest.approx(np.std([0.3, 0.4], ddof=1))
+    assert cell.text == "35±7"
+    assert table.overall("flp online") is None
+
+
+def test_summary_keeps_the_contract() -> None:
+    keys = make_inputs({"seeds": [0, 1], "offline": {"agents": ["flp", "fql"], "sweep": {"alpha": [3.0]}}})
+    page.build(keys)
+    summary = pd.read_csv(REPORT / "summary.csv")
+    assert list(summary) == ["dataset", "agent", "task", "seed", "phase", "step", "success", "episodes"]
+    assert not summary.duplicated(["dataset", "agent", "task", "seed", "phase", "step"]).any()
+    assert set(summary["phase"]) == {"behavior", "offline", "online"}
+    assert set(summary["agent"]) == {"flp", "fql"}
+    assert set(summary.loc[summary["phase"] == "behavior", "agent"]) == {"flp"}
+    assert summary["success"].between(0, 1).all()
+    # 2 agents × 2 tasks × 2 seeds × (4 offline + 2 online), and the flow's 4
+    assert len(summary) == 2 * 2 * 2 * 6 + 4
+    sweep = pd.read_csv(REPORT / "sweep.csv", keep_default_na=False)
+    assert list(sweep) == [*summary, "variant", "alpha", "candidates"]
+    assert set(sweep["variant"]) == {"", "alpha=3"}
+    assert set(sweep["agent"]) == {"flp"}
+    curves = pd.read_csv(REPORT / "curves.csv")
+    assert list(curves) == ["dataset", "agent", "phase", "step", "success"]
+    metrics = json.loads((REPORT / "metrics.json").read_text())["cube-single-play"]
+    assert metrics == {
+        "flp": {"behavior": 0.1, "offline": pytest.approx(0.3), "online": 0.9},
+        "fql": {"offline": pytest.approx(0.15), "online": 0.9},
+    }
+
+
+def test_paper_numbers_stand_apart_from_measured_ones() -> None:
+    printed = quoted.quoted().set_index(["table", "environment"])
+    assert printed.loc[("1", "cube-single-play"), "FLP"] == "93±1"
+    assert printed.loc[("2", "scene-play"), "FQL"] == "82±11→100±1"
+    assert printed.loc["1"].shape[0] == 10
+    assert printed.loc["2"].shape[0] == 5
+    assert quoted.near_best({"a": "0±0→100±0", "b": "99±1→95±3", "c": "100±0→94±1", "d": ""}, [*"abcd"]) == ["a", "b"]
+    keys = make_inputs({"offline": {"agents": ["flp", "fql"]}})
+    results = collect(keys)
+    final = tables.finals(results.evaluations, 3)
+    one = quoted.table1(results, final).set_index("environment")
+    assert len(one) == 10
+    assert one.loc["cube-single-play", ["paper FLP", "measured FLP", "measured FQL"]].tolist() == ["93±1", "30", "15"]
+    assert one.loc["cube-single-play", ["steps", "episodes", "seeds", "tasks"]].tolist() == ["400", "10", "1", "1 2"]
+    others = one.drop("cube-single-play")[[c for c in one if c.startswith("measured") or c in quoted.SCALE]]
+    assert (others == "").all(axis=None)
+    two = quoted.table2(results, final).set_index("environment")
+    assert two.loc["cube-single-play", ["paper FLP", "measured FLP", "tasks"]].tolist() == ["", "50→90", "2"]
+    assert two.loc["scene-play", "measured FLP"] == ""
+
+
+# The page
+
+
+def test_an_algorithm_without_a_title_has_its_rows_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(tables.NAMES, "fql")
+    page.build(make_inputs({"offline": {"agents": ["flp", "fql"]}}))
+    for table in ("table1.csv", "table2.csv"):
+        measured = (
+            pd.read_csv(REPORT / table, dtype=str).set_index("environment").loc["cube-single-play", "measured fql"]
+        )
+        assert measured[0].isdigit()
+
+
+@pytest.mark.parametrize("missing", ["quality.json", "latent.png", "flow.csv", "evaluations.csv", "policy.json"])
+def test_a_missing_input_is_one_line_that_names_it(missing: str, capsys: pytest.CaptureFixture[str]) -> None:
+    make_inputs({})
+    path = sorted(Path().glob(f"results/**/{missing}"))[0]
+    path.unlink()
+    assert stage.main([]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"{path} does not exist; make it with" in error
+    assert not REPORT.exists()
+
+
+@pytest.mark.parametrize(
+    "content", ["", "phase,step\noffline,1\n", "phase,step,success,episodes\noffline,1,7,9\n", "\x00\x01"]
+)
+def test_a_broken_table_is_refused_by_name(content: str) -> None:
+    keys = make_inputs({})
+    path = next(Path().glob("results/**/offline/**/evaluations.csv"))
+    path.write_text(content)
+    with pytest.raises(FLPError, match=re.escape(str(path))):
+        page.build(keys)
+
+
+def external(html: str) -> list[str]:
+    """Whatever a browser would fetch, and every address."""
+    found = re.findall(r'(?:src|href|data|action)\s*=\s*"(?!data:|#)([^"]*)"', html)
+    return [*found, *re.findall(r"(?:https?:)?//\w[^\s\"'<]*", html), *re.findall(r"@import|url\((?!#)", html)]
+
+
+def test_the_page_is_self_contained_and_escapes_what_it_is_given() -> None:
+    hostile = '<script>alert("x")</script> & </title>'
+    page.build(make_inputs({"report": {"title": hostile}}))
+    html = (REPORT / "index.html").read_text()
+    assert external(re.sub(r"base64,[^\"]*", "", html)) == []
+    assert "<script" not in html
+    assert "&lt;script&gt;alert(&#34;x&#34;)&lt;/script&gt;" in html
+    assert "made &lt;here&gt;" in html
+    assert "made <here>" not in html
+    ids = re.findall(r'\sid="([^"]*)"', html)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'(?:href="|url\()#([\w-]+)', html)) <= set(ids)
+
+
+def test_a_page_per_dataset_linked_from_the_index() -> None:
+    REPORT.mkdir(parents=True)
+    (REPORT / "left-over.html").touch()
+    page.build(make_inputs({"datasets": ["cube-single-play", "scene-play"], "seeds": [0, 1]}))
+    assert {p.name for p in REPORT.glob("*.html")} == {"index.html", "cube-single-play.html", "scene-play.html"}
+    index = (REPORT / "index.html").read_text()
+    assert set(external(re.sub(r"base64,[^\"]*", "", index))) == {"cube-single-play.html", "scene-play.html"}
+    assert "Over all tasks" in index
+    assert external(re.sub(r"base64,[^\"]*", "", (REPORT / "scene-play.html").read_text())) == ["index.html"]
+
+
+def test_every_link_resolves_and_every_number_is_the_csvs() -> None:
+    agents = ["flp", "fql"]
+    page.build(make_inputs({"datasets": ["cube-single-play", "scene-play"], "offline": {"agents": agents}}))
+    pages = {path.name: path.read_text() for path in REPORT.glob("*.html")}
+    links = {(name, link) for name, html in pages.items() for link in re.findall(r'<a href="([^"]*)"', html)}
+    assert {link for _, link in links if link.endswith(".html")} == set(pages)
+    for name, link in links:
+        file, _, anchor = link.partition("#")
+        assert not anchor or f'id="{anchor}"' in pages[file or name], f"{name} has a dead link to {link}"
+    csv = pd.read_csv(REPORT / "success.csv")
+    for dataset in ("cube-single-play", "scene-play"):
+        (table,) = re.findall(r'<table class="success".*?</table>', pages[f"{dataset}.html"], re.S)
+        assert table in pages["index.html"]
+        shown = [re.findall(r"<td>(?:([\w ]+)</td>|([^<]*)<span)", row) for row in table.split("<tr")[2:]]
+        rows = csv[csv["dataset"] == dataset].pivot(index="method", columns="task", values="mean")
+        names = {
+            "flow": "frozen flow",
+            "flp": "FLP",
+            "flp online": "FLP online",
+            "fql": "FQL",
+            "fql online": "FQL online",
+        }
+        expected = [
+            [shown, *(f"{100 * rows.loc[method, task]:.0f}" for task in ("all", *"12"))]
+            for method, shown in names.items()
+        ]
+        assert [[first or second for first, second in row] for row in shown] == expected
+        assert "<td>0</td><td>10 %</td><td>30 %</td><td>90 %</td><td>1.0e-04</td>" in pages[f"{dataset}.html"]
+    total = pd.read_csv(REPORT / "compute.csv")["seconds"].sum()
+    assert total == pytest.approx(2 * 30 + 2 * 2 * 2 * 2 * 61.5)  # the flows, and datasets × agents × tasks × stages
+    assert f"In all {page.duration(total)}." in pages["index.html"]
+
+
+def test_policies_are_compared_with_their_like() -> None:
+    names = ["flow", "flp", "flp online", "fql", "fql online", "iql"]
+    assert comparisons.comparisons(names, "flp") == [
+        ("flp", "flow"),
+        ("flp", "fql"),
+        ("flp", "iql"),
+        ("flp online", "flp"),
+        ("flp online", "fql online"),
+    ]
+    assert comparisons.comparisons(["flp"], "flp") == []
+
+
+def test_the_same_inputs_give_the_same_bytes() -> None:
+    keys = make_inputs({"seeds": [0, 1], "offline": {"sweep": {"candidates": [1, 8]}}})
+    page.build(keys)
+    first = {path.name: path.read_bytes() for path in REPORT.iterdir()}
+    code = (
+        "import sys, flp.report.page; assert 'torch' not in sys.modules; from flp.stages import report; report.main()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    assert {path.name: path.read_bytes() for path in REPORT.iterdir()} == first
+
+
+def test_the_manifest_holds_the_key_and_every_file() -> None:
+    keys = make_inputs({})
+    page.build(keys)
+    manifest = json.loads((REPORT / "manifest.json").read_text())
+    assert (manifest["kind"], manifest["key"]) == ("report", keys.report)
+    assert set(manifest["files"]) == {path.name for path in REPORT.iterdir()} - {"manifest.json"}
+    assert all(sha256_of(REPORT / name) == digest for name, digest in manifest["files"].items())
+
+
+def test_the_stage_ends_with_the_success_table_and_the_page(capsys: pytest.CaptureFixture[str]) -> None:
+    make_inputs({})
+    assert stage.main([]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["dataset", "task", "flow", "%", "FLP", "offline", "%", "FLP", "online", "%"]
+    assert lines[2].split() == ["cube-single-play", "1", "10", "20", "90"]
+    assert lines[4].split() == ["cube-single-play", "mean", "10", "30", "90"]
+    assert lines[-1] == "report: results/report/index.html"
+
+
+def test_results_of_another_configuration_are_marked(capsys: pytest.CaptureFixture[str]) -> None:
+    make_inputs({})
+    values = yaml.safe_load(Path("params.yaml").read_text())
+    values["offline"]["alpha"] = 2.0
+    Path("params.yaml").write_text(yaml.safe_dump(values))
+    assert stage.main([]) == 0
+    assert "Not of this configuration" in (REPORT / "index.html").read_text()
+    assert "another version of the source made 4 of the artifacts" in capsys.readouterr().out
+
+
+def test_mazes_show_the_recorded_paths() -> None:
+    keys = make_inputs({"datasets": ["pointmaze-medium-navigate"], "offline": {"tasks": [3]}})
+    walk = np.cumsum(np.full((40, 2), 0.1, np.float32), 0)
+    for stage_name, phases in (("offline", ("behavior", "offline")), ("online", ("online",))):
+        folder = next(Path().glob(f"results/pointmaze-medium-navigate/{stage_name}/flp/seed0/task3_seed0"))
+        np.savez(folder / "trajectories.npz", **{f"{phase}_{i}": walk + i for phase in phases for i in range(11)})
+    page.build(keys)
+    html = (REPORT / "index.html").read_text()
+    for label in ("frozen flow", "policy", "fine-tuned"):
+        assert f'aria-label="{label}: 11 of 11"' in html
+    (folder / "trajectories.npz").write_bytes(b"PK\x03\x04 no archive")
+    with pytest.raises(FLPError, match=r"trajectories\.npz cannot be read"):
+        page.build(keys)
+
+
+def test_videos_of_the_reported_policies_are_shown_and_others_are_not() -> None:
+    keys = make_inputs({})
+    folder = Path(layout.VIDEOS.format(dataset="cube-single-play", agent="flp"))
+    policies = {
+        str(path.with_suffix(".safetensors")): json.loads(path.read_text())["sha256"]
+        for path in sorted(Path("results").glob("cube-single-play/o*line/flp/seed0/task*/policy.json"))
+    }
+    assert len(policies) == 4
+    outcomes = {"frozen flow": {"success": False, "length": 200}, "policy": {"success": True, "length": 84}}
+    video = {"file": "task2_seed0.webp", "task": 2, "seed": 0, "outcomes": outcomes}
+    write(folder / "videos.json", json.dumps({"policies": policies, "videos": [video]}))
+    with pytest.raises(FLPError, match="flp is not whole"):
+        page.build(keys)
+    write(folder / "task2_seed0.webp", b"RIFF")
+    page.build(keys)
+    html = (REPORT / "index.html").read_text()
+    assert "<b>FLP, task 2.</b> Frozen flow: no success; policy: success after 84 steps." in html
+    assert '<img src="data:image/webp;base64,UklGRg=="' in html
+    assert external(re.sub(r"base64,[^\"]*", "", html)) == []
+    write(
+        folder / "videos.json", json.dumps({"policies": policies | {next(iter(policies)): "other"}, "videos": [video]})
+    )
+    page.build(keys)
+    assert "image/webp" not in (REPORT / "index.html").read_text()

@@ -1,0 +1,117 @@
+"""A training session: evaluations beside training are those in its way, also after a break."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from test_health import DATASET, here, prepared, train  # noqa: F401 (fixtures)
+
+from flp.agents.flp import FLP
+from flp.evaluation.rollout import Evaluator
+from flp.runs import session, shards
+from flp.system.resume import Resume
+
+FILES = ("policy.safetensors", "evaluations.csv", "log.csv", "trajectories.npz")
+
+
+@pytest.fixture(scope="module")
+def foreground(prepared, tmp_path_factory):  # noqa: F811
+    """What is made where training waits for its two evaluations."""
+    root = tmp_path_factory.mktemp("foreground")
+    shutil.copytree(prepared, root, dirs_exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.setattr(shards, "deal", lambda runs, threads: [list(runs)] if runs else [])
+        evaluate_at_30()
+        assert train() == 0
+        return made(Path(f"results/{DATASET}/offline/flp/seed0"))
+
+
+def evaluate_at_30():
+    values = yaml.safe_load(Path("params.yaml").read_text())
+    values["evaluation"]["every"] = 30
+    Path("params.yaml").write_text(yaml.safe_dump(values))
+
+
+def made(folder):
+    """The bytes of all files, which are removed."""
+    contents = {path: path.read_bytes() for path in folder.rglob("*") if path.name in FILES}
+    assert len(contents) == 8
+    for path in folder.rglob("*.json"):
+        path.unlink()
+    return contents
+
+
+def test_evaluations_beside_training_change_nothing(foreground, here, monkeypatch):  # noqa: F811
+    evaluate_at_30()
+    monkeypatch.setattr(session, "evaluates_beside", lambda device: True)
+    reached, update, evaluate = [0], FLP.update, Evaluator.evaluate
+
+    def counted(self, batch, noise):
+        reached[0] += 1
+        return update(self, batch, noise)
+
+    def late(self, act):
+        """Begins only when training has gone on to its end."""
+        for _ in range(3000):
+            if reached[0] == 60:
+                return evaluate(self, act)
+            time.sleep(0.01)
+        raise AssertionError("training waits for its evaluation")
+
+    monkeypatch.setattr(FLP, "update", counted)
+    monkeypatch.setattr(Evaluator, "evaluate", late)
+    assert train() == 0
+    assert made(here) == foreground
+
+
+def test_a_stop_keeps_what_is_under_evaluation(foreground, here, monkeypatch, capsys):  # noqa: F811
+    evaluate_at_30()
+    monkeypatch.setattr(session, "evaluates_beside", lambda device: True)
+    with monkeypatch.context() as patch:
+        update, count, saved = FLP.update, iter(range(100)), []
+
+        def stopped(self, batch, noise):
+            if next(count) == 45:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return update(self, batch, noise)
+
+        def never(self, act):
+            while not self._interrupted:
+                time.sleep(0.01)
+            raise RuntimeError("interrupted")
+
+        save = Resume.save
+        patch.setattr(Resume, "save", lambda self, *state: (saved.append(state[1]), save(self, *state))[1])
+        patch.setattr(FLP, "update", stopped)
+        patch.setattr(Evaluator, "evaluate", never)
+        assert train() == 1
+    assert saved[-1]["step"] == 50
+    assert saved[-1]["pending"] == [["behavior", 0, []], ["offline", 30, []]]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("evaluation")]
+    assert train() == 0
+    assert "going on from" in capsys.readouterr().err
+    assert made(here) == foreground
+
+
+def test_a_policy_that_fails_beside_training_is_marked_at_its_own_step(here, monkeypatch, capsys):  # noqa: F811
+    monkeypatch.setattr(session, "evaluates_beside", lambda device: True)
+    act = FLP.act
+
+    def broken(self, observations, streams):
+        actions, latents = act(self, observations, streams)
+        actions[1] = float("nan")
+        return actions, latents
+
+    monkeypatch.setattr(FLP, "act", broken)
+    assert train() == 2
+    assert "task2_seed0 has failed at step 60: its policy gives NaN" in capsys.readouterr().err
+    assert (here / "task1_seed0" / "policy.json").exists()
+    assert not (here / "task2_seed0" / "policy.json").exists()

@@ -1,0 +1,178 @@
+"""All six stages, really run, on each of the paper's ten environments, at a scale of seconds."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from flp.data.environments import specification
+from flp.stages import download_dataset, invert_to_latent, offline_train, online_finetune, pretrain_flow, report
+from flp.system import layout
+from flp.system.artifacts import load_tensors
+from flp.system.resume import Resume
+
+LOCOMOTION = [
+    "antmaze-large-navigate",
+    "antmaze-giant-navigate",
+    "humanoidmaze-medium-navigate",
+    "humanoidmaze-large-navigate",
+    "antsoccer-arena-navigate",
+]
+MANIPULATION = ["cube-single-play", "cube-double-play", "scene-play", "puzzle-3x3-play", "puzzle-4x4-play"]
+
+
+def tiny(params, dataset, **changes):
+    """The default experiment at a scale of seconds, on one dataset."""
+    params = yaml.safe_load(yaml.safe_dump(params))
+    params["datasets"] = [dataset]
+    params["download"] |= {"episodes": 2, "steps_per_episode": 31}
+    params["flow"] |= {"hidden": [16], "steps": 40, "validate_every": 20, "solver_steps": 2}
+    params["invert"] |= {"likelihood_samples": 8, "max_roundtrip_error": 1.0}
+    params["offline"] |= {"tasks": [1, 4], "steps": 20, "hidden": [16], "batch_size": 16}
+    params["online"] |= {"steps": 10}
+    params["evaluation"] |= {"every": 20, "episodes": 1}
+    params["report"] |= {"bootstrap": 100}
+    for section, values in changes.items():
+        params[section] |= values
+    return params
+
+
+@pytest.fixture
+def default(request):
+    return yaml.safe_load((request.config.rootpath / "params.yaml").read_text())
+
+
+def run_all(dataset):
+    common = ["--threads", "1", "--device", "cpu"]
+    of = ["--dataset", dataset]
+    assert download_dataset.main([*of, *common]) == 0
+    assert pretrain_flow.main([*of, "--seed", "0", *common]) == 0
+    assert invert_to_latent.main([*of, "--seed", "0", *common]) == 0
+    assert offline_train.main([*of, *common]) == 0
+    assert online_finetune.main([*of, *common]) == 0
+    assert report.main(common) == 0
+
+
+@pytest.mark.slow(40)
+@pytest.mark.parametrize("dataset", [*LOCOMOTION, *MANIPULATION])
+def test_the_six_stages_on_the_papers_environments(dataset, default, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    policy = "random" if dataset in LOCOMOTION else "scripted"
+    # One task: that several train together is tried in the maze below.
+    params = tiny(default, dataset, download={"source": "generate", "policy": policy}, offline={"tasks": [4]})
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    run_all(dataset)
+    label = json.loads((tmp_path / f"data/{dataset}.json").read_text())["label"]
+    assert ("random actions" in label) == (dataset in LOCOMOTION)
+    latents, manifest = load_tensors(layout.LATENT.format(dataset=dataset, seed=0) + ".safetensors")
+    assert manifest["dataset"] == dataset
+    assert latents["latents"].shape[0] == 2 * 30
+    summary = pd.read_csv("results/report/summary.csv")
+    assert list(summary) == ["dataset", "agent", "task", "seed", "phase", "step", "success", "episodes"]
+    assert set(summary.phase) == {"behavior", "offline", "online"}
+    assert set(summary.task) == {4}
+    assert summary.success.between(0, 1).all()
+    assert summary[summary.phase == "offline"].step.tolist().count(20) == 1
+    quality = json.loads((tmp_path / layout.QUALITY.format(dataset=dataset, seed=0) / "quality.json").read_text())
+    solved = [params["flow"][key] for key in ("solver", "solver_steps", "solver_grading")]
+    assert [quality[key] for key in ("solver", "solver_steps", "solver_grading")] == solved
+    assert len(quality["latent_std"]) == latents["latents"].shape[1]
+    assert specification(dataset).horizon > 0
+    assert "http" not in (tmp_path / "results/report/index.html").read_text().replace("http://www.w3.org", "")
+
+
+MAZE = "pointmaze-medium-navigate"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, pytestconfig):
+    """A folder in which a maze's two tasks have been trained together in one process."""
+    folder = tmp_path_factory.mktemp("trained")
+    params = tiny(yaml.safe_load((pytestconfig.rootpath / "params.yaml").read_text()), MAZE)
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert download_dataset.main(["--dataset", MAZE, "--threads", "1"]) == 0
+        assert pretrain_flow.main(["--dataset", MAZE, "--seed", "0", "--threads", "1"]) == 0
+        assert invert_to_latent.main(["--dataset", MAZE, "--seed", "0", "--threads", "1"]) == 0
+        assert offline_train.main(["--dataset", MAZE, "--threads", "1"]) == 0
+    return folder
+
+
+@pytest.fixture
+def here(trained, tmp_path, monkeypatch):
+    """A copy to work in."""
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / layout.OFFLINE.format(dataset=MAZE, agent="flp", seeds="0")
+
+
+@pytest.mark.slow(5)
+@pytest.mark.parametrize(
+    ("stage", "main", "file", "made_by"),
+    [
+        ("pretrain-flow", pretrain_flow.main, layout.FLOW, {"device": "cuda"}),
+        ("invert-to-latent", invert_to_latent.main, layout.LATENT, {"batch_size": 4096, "device": "cuda"}),
+        ("invert-to-latent", invert_to_latent.main, layout.LATENT, {"batch_size": 1, "device": "cpu"}),
+    ],
+)
+def test_what_was_begun_otherwise_is_begun_again(here, tmp_path, stage, main, file, made_by, capsys):
+    """On another kind of device, or in other batches."""
+    assert yaml.safe_load((tmp_path / "params.yaml").read_text())["invert"]["batch_size"] == 4096
+    output = Path(file.format(dataset=MAZE, seed=0) + ".safetensors")
+    made = output.read_bytes()
+    folder = layout.resume_folder(stage, json.loads(output.with_suffix(".json").read_text())["key"])
+    Resume(folder, made_by=made_by).save({"streams": torch.zeros(16, dtype=torch.uint8)}, {"step": 1})
+    assert main(["--dataset", MAZE, "--seed", "0", "--threads", "1", "--device", "cpu"]) == 0
+    assert output.read_bytes() == made
+    assert "going on from" not in capsys.readouterr().err
+
+
+@pytest.mark.slow(40)
+def test_offline_training_leaves_the_flow_as_it_is_and_keeps_finished_runs(here, tmp_path):
+    path = tmp_path / (layout.FLOW.format(dataset=MAZE, seed=0) + ".safetensors")
+    flow = path.read_bytes()
+    before = {path: path.stat().st_mtime_ns for path in here.glob("task*/policy.safetensors")}
+    assert len(before) == 2
+    params = yaml.safe_load((tmp_path / "params.yaml").read_text())
+    params["offline"]["tasks"] = [1, 4, 5]
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    assert offline_train.main(["--dataset", MAZE, "--threads", "1"]) == 0
+    after = {path: path.stat().st_mtime_ns for path in here.glob("task*/policy.safetensors")}
+    assert len(after) == 3
+    assert all(after[path] == time for path, time in before.items()), "finished runs were trained again"
+    assert path.read_bytes() == flow
+
+
+@pytest.mark.slow(40)
+def test_batched_and_sharded_runs_agree(trained, here):
+    """A run is the same trained beside another in one process or alone in its own."""
+    shutil.rmtree(here)
+    assert offline_train.main(["--dataset", MAZE, "--threads", "2"]) == 0
+    policy = here.relative_to(Path.cwd()) / "task4_seed0" / "policy.safetensors"
+    batched, sharded = (load_tensors(folder / policy)[0] for folder in (trained, Path.cwd()))
+    for name, tensor in batched.items():
+        torch.testing.assert_close(sharded[name], tensor, rtol=1e-4, atol=1e-5)
+    assert torch.isfinite(batched["agent/policy.net.weights.0"]).all()
+
+
+@pytest.mark.slow(40)
+def test_the_same_seed_gives_the_same_bytes(default, tmp_path, monkeypatch):
+    dataset = "pointmaze-medium-navigate"
+    made = []
+    for name in ("one", "two"):
+        folder = tmp_path / name
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        (folder / "params.yaml").write_text(yaml.safe_dump(tiny(default, dataset)))
+        run_all(dataset)
+        files = [p for p in sorted(folder.rglob("*")) if p.suffix in {".safetensors", ".npz", ".png"}]
+        files += sorted(folder.rglob("evaluations.csv")) + sorted(folder.rglob("log.csv"))
+        made.append({str(p.relative_to(folder)): p.read_bytes() for p in files if ".flp" not in p.parts})
+    assert made[0].keys() == made[1].keys()
+    assert len(made[0]) > 10
+    assert [name for name in made[0] if made[0][name] != made[1][name]] == []

@@ -1,0 +1,126 @@
+"""What will not fit is told before it starts."""
+
+from __future__ import annotations
+
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+import torch
+
+from flp import cli
+from flp.params.loading import load_params
+from flp.params.run import Run
+from flp.supervision import foresight
+from flp.supervision.foresight import Needs, check, foresee_training, generate_needs, memory, train_needs
+
+REPO = Path(__file__).resolve().parents[2]
+GIB = 2**30
+GPU = torch.device("cuda", 2)
+Usage = namedtuple("Usage", ["total", "used", "free"])
+
+
+def shards(*sizes):
+    """Runs of N = 4, so many to each shard."""
+    return [[Run(task, 0, 1.0, 4) for task in range(size)] for size in sizes]
+
+
+@pytest.fixture
+def limits(monkeypatch):
+    """A machine of 8 GiB, of which 4 are free, with 10 GiB of disk."""
+
+    def set_limits(free=4 * GIB, total=8 * GIB, disk=10 * GIB):
+        monkeypatch.setattr(foresight, "memory", lambda: (free, total))
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(100 * GIB, 100 * GIB - disk, disk))
+
+    set_limits()
+    return set_limits
+
+
+def test_what_fits_is_silent(limits, capsys):
+    check("training", Needs(GIB, 0, GIB), "remedy")
+    assert capsys.readouterr().err == ""
+
+
+def test_what_does_not_fit_now_is_a_warning(limits, capsys):
+    check("training", Needs(5 * GIB, 0, GIB), "train fewer runs")
+    assert capsys.readouterr().err == (
+        "warning: training needs about 5.0 GiB of memory, but only 4.0 GiB are free now; train fewer runs\n"
+    )
+
+
+@pytest.mark.parametrize(("needs", "kind"), [(Needs(9 * GIB, 0, 0), "memory"), (Needs(0, 0, 11 * GIB), "disk")])
+def test_what_can_never_fit_is_refused(limits, needs, kind):
+    with pytest.raises(foresight.FLPError, match=rf"^training needs about .* GiB of {kind}, but there are .*; .+$"):
+        check("training", needs, "remedy")
+
+
+def test_a_gpu_is_asked_for_its_memory(limits, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda gpu: asked.append(gpu) or (20 * GIB, 80 * GIB))
+    check("training", Needs(0, 30 * GIB, 0), "remedy", GPU)
+    assert asked == [GPU]
+    assert "30.0 GiB of GPU memory, but only 20.0 GiB are free" in capsys.readouterr().err
+    with pytest.raises(foresight.FLPError, match=r"90\.0 GiB of GPU memory"):
+        check("training", Needs(0, 90 * GIB, 0), "remedy", GPU)
+
+
+def test_the_machine_is_asked_for_its_memory():
+    free, total = memory()
+    assert 0 < free <= total
+
+
+def test_the_papers_largest_online_job_is_foreseen(limits, monkeypatch):
+    """Forty runs of humanoidmaze with a million online transitions each: the buffers alone take 25 GiB."""
+    params = load_params(REPO / "params.yaml", REPO / "presets/paper.yaml").for_dataset("humanoidmaze-medium-navigate")
+    needs = train_needs(params, Path("none.npz"), 69, 21, shards(40), 10**6, cuda=True)
+    buffers = 40 * 10**6 * 4 * (2 * 69 + 21 + 2)
+    assert buffers < needs.device < 1.5 * buffers
+    assert 2 * buffers < needs.disk < 3 * buffers
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda gpu: (16 * GIB, 16 * GIB))
+    limits(disk=1000 * GIB)
+    with pytest.raises(
+        foresight.FLPError, match=r"training 40 runs of humanoidmaze.*GPU memory.*seeds_per_job.*online"
+    ):
+        foresee_training(params, "humanoidmaze-medium-navigate", shards(40), 10**6, GPU)
+
+
+def test_more_processes_need_more_memory():
+    params = load_params(REPO / "params.yaml")
+    one, five = (
+        train_needs(params, Path("none.npz"), 4, 2, dealt, 0, cuda=False)
+        for dealt in (shards(5), shards(1, 1, 1, 1, 1))
+    )
+    assert five.memory > one.memory + 4 * foresight._PROCESS - GIB
+    assert one.disk == five.disk
+
+
+def test_on_a_gpu_the_largest_n_counts_for_its_own_shard_alone():
+    """For the shards train one after the other."""
+    params = load_params(REPO / "params.yaml")
+
+    def needs(*dealt):
+        return train_needs(params, Path("none.npz"), 69, 21, dealt, 0, cuda=True)
+
+    few, many = ([Run(task, 0, 1.0, n) for task in range(8)] for n in (1, 32))
+    assert needs(few, many) == Needs(needs(many).memory, needs(many).device, 2 * needs(many).disk)
+    assert needs(many).device > needs(few).device + 8 * 31 * 256 * 4 * 4 * 256
+
+
+def test_a_stage_says_so_before_it_starts(limits, tmp_path, monkeypatch, capsys):
+    limits(disk=1000)
+    monkeypatch.chdir(tmp_path)
+    shutil.copyfile(REPO / "params.yaml", "params.yaml")
+    assert cli.main(["download-dataset", "--dataset", "pointmaze-medium-navigate", "--threads", "1"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("flp download-dataset: error: generating pointmaze-medium-navigate needs about")
+    assert told.count("\n") == 1
+    assert not Path("data").exists()
+
+
+def test_generation_needs_what_it_writes():
+    settings = load_params(REPO / "params.yaml").download
+    needs = generate_needs("pointmaze-medium-navigate", settings, 1)
+    rows = 220 * 1001
+    assert rows * 4 * (4 + 2) < needs.disk < rows * 4 * 40

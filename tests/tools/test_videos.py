@@ -1,0 +1,127 @@
+"""Videos show the evaluation's own episode, are drawn without a screen, and count for nothing."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from test_pipeline import tiny
+
+from flp import cli
+from flp.data.environments import make_environment
+from flp.evaluation import headless
+from flp.evaluation.film import STRIP, Episode, film, pictures_apart, play
+from flp.evaluation.rollout import Evaluator
+from flp.params.sections import Evaluation
+from flp.stages import download_dataset, invert_to_latent, offline_train, pretrain_flow, report
+from flp.system.errors import FLPError
+
+POINT = "pointmaze-medium-navigate"
+
+
+def drift(observations, streams):
+    """A policy of its observation and of its noise, whose numbers depend on how they are computed."""
+    weights = torch.tensor([[0.3, -0.2], [0.1, 0.25]]).expand(len(observations), 2, 2)
+    return torch.tanh(observations @ weights) + 0.5 * streams.normal(observations.shape[1], 2)
+
+
+def test_the_episode_is_the_one_that_the_evaluation_played():
+    settings = Evaluation(every=1, episodes=2, seed=5)
+    with Evaluator(POINT, [4, 2], episodes=2, seed=5, record=2) as evaluator:
+        evaluated = evaluator.evaluate(drift)
+    scene = make_environment(POINT, 2)
+    played = play(drift, scene, 2, settings, episode=1, draw=lambda env: env.unwrapped.get_xy().copy())
+    path = np.stack(played.pictures).astype(np.float32)
+    assert evaluated.trajectories is not None
+    assert np.array_equal(path, evaluated.trajectories[1][1])
+    assert played.length == evaluated.lengths[1, 1]
+    assert played.success == bool(evaluated.success[1, 1])
+
+
+def flat(shade: int, count: int) -> list[np.ndarray]:
+    return [np.full((40, 60, 3), shade, np.uint8)] * count
+
+
+def test_a_film_waits_for_the_slower_and_says_who_succeeded():
+    quick = Episode(flat(40, 3), every=5, success=True, length=8)
+    slow = Episode([*flat(120, 6), *flat(220, 1)], every=5, success=False, length=30)
+    with Image.open(io.BytesIO(film([("frozen flow", quick), ("policy", slow)]))) as film_:
+        assert film_.n_frames == 7
+        assert film_.size == (124, 40 + STRIP)
+        shades = []
+        for i in range(7):
+            film_.seek(i)
+            frame = np.asarray(film_.convert("RGB")).astype(int)
+            shades.append((round(frame[STRIP + 4 :, 4:56].mean()), round(frame[STRIP + 4 :, 68:].mean())))
+        assert shades == [(pytest.approx(40, abs=4), pytest.approx(120, abs=4))] * 6 + [
+            (pytest.approx(40, abs=4), pytest.approx(220, abs=4))
+        ]
+        won = (frame[:STRIP, :62, 1] - frame[:STRIP, :62, 0]).max()
+        lost = (frame[:STRIP, 62:, 1] - frame[:STRIP, 62:, 0]).max()
+        assert won > 40 > 25 > lost  # green letters against grey ones
+
+
+@pytest.mark.parametrize(
+    ("dataset", "apart"), [("cube-single-play", 3), (POINT, 13), ("humanoidmaze-giant-navigate", 50)]
+)
+def test_a_video_has_at_most_eighty_pictures_and_the_start(dataset, apart):
+    assert pictures_apart(dataset) == apart
+
+
+def test_without_a_renderer_one_line_names_the_packages(monkeypatch):
+    monkeypatch.setenv("MUJOCO_GL", "no-such")
+    with pytest.raises(FLPError, match=r"MUJOCO_GL=no-such does not work here; on Debian.*libegl1.*libosmesa6"):
+        headless.choose_renderer()
+    monkeypatch.delenv("MUJOCO_GL")
+    monkeypatch.setattr(headless, "works", lambda backend: False)
+    with pytest.raises(FLPError, match=r"neither EGL nor OSMesa works here; .*apt-get install libegl1"):
+        headless.choose_renderer()
+    assert "MUJOCO_GL" not in os.environ
+    monkeypatch.setattr(headless, "works", lambda backend: backend == "osmesa")
+    monkeypatch.setenv("MUJOCO_GL", "")
+    assert headless.choose_renderer() == "osmesa"
+
+
+@pytest.mark.slow
+def test_videos_of_trained_policies_enter_the_page_and_no_statistic(request, tmp_path, monkeypatch, capsys):
+    if not any(map(headless.works, headless.BACKENDS)):
+        pytest.skip(f"needs {headless.PACKAGES}")
+    monkeypatch.chdir(tmp_path)
+    params = tiny(yaml.safe_load((request.config.rootpath / "params.yaml").read_text()), POINT)
+    params["flow"] |= {"solver": "euler", "solver_steps": 2}
+    params["offline"]["tasks"] = [4]
+    params["online"]["steps"] = 0
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    of = ["--dataset", POINT, "--threads", "1"]
+    assert download_dataset.main(of) == pretrain_flow.main([*of, "--seed", "0"]) == 0
+    assert invert_to_latent.main([*of, "--seed", "0"]) == offline_train.main(of) == report.main([]) == 0
+    counted = {path: path.read_bytes() for path in Path("results/report").glob("*.csv")}
+    assert 'id="videos"' not in Path("results/report/index.html").read_text()
+
+    made = "results/videos/pointmaze-medium-navigate/flp"
+    command = [sys.executable, "-m", "flp.cli", "videos", "--device", "cpu"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stdout == f"{made}: 1 videos\n"
+    assert cli.main(["videos"]) == 0
+    assert capsys.readouterr().out.endswith(f"{made} is up to date\n")
+    (video,) = json.loads(Path(made, "videos.json").read_text())["videos"]
+    assert (video["task"], list(video["outcomes"])) == (4, ["frozen flow", "policy"])
+    with Image.open(Path(made, video["file"])) as film_:
+        assert film_.size == (2 * 240 + 4, 240 + STRIP)
+        assert film_.n_frames > 10
+        first = np.asarray(film_.convert("RGB"))[STRIP:].astype(float)
+    flow, policy = first[:, :240], first[:, 244:]
+    assert first.std() > 20 and np.abs(flow - policy).mean() < 2  # something is to be seen, the same start
+    assert report.main([]) == 0
+    assert re.search(r'id="videos".*src="data:image/webp;base64,', Path("results/report/index.html").read_text(), re.S)
+    assert {path: path.read_bytes() for path in counted} == counted

@@ -1,0 +1,202 @@
+"""Killed jobs, wrong parameters, few cores and GPUs: the workflow in fresh clones that meet with trouble."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from workflow_clones import (
+    BELOW_OFFLINE,
+    NOTHING,
+)
+from workflow_support import (
+    BIN,
+    REPO,
+    Checkout,
+    jobs,
+    kill_group,
+    new_checkout,
+    wait_until,
+)
+
+from flp.system import layout
+
+pytestmark = pytest.mark.slow(25)
+
+
+# --- faults ------------------------------------------------------------------------------------------------------
+
+
+def test_a_killed_job_leaves_nothing_that_counts(work: Checkout) -> None:
+    work.change(offline__alpha=3.0)
+    victim = "offline_train/cube-single-play/flp/seed0"
+    process = work.start("snakemake", "--cores", "4", FLP_STAND_IN_SLOW=victim, FLP_STAND_IN_HALF=victim)
+    wait_until(lambda: work.log.exists() and f"start {victim}" in work.log.read_text())
+    line = next(line for line in work.log.read_text().splitlines() if line.startswith(f"start {victim}"))
+    time.sleep(0.2)
+    os.kill(int(line.split()[3]), signal.SIGKILL)
+    assert process.wait(timeout=60) != 0
+    assert work.ran() == jobs(offline_train=1, online_finetune=1)  # the others went on
+    assert work.snakemake() == jobs(offline_train=1, online_finetune=1, report=1)
+
+
+@pytest.mark.parametrize("front", ["snakemake", "dvc"])
+def test_after_kill_9_one_command_unlocks_and_the_next_goes_on(work: Checkout, front: str) -> None:
+    work.change(offline__alpha=3.0)
+    victim = "offline_train/cube-single-play/flp/seed0"
+    command = ("snakemake", "--cores", "4") if front == "snakemake" else ("dvc", "repro")
+    process = work.start(*command, FLP_STAND_IN_SLOW=victim, FLP_STAND_IN_HALF=victim)
+    wait_until(lambda: work.log.exists() and f"start {victim}" in work.log.read_text())
+    # What has ended is recorded: else it would rightly run again.
+    wait_until(lambda: time.time() - work.log.stat().st_mtime > 3)
+    kill_group(process)
+    finished = work.ran()
+    refused = work.run(*command, check=False)
+    assert refused.returncode != 0
+    assert "--unlock" in refused.stdout + refused.stderr
+    work.run("snakemake", "--unlock")
+    work.ran()
+    work.run(*command)
+    assert work.ran() + finished == BELOW_OFFLINE
+    assert work.planned() == NOTHING
+
+
+def test_half_written_outputs_are_not_taken_for_whole(work: Checkout) -> None:
+    manifest = work.root / "results/cube-single-play/offline/flp/seed0/manifest.json"
+    text = manifest.read_text()
+    manifest.unlink()
+    manifest.write_text(text[: len(text) // 2])
+    assert work.planned() == jobs(offline_train=1)
+
+
+def test_a_failed_job_does_not_stop_the_others(work: Checkout) -> None:
+    work.change(offline__alpha=3.0)
+    done = work.run("snakemake", "--cores", "4", check=False, FLP_STAND_IN_FAIL="cube-single-play/flp/seed0")
+    assert done.returncode != 0
+    assert "told to fail" in done.stdout + done.stderr
+    assert work.ran() == jobs(offline_train=1, online_finetune=1)
+    assert work.snakemake() == jobs(offline_train=1, online_finetune=1, report=1)
+
+
+# --- the machine -------------------------------------------------------------------------------------------------
+
+
+def test_snakemakes_own_report_holds_the_results_and_needs_no_network(work: Checkout) -> None:
+    work.run("snakemake", "--report", "report.html")
+    html = work.read("report.html")
+    for name in ("results/report/index.html", "results/report/summary.csv", "latent.png", "Flow Latent Policies"):
+        assert name in html
+    assert re.findall(r'<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)="(?!data:)[^"]*"', html) == []
+
+
+def test_no_more_threads_than_the_machine_has(work: Checkout) -> None:
+    work.change(offline__tasks=[1, 2, 3, 4, 5], offline__sweep__alpha=[0.1, 0.2, 1.0])
+    work.ran()
+    work.run("snakemake", "--cores", "64", "offline_train_all", FLP_STAND_IN_SLOW="offline", FLP_STAND_IN_SECONDS="0.3")
+    busy, most = 0, 0
+    for line in work.log.read_text().splitlines():
+        word, _, _, _, threads = line.split()
+        busy += int(threads) if word == "start" else -int(threads)
+        most = max(most, busy)
+    assert 1 <= most <= len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize(("gpus", "most"), [(1, 1), (2, 2)])
+def test_training_jobs_take_turns_on_a_gpu(work: Checkout, gpus: int, most: int) -> None:
+    work.change(offline__alpha=5.0, offline__tasks=[1])
+    extra = ["--resources", f"gpu={gpus}"] if gpus > 1 else []
+    work.ran()
+    slow = {"FLP_STAND_IN_SLOW": "offline", "FLP_STAND_IN_SECONDS": str(2 * gpus), "CUDA_VISIBLE_DEVICES": "0,1"}
+    work.run("snakemake", "offline_train_all", "--cores", "4", *extra, **slow)
+    busy, seen = 0, 0
+    for line in work.log.read_text().splitlines():
+        busy += 1 if line.startswith("start") else -1
+        seen = max(seen, busy)
+    assert seen <= most if len(os.sched_getaffinity(0)) < 4 else seen == most
+
+
+def test_a_large_experiment_is_planned_in_seconds(tmp_path: Path) -> None:
+    checkout = new_checkout(tmp_path / "large")
+    names = ["antmaze-large-navigate", "humanoidmaze-medium-navigate", "antsoccer-arena-navigate", "cube-single-play"]
+    names += ["cube-double-play", "scene-play", "puzzle-3x3-play", "puzzle-4x4-play"]
+    names += ["antmaze-giant-navigate", "humanoidmaze-large-navigate"]
+    checkout.change(datasets=names, seeds=list(range(8)), offline__tasks=[1, 2, 3, 4, 5])
+    began = time.monotonic()
+    assert checkout.planned() == jobs(
+        download_dataset=10, pretrain_flow=80, invert_to_latent=80, offline_train=80, online_finetune=80, report=1
+    )
+    assert time.monotonic() - began < 15 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("offline: {alfa: 1}", "offline.alfa: unknown key; did you mean 'alpha'?"),
+        ("datasets: [cube-singel-play]", "did you mean"),
+        ("seeds: [0]\nseeds: [1]", "given twice"),
+        ("datasets: [", "line"),
+    ],
+)
+def test_bad_parameters_are_one_line(work: Checkout, text: str, says: str) -> None:
+    (work.root / "bad.yaml").write_text(text)
+    done = work.run("snakemake", "-n", "--quiet", "--configfile", "bad.yaml", check=False)
+    assert done.returncode != 0
+    said = (done.stdout + done.stderr).strip().splitlines()
+    assert says in said[-1] or says in "\n".join(said), said
+    assert "Traceback" not in "\n".join(said)
+
+
+def test_parameters_may_stand_on_the_command_line(work: Checkout) -> None:
+    """Snakemake hands over the numbers inside brackets as strings."""
+    asked = ("seeds=[0, 1, 2]", "online={steps: 0}", "offline={alpha: 0.25, agents: [flp]}")
+    assert work.planned("--config", *asked) == jobs(pretrain_flow=4, invert_to_latent=4, offline_train=6, report=1)
+    done = work.run("snakemake", "-n", "--config", "offline={alpha: high}", check=False)
+    assert done.returncode != 0
+    assert "+ --config: offline.alpha: input should be a valid number, got 'high'" in done.stdout + done.stderr
+
+
+def test_what_the_experiment_does_not_hold_is_refused(work: Checkout) -> None:
+    for target in ("data/scene-play.npz", "results/cube-single-play/flow/model/seed9/flow.safetensors"):
+        done = work.run("snakemake", "-n", target, check=False)
+        assert done.returncode != 0
+        said = done.stdout + done.stderr
+        assert "No rule to produce" in said and "Traceback" not in said
+
+
+def test_rules_work_without_the_environment_activated(small: Checkout) -> None:
+    # bash replaces itself by the command it is given; dash stays, between dvc and the command
+    small.env |= {"PATH": "/usr/bin:/bin", "SHELL": "/bin/sh"}
+    small.change(report__title="Another")
+    small.ran()
+    small.run(BIN / "dvc", "repro")
+    assert small.ran() == jobs(report=1)
+    small.change(report__title="One more")
+    small.run(BIN / "snakemake", "--cores", "2")
+    assert small.ran() == jobs(report=1)
+
+
+def test_the_workflow_is_formatted_and_linted() -> None:
+    checkout = Checkout(REPO, stand_ins=False)
+    checkout.run("snakefmt", "--check", "workflow")
+    assert "good condition" in "".join(checkout.run("snakemake", "--lint").stderr)
+
+
+def test_snakemake_and_dvc_know_the_same_stages(work: Checkout) -> None:
+    listed = {line.split()[0] for line in work.run("snakemake", "--list-rules").stdout.splitlines()}
+    stages = set(yaml.safe_load(work.read("dvc.yaml"))["stages"])
+    on_request = {
+        "all_figures",
+        "offline_sweep",
+        "videos",
+        *layout.FIGURES,
+        *layout.TABLES,
+    }  # no part of `all`, nor of DVC
+    assert on_request <= listed
+    assert stages == {name for name in listed - on_request if name != "all" and not name.endswith("_all")}
+    assert sys.version_info >= (3, 11)
