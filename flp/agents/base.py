@@ -41,6 +41,8 @@ class Agent(Learner):
 
     uses_latents = False
     """Whether `actions` in the batch are latents z = f⁻¹(a)."""
+    candidates: tuple[int, ...] = ()
+    """Among how many draws each run chooses when it acts; empty where there is no choice."""
 
     def act(self, observations: Tensor, streams: RunStreams) -> tuple[Tensor, Tensor]:
         """Actions for the environment in [-1, 1] and as they are stored, each `[R, B, a]`."""
@@ -52,6 +54,10 @@ class Agent(Learner):
 
     def behave(self, observations: Tensor, streams: RunStreams) -> Tensor | None:
         """Actions of the behaviour policy `[R, B, a]`, or None where the agent has none."""
+        return None
+
+    def value(self, observations: Tensor, actions: Tensor) -> Tensor | None:
+        """The critic's value of actions for the environment, `[R, B]`, or None where the agent has no critic."""
         return None
 
     def is_shared(self, name: str) -> bool:

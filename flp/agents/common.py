@@ -162,6 +162,9 @@ class InSampleValues(nn.Module):
     @torch.no_grad()
     def advantage(self, batch: Batch) -> Tensor:
         """min Q(s, a) − V(s), `[R, B]`."""
-        q = aggregate(self.critic(batch["observations"], batch["actions"]), "min")
-        advantage: Tensor = q - self.value(batch["observations"])
+        advantage: Tensor = self.q(batch["observations"], batch["actions"]) - self.value(batch["observations"])
         return advantage
+
+    def q(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """min Q(s, a), `[R, B]`."""
+        return aggregate(self.critic(observations, actions), "min")

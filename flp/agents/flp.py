@@ -100,6 +100,12 @@ class FLP(Agent):
         return values if self.surplus is None else values.masked_fill(self.surplus, -torch.inf)
 
     @torch.no_grad()
+    def value(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """Q_φ(s, f⁻¹(a)): the critic knows latents."""
+        latents = self.flow.inverse(observations, actions)
+        return aggregate(self.critic(observations, latents), self.aggregation)
+
+    @torch.no_grad()
     def act(self, observations: Tensor, streams: RunStreams) -> tuple[Tensor, Tensor]:
         """Draw N latents, keep the best by Q_φ, decode it; the latent itself is what is stored."""
         mean, log_std = self.policy(observations)

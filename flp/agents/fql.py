@@ -77,6 +77,11 @@ class FQL(FlowAgent):
         return batch["rewards"] + self.discount * batch["masks"] * q
 
     @torch.no_grad()
+    def value(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """Q_φ(s, a)."""
+        return aggregate(self.critic(observations, actions), self.aggregation)
+
+    @torch.no_grad()
     def act(self, observations: Tensor, streams: RunStreams) -> tuple[Tensor, Tensor]:
         """Draw z ~ N(0, I) and map it in one step."""
         actions = self.policy(observations, streams.normal(observations.shape[1], self.action_dim)).clamp(-1, 1)

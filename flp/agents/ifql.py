@@ -8,7 +8,7 @@ from torch import Tensor
 from flp.agents.base import Spec, settings_of
 from flp.agents.common import FlowAgent, InSampleValues
 from flp.agents.latent import best_of_n
-from flp.learner.nets import aggregate, follow
+from flp.learner.nets import follow
 from flp.learner.optimizers import Adam, descend
 from flp.learner.trainable import Batch, Logs
 from flp.randomness.streams import RunStreams
@@ -20,7 +20,8 @@ class IFQL(FlowAgent):
     def __init__(self, spec: Spec) -> None:
         o, own = spec.offline, settings_of(spec, "ifql")
         super().__init__(spec, own.flow, own.flow_steps)
-        self.candidates, self.target_rate = own.candidates, o.target_rate
+        self.candidates = (own.candidates,) * len(spec.streams)
+        self.target_rate = o.target_rate
         self.values = InSampleValues(spec, own.expectile)
         self.optimizers = [Adam([*self.behavior_parameters(), *self.values.trained()], o.learning_rate)]
 
@@ -38,12 +39,17 @@ class IFQL(FlowAgent):
         return {"flow_loss": flow_loss.detach()} | value_logs | critic_logs
 
     @torch.no_grad()
+    def value(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """min Q_φ(s, a)."""
+        return self.values.q(observations, actions)
+
+    @torch.no_grad()
     def act(self, observations: Tensor, streams: RunStreams) -> tuple[Tensor, Tensor]:
         """Decode N draws and take the one with the largest min Q."""
-        batch, n = observations.shape[1], self.candidates
+        batch, n = observations.shape[1], self.candidates[0]  # the same for every run
         repeated = observations.unsqueeze(2).expand(-1, -1, n, -1).flatten(1, 2)
         noise = streams.normal(batch, n, self.action_dim).flatten(1, 2)
         candidates = self.behavior.decode(repeated, noise)
-        values = aggregate(self.values.critic(repeated, candidates), "min")
+        values = self.values.q(repeated, candidates)
         actions = best_of_n(values.view(-1, batch, n), candidates.view(-1, batch, n, self.action_dim))
         return actions, actions

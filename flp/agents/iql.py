@@ -45,6 +45,11 @@ class IQL(Agent):
         return loss, {"actor_loss": loss.detach(), "advantage": advantage.mean(1), "weight": weight.mean(1)}
 
     @torch.no_grad()
+    def value(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """min Q_φ(s, a)."""
+        return self.values.q(observations, actions)
+
+    @torch.no_grad()
     def act(self, observations: Tensor, streams: RunStreams) -> tuple[Tensor, Tensor]:
         """The mean, as at temperature 0."""
         actions = self.actor(observations).clamp(-1, 1)

@@ -92,6 +92,11 @@ class ReBRAC(Agent):
         return (actions + noise).clamp(-1, 1)
 
     @torch.no_grad()
+    def value(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """min Q_φ(s, a)."""
+        return aggregate(self.critic(observations, actions), "min")
+
+    @torch.no_grad()
     def act(self, observations: Tensor, streams: RunStreams) -> tuple[Tensor, Tensor]:
         """The policy without noise, as at temperature 0."""
         actions = self.actor(observations)

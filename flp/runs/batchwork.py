@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from flp.agents import make_agent
 from flp.agents.base import Agent, Spec
+from flp.data.environments import specification
 from flp.data.load import Dataset, load_dataset
 from flp.data.moments import observation_moments
 from flp.data.relabel import relabel
@@ -50,6 +52,17 @@ class Batchwork:
         seeds = [seed_of(purpose, self.dataset, self.agent, run.task, run.seed, run.variant) for run in self.runs]
         return RunStreams(seeds, "cpu" if place is not None else self.device, place)
 
+    def flow_file(self, run: Run) -> Path:
+        """The flow that a run starts from."""
+        return Path(layout.FLOW.format(dataset=self.dataset, seed=run.seed) + ".safetensors")
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """What a run's agent is built from beside its own α and N: for its manifest, so that it can be loaded alone."""
+        spec = specification(self.dataset)
+        offline = self.params.offline.model_dump(mode="json")
+        return {"observation_dim": spec.observation_dim, "action_dim": spec.action_dim, "offline": offline}
+
     def load(self, capacity: int = 0) -> tuple[Agent, Replay]:
         """Build the agent and its replay, with room for `capacity` online transitions per run.
 
@@ -57,7 +70,7 @@ class Batchwork:
             FLPError: a missing or altered artifact, or latents of another flow or dataset.
         """
         data = load_dataset(layout.DATA.format(dataset=self.dataset) + ".npz")
-        paths = [layout.FLOW.format(dataset=self.dataset, seed=run.seed) + ".safetensors" for run in self.runs]
+        paths = [str(self.flow_file(run)) for run in self.runs]
         flow, manifests = load_flow(paths, self.device, dataset_sha256=data.sha256)
         offline = self.params.offline
         agent = make_agent(

@@ -196,6 +196,7 @@ class Recorder:
 
     def save(self, folder: Path, keys: dict[str, str], step: int, seconds: float) -> None:
         """Write every run's folder: its results, or why it failed. The runs together took `seconds`."""
+        has_flow = any(map(self.agent.is_shared, self.agent.state_dict()))
         for i, run in enumerate(self.work.runs):
             target = folder / run.name
             if run.name in self.health.failed:
@@ -212,10 +213,12 @@ class Recorder:
                 parameters_of(self.agent, i, len(self.work.runs)),
                 _of(run.name, self.evaluations),
                 _of(run.name, self.logs),
+                flow=self.work.flow_file(run) if has_flow else None,
                 dataset=self.work.dataset,
                 agent=self.work.agent,
                 phase=self.phase,
                 step=step,
+                model=self.work.model,
                 device=device_name(self.work.device),
                 # Runs train together: each cost its share.
                 seconds=round(seconds / len(self.work.runs), 3),

@@ -1,13 +1,14 @@
 """One run is one folder, its manifest written last.
 
 A folder holds the run's parameters and optimizer state (`policy.safetensors`, with a manifest that carries its key),
-its evaluations, its training log, and in mazes some trajectories.
+its evaluations, its training log, a copy of the flow it acts through, and in mazes some trajectories.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from torch import Tensor
 
 from flp.agents.base import Agent
 from flp.params.run import Run
-from flp.system.artifacts import atomic_write, load_manifest, save_tensors, write_csv
+from flp.system.artifacts import atomic_write, load_manifest, save_tensors, write_csv, write_verified
 from flp.system.errors import FLPError
+from flp.system.hashing import sha256_of
 
 Row = dict[str, Any]
 
@@ -62,9 +64,18 @@ def save_run(
     tensors: dict[str, Tensor],
     evaluations: Sequence[Row],
     log: Sequence[Row],
+    flow: Path | None,
     **manifest: Any,
 ) -> None:
-    """Write one run's folder; its manifest comes last, so that a folder with one is whole."""
+    """Write one run's folder; its manifest comes last, so that a folder with one is whole.
+
+    A flow that the policy acts through lies in it as a copy: the folder is all that another machine needs, and DVC
+    stores equal files once.
+    """
+    if flow is not None:
+        for file in (flow, flow.with_suffix(".json")):
+            write_verified(folder / file.name, partial(shutil.copyfile, file))
+        manifest["flow_sha256"] = sha256_of(folder / flow.name)
     write_csv(folder / "evaluations.csv", evaluations)
     write_csv(folder / "log.csv", log)
     save_tensors(

@@ -1,0 +1,43 @@
+"""One vector or a batch of them, as callers have it, to tensors and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from flp.system.errors import FLPError
+
+
+def batch_of(values: ArrayLike, width: int, what: str, device: torch.device) -> tuple[Tensor, bool]:
+    """Float32 `[1, B, width]` on the device, of one vector or a batch; and whether it was one.
+
+    Raises:
+        FLPError: another shape, or NaN or infinite values.
+    """
+    array = np.array(values, np.float32)
+    if array.ndim not in (1, 2) or array.shape[-1] != width:
+        raise FLPError(f"{what} have shape {list(array.shape)}, expected [{width}] or [batch, {width}]")
+    if not np.isfinite(array).all():
+        raise FLPError(f"{what} hold NaN or infinite values")
+    return torch.from_numpy(np.atleast_2d(array))[None].to(device), array.ndim == 1
+
+
+def paired(
+    observation: ArrayLike, action: ArrayLike, widths: tuple[int, int], device: torch.device
+) -> tuple[Tensor, Tensor, bool]:
+    """Observations and actions of the same batch, as `batch_of`."""
+    observations, single = batch_of(observation, widths[0], "observations", device)
+    actions, _ = batch_of(action, widths[1], "actions", device)
+    if actions.shape[1] != observations.shape[1]:
+        raise FLPError(f"{observations.shape[1]} observations come with {actions.shape[1]} actions")
+    return observations, actions, single
+
+
+def as_given(result: Tensor, single: bool) -> NDArray[Any]:
+    """`[1, B, …]` as an array `[B, …]`, or `[…]` where one vector was given."""
+    array: NDArray[Any] = result[0].float().cpu().numpy()
+    return array[0] if single else array

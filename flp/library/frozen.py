@@ -1,0 +1,91 @@
+"""A frozen behaviour flow as an object: what people would have done, how likely, and the latents of what they did."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from flp.flow.behavior import Flow
+from flp.flow.checkpoint import load_flow as read_flow
+from flp.library.arrays import as_given, batch_of, paired
+from flp.randomness.streams import RunStreams
+from flp.system.errors import FLPError
+
+
+class BehaviorFlow:
+    """What `load_flow` gives: f_ω of one dataset and seed, which carries z ~ N(0, I) to the behaviour's actions.
+
+    Attributes:
+        dataset: the dataset it was fitted to.
+        observation_dim: length of an observation.
+        action_dim: length of an action and of a latent.
+        manifest: everything that is recorded of it: key, loss, parameters, versions.
+    """
+
+    def __init__(self, flow: Flow, manifest: dict[str, Any], device: torch.device) -> None:
+        self._flow, self._device = flow, device
+        self.manifest = manifest
+        self.dataset: str = manifest["dataset"]
+        self.observation_dim: int = manifest["model"]["observation_dim"]
+        self.action_dim: int = manifest["model"]["action_dim"]
+        self.reset()
+
+    def reset(self, seed: int = 0) -> None:
+        """Begin the noise of `sample` anew, from a seed."""
+        self._streams = RunStreams([seed], "cpu", self._device)
+
+    @torch.inference_mode()
+    def sample(self, observation: ArrayLike, n: int = 1) -> NDArray[np.float32]:
+        """Draw n actions of the behaviour in [-1, 1] for each observation: `[n, a]`, or `[B, n, a]` of a batch."""
+        observations, single = batch_of(observation, self.observation_dim, "observations", self._device)
+        if n < 1:
+            raise FLPError(f"n must be a whole number above 0, not {n!r}")
+        batch = observations.shape[1]
+        repeated = observations.repeat_interleave(n, 1)
+        latents = self._streams.normal(batch * n, self.action_dim)
+        return as_given(self._flow.decode(repeated, latents).view(1, batch, n, -1), single)
+
+    @torch.inference_mode()
+    def action(self, observation: ArrayLike, latent: ArrayLike) -> NDArray[np.float32]:
+        """f_ω(z) clipped to [-1, 1]: the action of a latent, `[a]` or `[B, a]`."""
+        observations, latents, single = self._paired(observation, latent)
+        return as_given(self._flow.decode(observations, latents), single)
+
+    @torch.inference_mode()
+    def latent(self, observation: ArrayLike, action: ArrayLike) -> NDArray[np.float32]:
+        """f_ω⁻¹(a): the latent of an action, `[a]` or `[B, a]`, by the decoder's own solver."""
+        observations, actions, single = self._paired(observation, action)
+        return as_given(self._flow.inverse(observations, actions), single)
+
+    def log_prob(self, observation: ArrayLike, action: ArrayLike) -> NDArray[np.float32]:
+        """log π_β(a | s) in nats, `[]` or `[B]`, by the change of variables along the ODE."""
+        observations, actions, single = self._paired(observation, action)
+        return as_given(self._flow.log_density(observations, actions), single)
+
+    def _paired(self, observation: ArrayLike, action: ArrayLike) -> tuple[torch.Tensor, torch.Tensor, bool]:
+        return paired(observation, action, (self.observation_dim, self.action_dim), self._device)
+
+    def __repr__(self) -> str:
+        return f"<BehaviorFlow of {self.dataset}, seed {self.manifest.get('seed')}>"
+
+
+def load_flow(path: Path | str, *, device: torch.device | str = "cpu", seed: int = 0) -> BehaviorFlow:
+    """Load a frozen flow, such as `results/cube-single-play/flow/model/seed0`.
+
+    Args:
+        path: the folder, or its `flow.safetensors`.
+        device: where it computes, such as `cuda`.
+        seed: of the noise of `sample`.
+
+    Raises:
+        FLPError: missing, damaged or foreign files, by name.
+    """
+    file = Path(path) if Path(path).suffix == ".safetensors" else Path(path) / "flow.safetensors"
+    flow, (manifest,) = read_flow([str(file)], device)
+    loaded = BehaviorFlow(flow, manifest, torch.device(device))
+    loaded.reset(seed)
+    return loaded

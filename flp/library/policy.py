@@ -1,0 +1,200 @@
+"""A trained policy as an object: observations in, actions out, wherever its folder has been taken."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from pydantic import ValidationError
+from torch import Tensor
+
+from flp.agents import make_agent
+from flp.agents.base import Agent, Spec
+from flp.flow.checkpoint import load_flow
+from flp.library.arrays import as_given, batch_of, paired
+from flp.params.sections import AgentName, Offline
+from flp.randomness.streams import RunStreams
+from flp.runs.run_folder import restore_parameters
+from flp.system.artifacts import load_tensors
+from flp.system.errors import FLPError
+
+_LARGEST = 2**16  # of any size in a manifest
+
+
+class Policy:
+    """What `load_policy` gives: call it with observations.
+
+    A policy draws its noise from a stream of its own: after `reset(seed)` the same calls give the same actions, on
+    every device up to rounding. How it acts can be changed, what it has learnt cannot.
+
+    Attributes:
+        agent: the algorithm's name, such as `flp`.
+        dataset: the dataset it was trained on.
+        task: the task it was trained for.
+        observation_dim: length of an observation.
+        action_dim: length of an action; every action lies in [-1, 1].
+        manifest: everything that is recorded of it: seed, steps, parameters, versions.
+        device: where it computes.
+    """
+
+    def __init__(self, learner: Agent, manifest: dict[str, Any], device: torch.device) -> None:
+        self._learner, self.device = learner, device
+        self.manifest = manifest
+        self.agent: str = manifest["agent"]
+        self.dataset: str = manifest["dataset"]
+        self.task: int = manifest["task"]
+        self.observation_dim: int = manifest["model"]["observation_dim"]
+        self.action_dim: int = manifest["model"]["action_dim"]
+        self.reset()
+
+    def reset(self, seed: int = 0) -> None:
+        """Begin the policy's noise anew, from a seed."""
+        self._streams = RunStreams([seed], "cpu", self.device)
+
+    def __call__(self, observation: ArrayLike) -> NDArray[np.float32]:
+        """Act.
+
+        Args:
+            observation: `[observation_dim]`, or a batch `[B, observation_dim]`.
+
+        Returns:
+            Actions in [-1, 1], float32 `[action_dim]` or `[B, action_dim]`.
+
+        Raises:
+            FLPError: another shape, or values that are no numbers.
+        """
+        observations, single = batch_of(observation, self.observation_dim, "observations", self.device)
+        return as_given(self.act(observations, self._streams), single)
+
+    @torch.inference_mode()
+    def act(self, observations: Tensor, streams: RunStreams) -> Tensor:
+        """As an evaluation asks: `[1, B, observation_dim]` to `[1, B, action_dim]`, with its noise."""
+        return self._learner.act(observations, streams)[0].clamp(-1, 1)
+
+    @property
+    def candidates(self) -> int | None:
+        """Among how many draws it chooses (N of best-of-N); None where the algorithm chooses among none."""
+        counts = self._learner.candidates
+        return counts[0] if counts else None
+
+    @candidates.setter
+    def candidates(self, count: int) -> None:
+        if not self._learner.candidates:
+            raise FLPError(f"{self.agent} does not choose among candidates")
+        if not isinstance(count, int) or not 1 <= count <= 1024:
+            raise FLPError(f"candidates must be a whole number from 1 to 1024, not {count!r}")
+        self._learner.candidates = (count,)
+
+    @torch.inference_mode()
+    def value(self, observation: ArrayLike, action: ArrayLike) -> NDArray[np.float32]:
+        """The critic's value Q(s, a): the discounted return it expects, `[]` or `[B]`.
+
+        Raises:
+            FLPError: as for a call; or the algorithm has no critic.
+        """
+        widths = self.observation_dim, self.action_dim
+        observations, actions, single = paired(observation, action, widths, self.device)
+        values = self._learner.value(observations, actions)
+        if values is None:
+            raise FLPError(f"{self.agent} has no critic")
+        return as_given(values, single)
+
+    def __repr__(self) -> str:
+        return f"<Policy {self.agent} of {self.dataset}, task {self.task}, step {self.manifest.get('step')}>"
+
+
+def load_policy(
+    path: Path | str, *, flow: Path | str | None = None, device: torch.device | str = "cpu", seed: int = 0
+) -> Policy:
+    """Load a trained policy from its run's folder, such as `results/cube-single-play/offline/flp/seed0/task2_seed0`.
+
+    The folder holds all there is to know: no params.yaml, no dataset and no simulator are needed.
+
+    Args:
+        path: the folder, or its `policy.safetensors`.
+        flow: the frozen flow's file, if it is not in the folder.
+        device: where it computes, such as `cuda`.
+        seed: of its noise, as `Policy.reset`.
+
+    Raises:
+        FLPError: missing, damaged or foreign files, by name.
+    """
+    file = _policy_file(Path(path))
+    tensors, manifest = load_tensors(file, device)
+    if manifest.get("kind") != "run":
+        raise FLPError(f"{file} is no policy but a {manifest.get('kind')!r}")
+    if "model" not in manifest:
+        raise FLPError(f"{file} was written by an flp that did not note what is needed to load it; train it again")
+    try:
+        learner = _build(file, tensors, manifest, flow, torch.device(device))
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise FLPError(f"{file}: its manifest describes another model than the file holds ({first})") from error
+    policy = Policy(learner, manifest, torch.device(device))
+    policy.reset(seed)
+    return policy
+
+
+def _policy_file(path: Path) -> Path:
+    """The file of a run, by its folder or itself."""
+    if path.suffix == ".safetensors":
+        return path
+    file = path / "policy.safetensors"
+    if file.exists() or not path.is_dir():
+        return file
+    if (path / "failed.json").exists():
+        raise FLPError(f"{path}: this run failed and left no policy; its failed.json says why")
+    runs = sorted(child.name for child in path.iterdir() if (child / "policy.safetensors").exists())
+    hint = f"; name one of its runs: {', '.join(runs[:8])}" if runs else ""
+    raise FLPError(f"{path} is not a run's folder: it has no policy.safetensors{hint}")
+
+
+def _build(
+    file: Path, tensors: dict[str, Tensor], manifest: dict[str, Any], flow: Path | str | None, device: torch.device
+) -> Agent:
+    """The agent of one run with its parameters."""
+    name, model = manifest["agent"], manifest["model"]
+    if name not in get_args(AgentName):
+        raise FLPError(f"{file} is of the algorithm {name!r}, which this flp does not have")
+    try:
+        offline = Offline.model_validate(model["offline"])
+    except ValidationError as error:
+        place = ".".join(map(str, error.errors()[0]["loc"]))
+        made_by = manifest.get("versions", {}).get("flp", "another version")
+        raise FLPError(
+            f"{file}: offline.{place} is not what this flp knows; load it with the flp that made it ({made_by})"
+        ) from None
+    sizes = model["observation_dim"], model["action_dim"]
+    _check_sizes(tensors, offline, sizes)
+    frozen = None
+    if manifest.get("flow_sha256") is not None:
+        source = Path(flow) if flow is not None else file.with_name("flow.safetensors")
+        frozen, _ = load_flow([str(source)], device, sha256=manifest["flow_sha256"])
+    spec = Spec(
+        streams=RunStreams([0], place=device),
+        observation_dim=sizes[0],
+        action_dim=sizes[1],
+        offline=offline,
+        alpha=torch.tensor([float(manifest["alpha"])], device=device),
+        candidates=(int(manifest["candidates"]),),
+        flow=frozen,
+    )
+    learner = make_agent(name, spec)
+    restore_parameters(learner, [tensors])
+    return learner.requires_grad_(False)
+
+
+def _check_sizes(tensors: dict[str, Tensor], offline: Offline, sizes: tuple[int, int]) -> None:
+    """Refuse sizes that are not the file's, before networks of such sizes are made (`ValueError`)."""
+    shapes = {tuple(tensor.shape[-2:]) for tensor in tensors.values()}
+    lengths = {length for tensor in tensors.values() for length in tensor.shape}
+    hidden = offline.hidden
+    missing = [pair for pair in pairwise(hidden) if pair not in shapes]
+    if missing or hidden[0] not in lengths or not all(isinstance(n, int) and 0 < n < _LARGEST for n in sizes):
+        raise ValueError(f"layers {hidden}")
+    if offline.critics > max(lengths, default=0):
+        raise ValueError(f"{offline.critics} critics")

@@ -1,0 +1,98 @@
+"""Datasets by name, and policies tried in their environments on the pipeline's own episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from flp.data import load
+from flp.data.environments import specification
+from flp.evaluation import rollout
+from flp.library.policy import Policy
+from flp.randomness.streams import RunStreams
+from flp.system import layout
+from flp.system.errors import FLPError
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a policy did in E episodes.
+
+    Attributes:
+        success: float32 `[E]`, 1 where the last step of an episode was a success.
+        returns: float64 `[E]`, undiscounted.
+        lengths: int64 `[E]`, steps.
+    """
+
+    success: NDArray[np.float32]
+    returns: NDArray[np.float64]
+    lengths: NDArray[np.int64]
+
+    def __str__(self) -> str:
+        won, episodes = int(self.success.sum()), len(self.success)
+        return f"success {won} of {episodes} ({won / episodes:.0%}), return {self.returns.mean():.1f}"
+
+
+def load_dataset(name: str | Path, *, validation: bool = False) -> load.Dataset:
+    """Load a dataset of this checkout by its name (`data/{name}.npz`), or any file in its format by its path.
+
+    Args:
+        name: such as `cube-single-play`, or the path of an `.npz`.
+        validation: take the held-out episodes instead.
+
+    Raises:
+        FLPError: unknown, missing or damaged.
+    """
+    if Path(name).suffix == ".npz":
+        return load.load_dataset(name)
+    specification(str(name))
+    return load.load_dataset(layout.DATA.format(dataset=name) + ("-val.npz" if validation else ".npz"), str(name))
+
+
+def evaluate(
+    policy: Policy | Callable[[NDArray[np.float32]], Any],
+    task: int | None = None,
+    *,
+    episodes: int = 50,
+    seed: int = 0,
+    dataset: str | None = None,
+    workers: int = 0,
+) -> Trial:
+    """Let a policy play seeded episodes: with the same seed and number, those of the pipeline's evaluations.
+
+    Args:
+        policy: one from `load_policy`, or any function of observations `[E, o]` that gives actions `[E, a]`.
+        task: OGBench's task; the one it was trained for if not given.
+        episodes: how many, all at once.
+        seed: of the episodes, and of the noise of a policy from `load_policy`.
+        dataset: decides the environment; needed for a function.
+        workers: processes that step the environments; 0 steps them in this one.
+
+    Raises:
+        FLPError: unknown dataset or task, or actions that are none.
+    """
+    name = dataset or getattr(policy, "dataset", None)
+    task = task or getattr(policy, "task", None)
+    if name is None or task is None:
+        raise FLPError("a function has no environment of its own; give dataset and task")
+    device: Any = "cpu"
+    timing = "pre"
+    if isinstance(policy, Policy):
+        act: rollout.Act = policy.act
+        device = policy.device
+        timing = policy.manifest["model"]["offline"]["success_timing"]
+    else:
+        function = policy
+
+        def act(observations: Tensor, streams: RunStreams) -> NDArray[Any]:
+            return np.asarray(function(observations[0].numpy()))[None]
+
+    options = {"episodes": episodes, "seed": seed, "workers": workers, "success_timing": timing, "device": device}
+    found = rollout.evaluate(act, name, [task], **options)
+    return Trial(found.success[0], found.returns[0], found.lengths[0])

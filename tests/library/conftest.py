@@ -1,0 +1,36 @@
+"""One small experiment with every agent, each run trained alone, so that its evaluations can be had again exactly."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import yaml
+from small_experiment import MAZE, small, train
+
+from flp.params.sections import AgentName
+
+
+@pytest.fixture(scope="session")
+def experiment(tmp_path_factory, pytestconfig):
+    """A folder with one finished run of each agent, on a maze."""
+    agents = list(get_args(AgentName))
+    params = yaml.safe_load((pytestconfig.rootpath / "params.yaml").read_text())
+    folder = tmp_path_factory.mktemp("experiment")
+    train(folder, small(params, MAZE, agents, tasks=[2]), agents)
+    return folder
+
+
+@pytest.fixture
+def run_of(experiment, tmp_path, monkeypatch):
+    """Copies one agent's run, and nothing else, to another place, and goes there."""
+    monkeypatch.chdir(tmp_path)
+
+    def copied(agent: str) -> Path:
+        target = tmp_path / f"brought {agent}"
+        shutil.copytree(experiment / f"results/{MAZE}/offline/{agent}/seed0/task2_seed0", target)
+        return target
+
+    return copied
