@@ -1,4 +1,4 @@
-"""The default experiment at a scale of seconds, up to offline training, in a folder."""
+"""The default experiment at a scale of seconds."""
 
 from __future__ import annotations
 
@@ -10,14 +10,19 @@ from flp.stages import download_dataset, invert_to_latent, offline_train, pretra
 MAZE = "pointmaze-medium-navigate"
 
 
-def small(params, dataset, agents, **offline):
-    """The default experiment at a scale of seconds."""
-    params["datasets"], params["overrides"] = [dataset], {}
-    params["download"] |= {"source": "generate", "episodes": 2, "steps_per_episode": 31}
-    params["flow"] |= {"hidden": [16], "steps": 40, "validate_every": 20, "solver_steps": 4}
+def tiny(params, dataset, **changes):
+    """The default experiment at a scale of seconds, on one dataset."""
+    params = yaml.safe_load(yaml.safe_dump(params))
+    params["datasets"] = [dataset]
+    params["download"] |= {"episodes": 2, "steps_per_episode": 31}
+    params["flow"] |= {"hidden": [16], "steps": 40, "validate_every": 20, "solver_steps": 2}
     params["invert"] |= {"likelihood_samples": 8, "max_roundtrip_error": 1.0}
-    params["offline"] |= {"agents": agents, "steps": 20, "hidden": [16, 12], "batch_size": 16, **offline}
-    params["evaluation"] |= {"every": 20, "episodes": 3, "seed": 7}
+    params["offline"] |= {"tasks": [1, 4], "steps": 20, "hidden": [16], "batch_size": 16}
+    params["online"] |= {"steps": 10}
+    params["evaluation"] |= {"every": 20, "episodes": 1}
+    params["report"] |= {"bootstrap": 100}
+    for section, values in changes.items():
+        params[section] |= values
     return params
 
 

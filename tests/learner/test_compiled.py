@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_trainer import make_trainer
+from random_transitions import make_trainer
 
 from flp.learner.compiled import Compiled
 

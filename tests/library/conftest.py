@@ -8,7 +8,7 @@ from typing import get_args
 
 import pytest
 import yaml
-from small_experiment import MAZE, small, train
+from small_experiment import MAZE, tiny, train
 
 from flp.params.sections import AgentName
 
@@ -19,7 +19,8 @@ def experiment(tmp_path_factory, pytestconfig):
     agents = list(get_args(AgentName))
     params = yaml.safe_load((pytestconfig.rootpath / "params.yaml").read_text())
     folder = tmp_path_factory.mktemp("experiment")
-    train(folder, small(params, MAZE, agents, tasks=[2]), agents)
+    offline = {"agents": agents, "tasks": [2], "hidden": [16, 12]}
+    train(folder, tiny(params, MAZE, offline=offline, evaluation={"episodes": 3, "seed": 7}), agents)
     return folder
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from small_experiment import small, train
+from small_experiment import tiny, train
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "library.md").read_text()
 
@@ -19,7 +19,7 @@ def arm(tmp_path_factory, pytestconfig):
     """A small experiment on the page's dataset, its results tracked by DVC in a repository."""
     folder = tmp_path_factory.mktemp("arm")
     params = yaml.safe_load((pytestconfig.rootpath / "params.yaml").read_text())
-    train(folder, small(params, "cube-single-play", ["flp"], tasks=[2]), ["flp"])
+    train(folder, tiny(params, "cube-single-play", download={"source": "generate"}, offline={"tasks": [2]}), ["flp"])
     dvc = str(Path(sys.executable).parent / "dvc")
     for line in (
         ["git", "init", "-q"],

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import pandas as pd
 import pytest
 import yaml
-from test_report import make_inputs, write_run
+from report_inputs import make_inputs, write_run
 
 from flp.experiment.graph import graph
 from flp.experiment.keys import Keys

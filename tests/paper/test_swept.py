@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from test_pipeline import tiny
+from small_experiment import tiny
 
 from flp.experiment import variants
 from flp.experiment.graph import graph

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_health import DATASET, here, prepared, train  # noqa: F401 (fixtures)
+from prepared_maze import DATASET, train
 
 from flp.agents.flp import FLP
 from flp.evaluation.rollout import Evaluator
@@ -22,7 +22,7 @@ FILES = ("policy.safetensors", "evaluations.csv", "log.csv", "trajectories.npz")
 
 
 @pytest.fixture(scope="module")
-def foreground(prepared, tmp_path_factory):  # noqa: F811
+def foreground(prepared, tmp_path_factory):
     """What is made where training waits for its two evaluations."""
     root = tmp_path_factory.mktemp("foreground")
     shutil.copytree(prepared, root, dirs_exist_ok=True)
@@ -49,7 +49,7 @@ def made(folder):
     return contents
 
 
-def test_evaluations_beside_training_change_nothing(foreground, here, monkeypatch):  # noqa: F811
+def test_evaluations_beside_training_change_nothing(foreground, here, monkeypatch):
     evaluate_at_30()
     monkeypatch.setattr(session, "evaluates_beside", lambda device: True)
     reached, update, evaluate = [0], FLP.update, Evaluator.evaluate
@@ -72,7 +72,7 @@ def test_evaluations_beside_training_change_nothing(foreground, here, monkeypatc
     assert made(here) == foreground
 
 
-def test_a_stop_keeps_what_is_under_evaluation(foreground, here, monkeypatch, capsys):  # noqa: F811
+def test_a_stop_keeps_what_is_under_evaluation(foreground, here, monkeypatch, capsys):
     evaluate_at_30()
     monkeypatch.setattr(session, "evaluates_beside", lambda device: True)
     with monkeypatch.context() as patch:
@@ -101,7 +101,7 @@ def test_a_stop_keeps_what_is_under_evaluation(foreground, here, monkeypatch, ca
     assert made(here) == foreground
 
 
-def test_a_policy_that_fails_beside_training_is_marked_at_its_own_step(here, monkeypatch, capsys):  # noqa: F811
+def test_a_policy_that_fails_beside_training_is_marked_at_its_own_step(here, monkeypatch, capsys):
     monkeypatch.setattr(session, "evaluates_beside", lambda device: True)
     act = FLP.act
 

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from small_experiment import MAZE, tiny
 
 from flp.data.environments import specification
 from flp.stages import download_dataset, invert_to_latent, offline_train, online_finetune, pretrain_flow, report
@@ -23,22 +24,6 @@ LOCOMOTION = [
     "antsoccer-arena-navigate",
 ]
 MANIPULATION = ["cube-single-play", "cube-double-play", "scene-play", "puzzle-3x3-play", "puzzle-4x4-play"]
-
-
-def tiny(params, dataset, **changes):
-    """The default experiment at a scale of seconds, on one dataset."""
-    params = yaml.safe_load(yaml.safe_dump(params))
-    params["datasets"] = [dataset]
-    params["download"] |= {"episodes": 2, "steps_per_episode": 31}
-    params["flow"] |= {"hidden": [16], "steps": 40, "validate_every": 20, "solver_steps": 2}
-    params["invert"] |= {"likelihood_samples": 8, "max_roundtrip_error": 1.0}
-    params["offline"] |= {"tasks": [1, 4], "steps": 20, "hidden": [16], "batch_size": 16}
-    params["online"] |= {"steps": 10}
-    params["evaluation"] |= {"every": 20, "episodes": 1}
-    params["report"] |= {"bootstrap": 100}
-    for section, values in changes.items():
-        params[section] |= values
-    return params
 
 
 @pytest.fixture
@@ -83,9 +68,6 @@ def test_the_six_stages_on_the_papers_environments(dataset, default, tmp_path, m
     assert len(quality["latent_std"]) == latents["latents"].shape[1]
     assert specification(dataset).horizon > 0
     assert "http" not in (tmp_path / "results/report/index.html").read_text().replace("http://www.w3.org", "")
-
-
-MAZE = "pointmaze-medium-navigate"
 
 
 @pytest.fixture(scope="module")

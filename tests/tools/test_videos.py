@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from test_pipeline import tiny
+from small_experiment import tiny
 
 from flp import cli
 from flp.data.environments import make_environment
