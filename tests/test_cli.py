@@ -7,7 +7,7 @@ import torch
 import yaml
 
 from flp.cli import STAGES, TOOLS, main
-from flp.experiment.program import run_stage
+from flp.experiment.program import stage as program
 
 WITH_DATASET = [stage for stage in STAGES if stage not in ("report", "figure")]
 OPTIONS = {
@@ -136,14 +136,14 @@ def as_on_a_gpu(job):
 
 @pytest.mark.parametrize("work", [too_large, as_on_a_gpu])
 def test_too_little_memory_is_one_line(project, signals, capsys, work):
-    assert run_stage("report", (), work, [], None) == 2
+    assert program("report", (), work, None)([]) == 2
     (told,) = capsys.readouterr().err.splitlines()
     assert told.startswith("flp report: error: not enough memory; train fewer runs together")
 
 
 def test_other_errors_of_pytorch_keep_their_traceback(project, signals):
     with pytest.raises(RuntimeError, match="size of tensor"):
-        run_stage("report", (), lambda job: torch.ones(2) + torch.ones(3), [], None)
+        program("report", (), lambda job: torch.ones(2) + torch.ones(3), None)([])
 
 
 @pytest.mark.parametrize("stage", ["offline-train", "online-finetune", "offline-sweep", "pretrain-flow"])

@@ -81,6 +81,13 @@ def critic_logs(loss: Tensor, q: Tensor) -> Logs:
     return {"critic_loss": loss.detach(), "q": q.mean((1, 2)), "q_max": q.amax((1, 2))}
 
 
+def td_loss(critic: Critic, batch: Batch, y: Tensor) -> tuple[Tensor, Logs]:
+    """(Q(s, a) − y)² with y `[R, B]`, mean over ensemble and batch as in FQL, per run `[R]`."""
+    q = critic(batch["observations"], batch["actions"])
+    loss = (q - y.unsqueeze(1)).square().mean((1, 2))
+    return loss, critic_logs(loss, q)
+
+
 class FlowAgent(Agent):
     """Base of agents with a behaviour flow: one of their own trained jointly, or the shared pretrained one.
 

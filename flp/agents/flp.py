@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from flp.agents.base import Agent, Spec
-from flp.agents.common import critic_logs, make_critic
+from flp.agents.common import make_critic, td_loss
 from flp.agents.latent import LatentPolicy, best_of_n, kl_to_prior, sample
 from flp.learner.nets import Critic, aggregate, follow
 from flp.learner.optimizers import Adam, descend
@@ -76,11 +76,7 @@ class FLP(Agent):
 
     def critic_loss(self, batch: Batch, noise: Tensor) -> tuple[Tensor, Logs]:
         """Eq. 5, per run `[R]`; noise is `[R, B, N, d]`."""
-        y = self.target(batch, noise)
-        q = self.critic(batch["observations"], batch["actions"])
-        # Mean over ensemble and batch, as FQL does.
-        loss = (q - y.unsqueeze(1)).square().mean((1, 2))
-        return loss, critic_logs(loss, q)
+        return td_loss(self.critic, batch, self.target(batch, noise))
 
     @torch.no_grad()
     def target(self, batch: Batch, noise: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from flp.agents.base import Spec, settings_of
-from flp.agents.common import FlowAgent, critic_logs, make_critic
+from flp.agents.common import FlowAgent, make_critic, td_loss
 from flp.learner.nets import MLP, aggregate, follow
 from flp.learner.optimizers import Adam, descend
 from flp.learner.trainable import Batch, Logs
@@ -64,10 +64,7 @@ class FQL(FlowAgent):
 
     def critic_loss(self, batch: Batch, z: Tensor) -> tuple[Tensor, Logs]:
         """(Q − y)², mean over the ensemble, per run `[R]`; z `[R, B, a]` gives the next actions."""
-        y = self.target(batch, z)
-        q = self.critic(batch["observations"], batch["actions"])
-        loss = (q - y.unsqueeze(1)).square().mean((1, 2))
-        return loss, critic_logs(loss, q)
+        return td_loss(self.critic, batch, self.target(batch, z))
 
     @torch.no_grad()
     def target(self, batch: Batch, z: Tensor) -> Tensor:

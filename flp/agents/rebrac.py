@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from flp.agents.base import Agent, Spec, settings_of
-from flp.agents.common import GaussianActor, critic_logs, make_critic
+from flp.agents.common import GaussianActor, make_critic, td_loss
 from flp.learner.nets import aggregate
 from flp.learner.optimizers import Adam, descend
 from flp.learner.trainable import Batch, Logs
@@ -71,10 +71,7 @@ class ReBRAC(Agent):
 
     def critic_loss(self, batch: Batch, noise: Tensor) -> tuple[Tensor, Logs]:
         """(Q − y)², mean over the ensemble, per run `[R]`; noise is `[R, B, a]`."""
-        y = self.target(batch, noise)
-        q = self.critic(batch["observations"], batch["actions"])
-        loss = (q - y.unsqueeze(1)).square().mean((1, 2))
-        return loss, critic_logs(loss, q)
+        return td_loss(self.critic, batch, self.target(batch, noise))
 
     @torch.no_grad()
     def target(self, batch: Batch, noise: Tensor) -> Tensor:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,7 +31,8 @@ _RESET_LOCK = threading.Lock()
 class EnvironmentSpec:
     """What is known about a dataset without opening it or its environment.
 
-    Source: OGBench, `ogbench/*/__init__.py` (horizons, tasks), `data_gen_scripts/commands.sh` (sizes, noise).
+    A row of `datasets.csv`. Source: OGBench, `ogbench/*/__init__.py` (horizons, tasks), `data_gen_scripts/commands.sh`
+    (sizes, noise). There is no humanoidmaze-teleport: OGBench registers the environment but has no data of it.
 
     Attributes:
         dataset: name without OGBench's version suffix, such as `cube-single-play`.
@@ -69,101 +72,15 @@ class EnvironmentSpec:
         return self.environment.startswith(("scene", "puzzle"))
 
 
-def _mazes() -> Iterator[EnvironmentSpec]:
-    for robot, dims, noise in (("point", (2, 2), 0.5), ("ant", (29, 8), 0.2), ("humanoid", (69, 21), 0.2)):
-        for size in ("medium", "large", "giant", "teleport"):
-            if (robot, size) == ("humanoid", "teleport"):
-                continue  # registered as an environment, but OGBench has no dataset of it
-            human, giant = robot == "humanoid", size == "giant"
-            horizon = (4000 if giant else 2000) if human else 1000
-            sizes = {"navigate": (1000, 2001) if human else (500, 2001) if giant else (1000, 1001)}
-            sizes["stitch"] = (10000 if giant else 5000, 401) if human else (5000, 201)
-            if human and giant:
-                sizes["navigate"] = (1000, 4001)
-            if robot == "ant" and not giant:
-                sizes["explore"] = (10000, 501)
-            for kind, (episodes, steps) in sizes.items():
-                yield EnvironmentSpec(
-                    dataset=f"{robot}maze-{size}-{kind}",
-                    environment=f"{robot}maze-{size}",
-                    dataset_type=kind,
-                    family="maze",
-                    horizon=horizon,
-                    num_tasks=5,
-                    default_task=1,
-                    can_generate=robot == "point",
-                    episodes=episodes,
-                    steps_per_episode=steps,
-                    noise=1.0 if kind == "explore" else noise,
-                    p_random_action=0.0,
-                    observation_dim=dims[0],
-                    action_dim=dims[1],
-                )
-
-
-def _soccer() -> Iterator[EnvironmentSpec]:
-    sizes = {
-        ("arena", "navigate"): (1000, 1001),
-        ("arena", "stitch"): (5000, 201),
-        ("medium", "navigate"): (4000, 1001),
-        ("medium", "stitch"): (8000, 501),
-    }
-    for (arena, kind), (episodes, steps) in sizes.items():
-        yield EnvironmentSpec(
-            dataset=f"antsoccer-{arena}-{kind}",
-            environment=f"antsoccer-{arena}",
-            dataset_type=kind,
-            family="soccer",
-            horizon=1000,
-            num_tasks=5,
-            default_task=4,
-            can_generate=False,
-            episodes=episodes,
-            steps_per_episode=steps,
-            noise=0.2,
-            p_random_action=0.0,
-            observation_dim=42,
-            action_dim=8,
-        )
-
-
-def _manipulation() -> Iterator[EnvironmentSpec]:
-    # environment: horizon, default task, episodes, observation length
-    rows = {
-        "cube-single": (200, 2, 1000, 28),
-        "cube-double": (500, 2, 1000, 37),
-        "cube-triple": (1000, 2, 3000, 46),
-        "cube-quadruple": (1000, 2, 5000, 55),
-        "scene": (750, 2, 1000, 40),
-        "puzzle-3x3": (500, 4, 1000, 55),
-        "puzzle-4x4": (500, 4, 1000, 83),
-        "puzzle-4x5": (1000, 2, 3000, 99),
-        "puzzle-4x6": (1000, 2, 5000, 115),
-    }
-    for environment, (horizon, default_task, episodes, observation_dim) in rows.items():
-        for kind in ("play", "noisy"):
-            p_random = 0.2 if environment.startswith("puzzle") else 0.1
-            yield EnvironmentSpec(
-                dataset=f"{environment}-{kind}",
-                environment=environment,
-                dataset_type=kind,
-                family="manipulation",
-                horizon=horizon,
-                num_tasks=5,
-                default_task=default_task,
-                can_generate=True,
-                episodes=episodes,
-                steps_per_episode=1001,
-                noise=0.1,
-                p_random_action=p_random if kind == "noisy" else 0.0,
-                observation_dim=observation_dim,
-                action_dim=5,
-            )
-
-
 @cache
 def _table() -> dict[str, EnvironmentSpec]:
-    return {spec.dataset: spec for part in (_mazes(), _soccer(), _manipulation()) for spec in part}
+    kinds: dict[object, Any] = {"int": int, "float": float, "bool": "yes".__eq__}
+    text = resources.files("flp.data").joinpath("datasets.csv").read_text(encoding="utf-8")
+    specs = [
+        EnvironmentSpec(**{f.name: kinds.get(f.type, str)(row[f.name]) for f in fields(EnvironmentSpec)})
+        for row in csv.DictReader(text.splitlines())
+    ]
+    return {spec.dataset: spec for spec in specs}
 
 
 def known_datasets() -> list[str]:
@@ -183,7 +100,7 @@ def specification(dataset: str) -> EnvironmentSpec:
         if dataset.removesuffix("-v0") in _table():
             hint = f"; write '{dataset.removesuffix('-v0')}', without '-v0'"
         else:
-            hint = nearest(dataset, _table()) or "; see known_datasets() in flp/data/environments.py"
+            hint = nearest(dataset, _table()) or "; see flp/data/datasets.csv"
         raise FLPError(f"unknown dataset '{dataset}'{hint}") from None
 
 

@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Protocol, get_args
 
 from flp.data.environments import specification
 from flp.experiment.keys import Keys
@@ -69,39 +69,17 @@ class Job:
         return self.args.seeds or self.params.seeds
 
 
-def run_tool(
-    tool: str,
-    options: dict[str, dict[str, Any]],
-    run: Callable[[Keys, argparse.Namespace], int],
-    argv: Sequence[str] | None,
-    doc: str | None,
-) -> int:
-    """Parse a tool's own options and those that name the experiment, and run it; return the exit status."""
-    parser = argparse.ArgumentParser(
-        prog=f"flp {tool}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    for name, option in {**options, "params": OPTIONS["params"], "preset": OPTIONS["preset"]}.items():
-        parser.add_argument(f"--{name}", **option)
-    args = parser.parse_args(argv)
-    return guarded(lambda: run(Keys(load_params(args.params, *args.preset)), args))
+class Main(Protocol):
+    """A program: called with its arguments, or with none for the process's own."""
+
+    def __call__(self, argv: Sequence[str] | None = None) -> int:
+        """Run; return the exit status."""
 
 
-def run_stage(
-    stage: str,
-    options: Sequence[str],
-    run: Callable[[Job], None],
-    argv: Sequence[str] | None,
-    doc: str | None,
-) -> int:
-    """Parse a stage's options, run it, and turn a user's mistake into one line; return the exit status."""
-    parser = argparse.ArgumentParser(
-        prog=f"flp {stage}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    for name in (*options, "params", "preset", "threads", "device", "profile"):
-        parser.add_argument(f"--{name}", **OPTIONS[name])
-    args = parser.parse_args(argv)
+def stage(name: str, options: Sequence[str], run: Callable[[Job], None], doc: str | None) -> Main:
+    """The program of a stage: it parses options, runs, and turns a user's mistake into one line."""
 
-    def work() -> int:
+    def work(args: argparse.Namespace) -> int:
         # Until training saves its state on a signal, SIGTERM ends a stage as Ctrl-C does: cleaning up.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         job = Job(args)
@@ -114,7 +92,26 @@ def run_stage(
                 run(job)
         return 0
 
-    return guarded(work, f"flp {stage}")
+    chosen = {option: OPTIONS[option] for option in (*options, "params", "preset", "threads", "device", "profile")}
+    return _program(name, chosen, work, doc)
+
+
+def tool(name: str, options: dict[str, Any], run: Callable[[Keys, argparse.Namespace], int], doc: str | None) -> Main:
+    """The program of a tool: its own options, and those that name the experiment."""
+    chosen = options | {option: OPTIONS[option] for option in ("params", "preset")}
+    return _program(name, chosen, lambda args: run(Keys(load_params(args.params, *args.preset)), args), doc)
+
+
+def _program(name: str, options: dict[str, Any], work: Callable[[argparse.Namespace], int], doc: str | None) -> Main:
+    def main(argv: Sequence[str] | None = None) -> int:
+        style = argparse.RawDescriptionHelpFormatter
+        parser = argparse.ArgumentParser(prog=f"flp {name}", description=doc, formatter_class=style)
+        for option, settings in options.items():
+            parser.add_argument(f"--{option}", **settings)
+        args = parser.parse_args(argv)
+        return guarded(lambda: work(args), f"flp {name}")
+
+    return main
 
 
 def guarded(run: Callable[[], int], name: str = "flp") -> int:

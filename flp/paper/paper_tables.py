@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import html
-
 import pandas as pd
 
 from flp.experiment.keys import Keys, TableKeys
 from flp.report import quoted
 from flp.report.collect import Results, collect
 from flp.report.tables import finals
+from flp.report.templating import render
 
 TITLES = {
     "table1": "Table 1: offline success, percent",
@@ -23,13 +22,7 @@ QUOTED = (
     "The paper: 50 episodes, 8 seeds, 1M steps; columns 'paper' quote it, columns 'measured' were run here, "
     "and nothing that was not run has a number there."
 )
-STYLE = """
-body{font:14px/1.5 system-ui,"DejaVu Sans",sans-serif;margin:2rem auto;max-width:90rem;padding:0 1rem;color:#1b1f24;
-background:#fff}h1{font-size:1.25rem}.scroll{overflow-x:auto}table{border-collapse:collapse;font-size:12px;width:100%}
-th,td{padding:.3rem;text-align:right;white-space:nowrap;border-bottom:1px solid #dde1e7}
-td:first-child,.environment{text-align:left}.group{text-align:center;border-bottom-width:2px}.measured{background:#fdf0ea}.best{font-weight:700}
-.scale td{color:#5b6470;text-align:left;white-space:normal}@media print{body{margin:0}table{font-size:8px}}
-"""
+SAID = {"paper": "the paper's numbers (quoted)", "measured": "measured here"}
 
 
 def make(keys: Keys, table: str) -> dict[str, str]:
@@ -68,34 +61,10 @@ def _rows(cells: pd.DataFrame) -> list[dict[str, str]]:
 
 
 def _page(title: str, notes: list[str], cells: pd.DataFrame) -> str:
-    columns = _shown(cells)
-    printed = [name for name in columns if name.startswith("paper ")]
-    origins = {"paper": "the paper's numbers (quoted)", "measured": "measured here"}
-    groups = "".join(
-        f'<th class="group {origin}" colspan="{sum(name.startswith(origin) for name in columns)}">{said}</th>'
-        for origin, said in origins.items()
-    )
-    split = [name.partition(" ") for name in columns]
-    head = "".join(f'<th class="{origin}">{html.escape(name)}</th>' for origin, _, name in split)
-    body = []
-    for row in _rows(cells):
-        best = quoted.near_best(row, printed)
-        data = "".join(
-            f'<td class="{name.split()[0]}{" best" if name in best else ""}">{html.escape(row[name])}</td>'
-            for name in columns
-        )
-        body.append(f"<tr><td>{html.escape(row['environment'])}</td>{data}</tr>")
-        if scale := _scale(row):
-            body.append(f'<tr class="scale"><td colspan="{1 + len(columns)}">{html.escape(scale)}</td></tr>')
-    paragraphs = "".join(f"<p>{html.escape(note)}</p>\n" for note in notes)
-    return (
-        f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
-        f'<meta name="viewport" content="width=device-width,initial-scale=1">\n<title>{html.escape(title)}</title>\n'
-        f"<style>{STYLE}</style>\n<h1>{html.escape(title)}</h1>\n{paragraphs}"
-        f'<div class="scroll"><table>\n<tr><th class="environment" rowspan="2">environment</th>{groups}</tr>\n'
-        f"<tr>{head}</tr>\n" + "\n".join(body) + "\n</table></div>\n"
-        "</html>\n"
-    )
+    groups = {origin: [name for name in _shown(cells) if name.startswith(f"{origin} ")] for origin in SAID}
+    rows = [row | {"best": quoted.near_best(row, groups["paper"]), "scale": _scale(row)} for row in _rows(cells)]
+    columns = len(_shown(cells))
+    return render("table.html", {}, title=title, notes=notes, groups=groups, said=SAID, rows=rows, columns=columns)
 
 
 def _markdown(title: str, notes: list[str], cells: pd.DataFrame, results: Results) -> str:

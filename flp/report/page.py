@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
 import yaml
 
@@ -20,9 +17,9 @@ from flp.report.clips import Video, videos
 from flp.report.collect import FlowRecord, Results, collect
 from flp.report.curves import Maze, Panels
 from flp.report.tables import FLOW_METHOD, Cell, SuccessTable
+from flp.report.templating import render
 from flp.system import layout
 from flp.system.artifacts import FORMAT_VERSION, versions, write_json, write_text
-from flp.system.errors import FLPError
 from flp.system.hashing import sha256_of
 
 
@@ -151,16 +148,6 @@ def _long(views: list[DatasetView]) -> pd.DataFrame:
 
 
 def _pages(results: Results, final: pd.DataFrame, views: list[DatasetView]) -> dict[str, str]:
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_template),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals["color_of"] = curves.color_of
-    filters: dict[str, Callable[..., str]] = {"percent": percent, "method": tables.name_of, "duration": duration}
-    environment.filters |= filters
     common: dict[str, Any] = {
         "title": results.params.report.title,
         "average_last": results.params.report.average_last,
@@ -184,12 +171,10 @@ def _pages(results: Results, final: pd.DataFrame, views: list[DatasetView]) -> d
         ),
         "versions": _versions(results),
     }
-    pages = {"index.html": environment.get_template("index.html").render(**common, **index)}
+    pages = {"index.html": render("index.html", _HELPERS, **common, **index)}
     if len(views) > 1:
-        template = environment.get_template("dataset.html")
-        pages |= {f"{view.name}.html": template.render(**common, view=view) for view in views}
-    # Alike on every system: one newline at each line's end, none of the blank lines that templates leave.
-    return {name: re.sub(r"\n\s*\n+", "\n", text).rstrip() + "\n" for name, text in pages.items()}
+        pages |= {f"{view.name}.html": render("dataset.html", _HELPERS, **common, view=view) for view in views}
+    return pages
 
 
 def _split(table: pd.DataFrame) -> dict[str, Any]:
@@ -221,14 +206,6 @@ def _versions(results: Results) -> list[dict[str, Any]]:
     return [{"stage": stage, "lines": lines} for stage, lines in found.items()]
 
 
-def _template(name: str) -> str:
-    path = resources.files("flp.report").joinpath("templates", name)
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise FLPError(f"flp's own template {name} is not installed; install flp again") from None
-
-
 def percent(share: float) -> str:
     """`0.634` → `63`."""
     return f"{100 * share:.0f}"
@@ -242,3 +219,11 @@ def duration(seconds: float | None) -> str:
     hours, minutes = divmod(minutes, 60)
     parts = [f"{hours} h"] * (hours > 0) + [f"{minutes} min"] * (minutes > 0)
     return " ".join(parts + [f"{rest} s"] * (hours == 0))
+
+
+_HELPERS: dict[str, Callable[..., str]] = {
+    "percent": percent,
+    "method": tables.name_of,
+    "duration": duration,
+    "color_of": curves.color_of,
+}

@@ -7,14 +7,13 @@ download.source in params.yaml: ogbench, generate or path.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from flp.data.fetch import fetch, link_existing
 from flp.data.generate import generate
 from flp.data.load import validate
-from flp.experiment.program import Job, run_stage
+from flp.experiment.program import Job, stage
 from flp.params.sections import Download
 from flp.supervision.foresight import check, generate_needs
 from flp.system import layout
@@ -23,11 +22,6 @@ from flp.system.hashing import sha256_of
 from flp.system.locks import once
 
 KNOWN_HASHES = Path("data/sha256.json")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the stage; return the exit status."""
-    return run_stage("download-dataset", ("dataset",), run, argv, __doc__)
 
 
 def run(job: Job) -> None:
@@ -102,6 +96,8 @@ def label(settings: Download) -> str:
         return "a file of the user's"
     return "made here by OGBench's controllers" if settings.policy == "scripted" else "made here by random actions"
 
+
+main = stage("download-dataset", ("dataset",), run, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from flp.experiment.program import Job, run_stage
+from flp.experiment.program import Job, stage
 from flp.learner.trainer import Trainer
 from flp.paper import figure2, paper_tables, sweep_figures
 from flp.system import layout
@@ -22,11 +21,6 @@ from flp.system.artifacts import FORMAT_VERSION, versions, write_json, write_tex
 from flp.system.hashing import sha256_of
 from flp.system.progress import Progress
 from flp.system.resume import Resume
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the stage; return the exit status."""
-    return run_stage("figure", ("figure",), run, argv, __doc__)
 
 
 def run(job: Job) -> None:
@@ -63,6 +57,8 @@ def resumable(folder: Path) -> figure2.Fit:
 
     return fit
 
+
+main = stage("figure", ("figure",), run, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

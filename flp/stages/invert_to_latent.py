@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from flp.data.load import load_dataset
-from flp.experiment.program import Job, run_stage
+from flp.experiment.program import Job, stage
 from flp.flow.behavior import Flow
 from flp.flow.checkpoint import load_flow
 from flp.flow.inversion import invert
@@ -33,11 +32,6 @@ from flp.system.locks import once
 from flp.system.resume import Resume, State
 
 PIECE = 2**15  # actions between two looks at the clock: some seconds on a core
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the stage; return the exit status."""
-    return run_stage("invert-to-latent", ("dataset", "seed"), run, argv, __doc__)
 
 
 def run(job: Job) -> None:
@@ -166,6 +160,8 @@ def picture(latents: NDArray[np.float32], quality: dict[str, Any]) -> bytes:
     figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
     return buffer.getvalue()
 
+
+main = stage("invert-to-latent", ("dataset", "seed"), run, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

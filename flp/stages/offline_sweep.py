@@ -8,21 +8,15 @@ runs that are there already with the right key are kept.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from flp.experiment import variants
-from flp.experiment.program import Job, run_stage
+from flp.experiment.program import Job, stage
 from flp.runs.session import Assignment, carry_out
 from flp.stages.offline_train import train
 from flp.system import layout
 from flp.system.errors import FLPError
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the stage; return the exit status."""
-    return run_stage("offline-sweep", ("dataset", "figure", "seeds"), run, argv, __doc__)
 
 
 def run(job: Job) -> None:
@@ -43,6 +37,8 @@ def run(job: Job) -> None:
     assignment = Assignment("offline-train", name, "flp", job.params, job.args.device, folder, keys)
     carry_out(assignment, runs, job.keys.job_of(name, "flp", runs), partial(train, assignment), job.args.threads)
 
+
+main = stage("offline-sweep", ("dataset", "figure", "seeds"), run, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

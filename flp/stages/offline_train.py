@@ -8,19 +8,13 @@ with the right key are kept, and those that a figure has trained beside them are
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from flp.experiment.program import Job, run_stage
+from flp.experiment.program import Job, stage
 from flp.runs.session import Assignment, Session, carry_out
 from flp.runs.shards import Shard, Turns
 from flp.system import layout
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the stage; return the exit status."""
-    return run_stage("offline-train", ("dataset", "agent", "seeds"), run, argv, __doc__)
 
 
 def run(job: Job) -> None:
@@ -43,6 +37,8 @@ def train(assignment: Assignment, shard: Shard, turns: Turns) -> None:
         session.evaluate_behavior()
         session.fit()
 
+
+main = stage("offline-train", ("dataset", "agent", "seeds"), run, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

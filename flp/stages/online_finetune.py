@@ -7,13 +7,12 @@ Batches are uniform over the merged buffer. The latent of an online transition i
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
 
 from flp.experiment.keys import OFFLINE_ONLY
-from flp.experiment.program import Job, run_stage
+from flp.experiment.program import Job, stage
 from flp.runs.interaction import Interaction
 from flp.runs.run_folder import restore_parameters
 from flp.runs.session import Assignment, Session, carry_out
@@ -21,11 +20,6 @@ from flp.runs.shards import Shard, Turns
 from flp.system import layout
 from flp.system.artifacts import load_tensors
 from flp.system.errors import FLPError
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the stage; return the exit status."""
-    return run_stage("online-finetune", ("dataset", "agent", "seeds"), run, argv, __doc__)
 
 
 def run(job: Job) -> None:
@@ -69,6 +63,8 @@ def finetune(assignment: Assignment, before: dict[str, tuple[Path, str]], shard:
                 session.evaluate(0)
         session.fit(before_update=interact)
 
+
+main = stage("online-finetune", ("dataset", "agent", "seeds"), run, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

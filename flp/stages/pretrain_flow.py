@@ -7,7 +7,6 @@ its loss curve (.csv) and its model card (.md).
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import torch
 
 from flp.data.load import Dataset, load_dataset
 from flp.data.moments import observation_moments
-from flp.experiment.program import Job, run_stage
+from flp.experiment.program import Job, stage
 from flp.flow.checkpoint import save_flow
 from flp.flow.matching import FlowLearner, Pairs, validation_loss
 from flp.flow.velocity import VelocityField
@@ -34,11 +33,6 @@ from flp.system.progress import Progress
 from flp.system.resume import Resume, join
 
 Curve = list[dict[str, float]]
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the stage; return the exit status."""
-    return run_stage("pretrain-flow", ("dataset", "seed"), run, argv, __doc__)
 
 
 def run(job: Job) -> None:
@@ -149,6 +143,8 @@ Its quality (round trip, latents against the prior, likelihood) is in
 `{Path(layout.QUALITY.format(**manifest))}/quality.json`; library versions are in `flow.json`.
 """
 
+
+main = stage("pretrain-flow", ("dataset", "seed"), run, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,21 +7,17 @@ results/report/: index.html, summary.csv and other tables, metrics.json, and man
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 
-from flp.experiment.program import Job, run_stage
+from flp.experiment.program import Job, stage
 from flp.report.page import build
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the stage; return the exit status."""
-    return run_stage("report", (), run, argv, __doc__)
 
 
 def run(job: Job) -> None:
     """Make the report and show its success table."""
     print(build(job.keys), end="")
 
+
+main = stage("report", (), run, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

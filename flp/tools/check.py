@@ -3,16 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Sequence
 
 from flp.experiment.keys import Keys
-from flp.experiment.program import run_tool
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool; return the exit status."""
-    return run_tool("check", {}, check, argv, __doc__)
+from flp.experiment.program import tool
 
 
 def check(keys: Keys, args: argparse.Namespace) -> int:
@@ -27,5 +20,4 @@ def check(keys: Keys, args: argparse.Namespace) -> int:
     return 0
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+main = tool("check", {}, check, __doc__)

@@ -7,14 +7,13 @@ datasets, agents and seeds that are no part of the experiment. Datasets are neve
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from flp.experiment import variants
 from flp.experiment.graph import graph
 from flp.experiment.keys import Keys
-from flp.experiment.program import run_tool
+from flp.experiment.program import tool
 from flp.system import layout
 from flp.system.locks import remove
 from flp.system.resume import begun
@@ -86,11 +85,6 @@ def orphans(keys: Keys) -> list[Path]:
     return search(root) if root.is_dir() else []
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool; return the exit status."""
-    return run_tool("clean", OPTIONS, command, argv, __doc__)
-
-
 def command(keys: Keys, args: argparse.Namespace) -> int:
     """Show what could go, ask, remove it; return the exit status."""
     groups = [
@@ -131,5 +125,4 @@ def _ask() -> bool:
         return False
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+main = tool("clean", OPTIONS, command, __doc__)

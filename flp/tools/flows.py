@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flp.experiment.graph import Artifact, graph
 from flp.experiment.keys import Keys
-from flp.experiment.program import run_tool
+from flp.experiment.program import tool
 from flp.system import layout
 from flp.system.artifacts import read_json
 from flp.system.errors import FLPError
@@ -45,11 +43,6 @@ class FlowRow:
     path: Path
     needed_by: int
     state: str
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool; return the exit status."""
-    return run_tool("flows", {}, command, argv, __doc__)
 
 
 def command(keys: Keys, args: argparse.Namespace) -> int:
@@ -150,5 +143,4 @@ def _readable(size: float) -> str:
     return f"{size:.1f} GB"
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+main = tool("flows", {}, command, __doc__)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 
 from flp.params.loading import Params
@@ -21,7 +20,3 @@ def json_schema() -> str:
     """The schema as text."""
     schema = Params.model_json_schema()
     return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}, indent=2) + "\n"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from flp.evaluation.headless import choose_renderer
 from flp.experiment.fingerprint import fingerprint
 from flp.experiment.keys import OFFLINE_ONLY, Keys
-from flp.experiment.program import OPTIONS, run_tool
+from flp.experiment.program import OPTIONS, tool
 from flp.params.run import Run
 from flp.system import layout
 from flp.system.artifacts import atomic_write, load_manifest, read_json, write_json
@@ -30,11 +30,6 @@ CHOICE = {
     "dataset": {"metavar": "NAME", "help": "one of the experiment's datasets (default: all)"},
     "agent": {"metavar": "NAME", "help": "whose policies (default: flp, or else the first)"},
 }
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool; return the exit status."""
-    return run_tool("videos", CHOICE | {"device": OPTIONS["device"]}, command, argv, __doc__)
 
 
 def command(keys: Keys, args: argparse.Namespace) -> int:
@@ -138,5 +133,4 @@ def _first(act: Any, observations: Any, streams: Any) -> Any:
     return act(observations, streams)[0]
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+main = tool("videos", CHOICE | {"device": OPTIONS["device"]}, command, __doc__)

@@ -49,7 +49,7 @@ def test_official_sizes_of_the_papers_datasets():
     [
         ("cube-singel-play", "cube-single-play"),
         ("cube-single-play-v0", "without '-v0'"),
-        ("zzz", "known_datasets"),
+        ("zzz", "datasets.csv"),
     ],
 )
 def test_unknown_name_suggests_a_remedy(name, hint):
