@@ -7,6 +7,7 @@ and `generate_manipspace.py`; environments and oracles are OGBench's own.
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any, Protocol
 
 import numpy as np
@@ -178,40 +179,14 @@ def make_oracles(spec: EnvironmentSpec, env: Any, noise: float) -> dict[str, Any
     """New oracles for an episode, by the name of the task that they solve."""
     names = {"cube": ["cube"], "scene": ["cube", "button", "drawer", "window"], "puzzle": ["button"]}
     names_here = names[spec.environment.split("-")[0]]
-    if spec.dataset_type == "noisy":
-        settings: dict[str, Any] = {"env": env, "min_norm": 0.4}
-        classes = _feedback_oracles()
-    else:
-        settings = {"env": env, "noise": noise, "noise_smoothing": 0.5}
-        classes = _plan_oracles()
+    noisy = spec.dataset_type == "noisy"
+    settings: dict[str, Any] = {"min_norm": 0.4} if noisy else {"noise": noise, "noise_smoothing": 0.5}
     if spec.environment.startswith("puzzle"):
         settings["gripper_always_closed"] = True
-    return {name: classes[name](**settings) for name in names_here}
+    return {name: _oracle(name, "markov" if noisy else "plan")(env=env, **settings) for name in names_here}
 
 
-def _plan_oracles() -> dict[str, Any]:
-    from ogbench.manipspace.oracles.plan.button_plan import ButtonPlanOracle
-    from ogbench.manipspace.oracles.plan.cube_plan import CubePlanOracle
-    from ogbench.manipspace.oracles.plan.drawer_plan import DrawerPlanOracle
-    from ogbench.manipspace.oracles.plan.window_plan import WindowPlanOracle
-
-    return {
-        "cube": CubePlanOracle,
-        "button": ButtonPlanOracle,
-        "drawer": DrawerPlanOracle,
-        "window": WindowPlanOracle,
-    }
-
-
-def _feedback_oracles() -> dict[str, Any]:
-    from ogbench.manipspace.oracles.markov.button_markov import ButtonMarkovOracle
-    from ogbench.manipspace.oracles.markov.cube_markov import CubeMarkovOracle
-    from ogbench.manipspace.oracles.markov.drawer_markov import DrawerMarkovOracle
-    from ogbench.manipspace.oracles.markov.window_markov import WindowMarkovOracle
-
-    return {
-        "cube": CubeMarkovOracle,
-        "button": ButtonMarkovOracle,
-        "drawer": DrawerMarkovOracle,
-        "window": WindowMarkovOracle,
-    }
+def _oracle(task: str, kind: str) -> Any:
+    """OGBench's `CubePlanOracle` and its like."""
+    module = import_module(f"ogbench.manipspace.oracles.{kind}.{task}_{kind}")
+    return getattr(module, f"{task.title()}{kind.title()}Oracle")
