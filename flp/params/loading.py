@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from flp.data.environments import specification
-from flp.params.fields import Section, Seed, unique
+from flp.params.fields import Distinct, Section, Seed
 from flp.params.sections import Download, Evaluation, Figure2, Flow, Invert, Offline, Online, Report
 from flp.params.yamlfile import read_yaml as read_yaml
 from flp.system import layout
@@ -25,9 +25,9 @@ from flp.system.errors import FLPError, nearest
 class Params(Section):
     """Everything in `params.yaml`."""
 
-    datasets: Annotated[list[str], Field(min_length=1)]
+    datasets: Annotated[list[str], Field(min_length=1), Distinct]
     """OGBench dataset names, without `-v0`."""
-    seeds: Annotated[list[Seed], Field(min_length=1)]
+    seeds: Annotated[list[Seed], Field(min_length=1), Distinct]
     """Random seeds: one flow and one policy per dataset, task and seed."""
     download: Download
     flow: Flow
@@ -39,11 +39,6 @@ class Params(Section):
     figure2: Figure2 = Field(default=Figure2())
     overrides: dict[str, dict[str, Any]] = Field(default={})
     """Other values for one dataset: `overrides: {cube-double-play: {offline: {discount: 0.99}}}`."""
-
-    @field_validator("datasets", "seeds")
-    @classmethod
-    def _no_repeats(cls, values: list[Any]) -> list[Any]:
-        return unique(values)
 
     @field_validator("datasets")
     @classmethod

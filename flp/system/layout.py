@@ -40,8 +40,11 @@ def join_seeds(seeds: Iterable[int]) -> str:
 
 
 def split_seeds(text: str) -> list[int]:
-    """`0-1` → `[0, 1]`; raises `ValueError` for anything else."""
-    return [int(part) for part in text.split("-")]
+    """`0-1` → `[0, 1]`; raises `ValueError` for anything else, repeats included."""
+    seeds = [int(part) for part in text.split("-")]
+    if join_seeds(dict.fromkeys(seeds)) != text:
+        raise ValueError(text)
+    return seeds
 
 
 def seed_groups(seeds: Sequence[int], size: int) -> list[list[int]]:
@@ -61,8 +64,14 @@ def sweep_folders(dataset: str, agent: str, seeds: Sequence[int]) -> list[Path]:
     return [Path(SWEEP.format(dataset=dataset, figure=figure, seeds=join_seeds(seeds))) for figure in figures]
 
 
+def exact(value: float) -> str:
+    """A number as a name, as short as is exact: `3`, `0.1`, `0.10000001`."""
+    short = f"{value:g}"
+    return short if float(short) == value else str(value)
+
+
 def run_name(task: int, seed: int, variant: str = "") -> str:
-    """The folder of one run inside its job's: `task1_seed0`, or `task1_seed0_alpha=3.0` in a sweep."""
+    """The folder of one run inside its job's: `task1_seed0`, or `task1_seed0_alpha=3` in a sweep."""
     return f"task{task}_seed{seed}" + (f"_{variant}" if variant else "")
 
 

@@ -147,6 +147,12 @@ def test_the_schema_describes_the_default():
         ("offline.tasks", [0], ["offline.tasks.0"]),
         ("offline.tasks", [], ["offline.tasks"]),
         ("offline.tasks", [1, 2, 1], ["offline.tasks", "[1]", "more than once"]),
+        ("offline.sweep.alpha", [0.1, 0.1], ["offline.sweep.alpha", "[0.1]", "more than once"]),
+        ("offline.sweep.alpha", [1, 2.0, 1.0], ["offline.sweep.alpha", "[1.0]", "more than once"]),
+        ("offline.sweep.alpha", [0.1, "1e-1"], ["offline.sweep.alpha", "[0.1]", "more than once"]),
+        ("offline.sweep.candidates", [2, 8, 2], ["offline.sweep.candidates", "[2]", "more than once"]),
+        ("online.tasks", [1, 1], ["online.tasks", "[1]", "more than once"]),
+        ("figure2.flp_alpha", [3.0, 3], ["figure2.flp_alpha", "[3.0]", "more than once"]),
         ("offline.log_std_min", 1.0, ["log_std_min < 0 < log_std_max"]),
         ("seeds", [], ["seeds", "at least 1"]),
         ("seeds", [0, 1, 0], ["seeds", "[0]", "more than once"]),
@@ -177,6 +183,11 @@ def test_a_wrong_value_is_refused_by_name(path, value, named):
     for part in named:
         assert part in message, message
     assert len(message) < 400
+
+
+def test_a_sweep_may_hold_the_experiments_own_value_and_one_beside_it():
+    values = with_("offline.sweep", {"alpha": [1.0, 1.0000001], "candidates": [4, 5]})
+    assert parse(values).offline.sweep.alpha == [1.0, 1.0000001]
 
 
 def test_fine_tuning_needs_offline_training():
