@@ -122,6 +122,15 @@ def test_seeds_are_named_in_one_way_only(project, capsys, seeds):
     assert "is not a list of seeds" in refusal(capsys, ["offline-train", "--dataset", MAZE, f"--seeds={seeds}"])
 
 
+def test_too_many_seeds_for_one_job_are_one_line(project, capsys, tmp_path):
+    seeds = list(range(10**7, 10**7 + 30))
+    project(seeds=seeds)
+    for given in ([], ["--seeds", "-".join(map(str, seeds))]):
+        line = refusal(capsys, ["offline-train", "--dataset", MAZE, *given])
+        assert "30 seeds in one job" in line and "--seeds" in line
+    assert [p.name for p in tmp_path.iterdir()] == ["params.yaml"]
+
+
 def test_check_counts_what_would_be_trained(project, capsys):
     assert main(["check"]) == 0
     assert "1 datasets, 1 flows, 5 offline runs in 1 jobs" in capsys.readouterr().out

@@ -67,6 +67,15 @@ class Params(Section):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _jobs_can_be_named(self) -> Params:
+        for group in layout.seed_groups(self.seeds, self.offline.seeds_per_job):
+            try:
+                layout.join_seeds(group)
+            except FLPError as error:
+                raise ValueError(f"offline.seeds_per_job is {self.offline.seeds_per_job}: {error}") from error
+        return self
+
     def for_dataset(self, dataset: str) -> Params:
         """The parameters of one dataset, its overrides applied (and none left)."""
         values = self.model_dump(mode="json")

@@ -196,6 +196,27 @@ def test_fine_tuning_needs_offline_training():
     assert "[4]" in refusal(values)
 
 
+@pytest.mark.parametrize(
+    ("seeds", "together", "fit"),
+    [
+        (range(10**7, 10**7 + 30), 30, 22),
+        (range(10, 78), 68, 67),  # 203 characters
+        ([*range(10, 76), 100], 67, 50),  # 201 characters
+        (range(2**31 - 40, 2**31), 10**12, 18),
+        (range(101), 101, 50),
+    ],
+)
+def test_seeds_that_make_too_long_a_name_are_refused_by_name(seeds, together, fit):
+    values = with_("seeds", list(seeds))
+    values["offline"]["seeds_per_job"] = together
+    message = refusal(values)
+    assert "offline.seeds_per_job" in message and f"train {fit} together" in message
+    values["offline"]["seeds_per_job"] = fit
+    parse(values)
+    values["overrides"] = {MAZE: {"offline": {"seeds_per_job": together}}}
+    assert f"overrides.{MAZE}" in refusal(values)
+
+
 @pytest.mark.parametrize("path", ["offline.alpha", "flow.steps", "datasets", "offline.hidden", "report"])
 def test_a_missing_key_is_refused_by_name(path):
     values = copy.deepcopy(DEFAULT)
@@ -265,67 +286,6 @@ def test_overrides_change_one_dataset():
     assert changed.overrides == plain.overrides == {}
 
 
-# Files
-
-
-def unreadable(tmp_path, content):
-    path = tmp_path / "p.yaml"
-    path.write_bytes(content)
-    with pytest.raises(FLPError) as error:
-        read_yaml(path)
-    message = str(error.value)
-    assert str(path) in message
-    assert "\n" not in message
-    return message
-
-
-def test_a_key_given_twice_is_refused(tmp_path):
-    message = unreadable(tmp_path, b"offline:\n  alpha: 1.0\n  steps: 3\n  alpha: 2.0\n")
-    assert "'alpha' is given twice" in message
-    assert "line 2" in message
-
-
-@pytest.mark.parametrize("content", [b"", b"3", b"- a\n- b\n", b"just text", b"null"])
-def test_a_file_without_a_mapping_is_refused(tmp_path, content):
-    assert "must hold a mapping" in unreadable(tmp_path, content)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        bytes(range(256)),
-        b"\x89PNG\r\n\x1a\n\x00\x00",
-        b"PK\x03\x04\xff\xfe",
-        b"a: [1, 2",
-        b"a: b: c",
-        b"\ta: 1",
-        b"a: *nothing",
-        b"a: !!python/object/apply:os.system [ls]",
-        b"a: 2020-99-99",
-        b"? [1, 2]\n: 3",
-        b'a: !!int ""',
-        b"a: !!bool maybe",
-        b"a: !!timestamp x",
-        b"!!map [1]",
-        b'a: "\\uD800"',
-        b"[" * 100_000,
-        b"a: &x {b: *x}",
-    ],
-)
-def test_junk_is_refused(tmp_path, content):
-    assert "not valid YAML" in unreadable(tmp_path, content)
-
-
-def test_a_huge_file_is_refused(tmp_path):
-    assert "too many" in unreadable(tmp_path, b"a: " + b"x" * 2_000_000)
-
-
-def test_a_file_that_cannot_be_read_is_refused(tmp_path):
-    for path in (tmp_path / "none.yaml", tmp_path):
-        with pytest.raises(FLPError, match=f"cannot read {path}"):
-            read_yaml(path)
-
-
 # Whatever comes
 
 
@@ -380,21 +340,3 @@ def test_any_value_anywhere_gives_parameters_or_an_error(path, value):
 @given(st.dictionaries(st.just(MAZE) | names, st.dictionaries(names, trees, max_size=3) | trees, max_size=2))
 def test_any_override_gives_parameters_or_an_error(overrides):
     params_or_error(with_("overrides", overrides))
-
-
-@quick
-@given(
-    st.binary(max_size=60)
-    | st.text(max_size=60).map(lambda text: text.encode(errors="replace"))
-    | st.lists(
-        st.sampled_from([*"{}[]:,-?&*!|>'\"%@`# \n\t0a", "!!int ", "!!map ", "<<: ", "a: ", "&x ", "*x ", "~"])
-    ).map(lambda parts: "".join(parts).encode())
-)
-def test_any_file_gives_a_mapping_or_an_error(tmp_path_factory, content):
-    path = tmp_path_factory.getbasetemp() / "fuzz.yaml"
-    path.write_bytes(content)
-    try:
-        assert isinstance(read_yaml(path), dict)
-    except FLPError as error:
-        assert str(path) in str(error)
-        assert "\n" not in str(error)
