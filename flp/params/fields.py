@@ -25,10 +25,11 @@ def unique(values: list[Any]) -> list[Any]:
     return values
 
 
-Float = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(number)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(number)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), BeforeValidator(number)]
-Expectile = Annotated[float, Field(gt=0, lt=1), BeforeValidator(number)]
+AsReal = BeforeValidator(number)  # of every real number; a bare float would refuse `1e-3`
+Float = Annotated[float, AsReal]
+Positive = Annotated[float, Field(gt=0), AsReal]
+NonNegative = Annotated[float, Field(ge=0), AsReal]
+Expectile = Annotated[float, Field(gt=0, lt=1), AsReal]
 Count = Annotated[int, Field(gt=0, le=10**12)]
 Natural = Annotated[int, Field(ge=0, le=10**12)]
 Task = Annotated[int, Field(ge=1, le=5)]
@@ -43,9 +44,11 @@ UNKEYED: dict[str, Any] = {"keyed": False}
 
 
 class Section(BaseModel):
-    """A section of `params.yaml`: exact types, no unknown keys, immutable."""
+    """A section of `params.yaml`: exact types, finite numbers, no unknown keys, immutable."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     def keyed(self) -> dict[str, Any]:
         """The values a result depends on, for its key."""

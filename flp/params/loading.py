@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from flp.data.environments import specification
-from flp.params.fields import Distinct, Section, Seed
+from flp.params.fields import Distinct, Section, Seed, number
 from flp.params.sections import Download, Evaluation, Figure2, Flow, Invert, Offline, Online, Report
 from flp.params.yamlfile import read_yaml as read_yaml
 from flp.system import layout
@@ -130,6 +130,8 @@ def _first_problem(error: ValidationError) -> str:
     shown = _shown(problem["input"])
     message = problem["msg"][0].lower() + problem["msg"][1:]
     hint = nearest(problem["input"], _literals(problem["msg"])) if isinstance(problem["input"], str) else ""
+    if problem["type"] in ("int_type", "int_from_float") and isinstance(real := number(problem["input"]), float):
+        hint = f"; write {int(real)}" if real.is_integer() and abs(real) < 1e15 else ""
     return f"{place}: {message}, got {shown}{hint}"
 
 

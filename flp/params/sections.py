@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from flp.params.baselines import Baselines
 from flp.params.fields import (
     UNKEYED,
+    AsReal,
     Count,
     Distinct,
     Float,
@@ -20,7 +21,6 @@ from flp.params.fields import (
     Solver,
     Strengths,
     Task,
-    number,
 )
 
 
@@ -35,7 +35,7 @@ class Download(Section):
     """Training episodes to generate; empty for OGBench's own number."""
     steps_per_episode: Annotated[int, Field(ge=2, le=10**7)] | None = None
     """Rows per generated episode; empty for OGBench's own number."""
-    noise: Annotated[float, Field(ge=0, le=10), BeforeValidator(number)] | None = None
+    noise: Annotated[float, Field(ge=0, le=10), AsReal] | None = None
     """Standard deviation of the controller's action noise; empty for OGBench's own."""
     policy: Literal["scripted", "random"] = "scripted"
     """`random` takes uniform actions: for trials of environments whose expert is not at hand."""
@@ -72,7 +72,7 @@ class Flow(Section):
     """ODE solver, the same for decoding and inversion."""
     solver_steps: Annotated[int, Field(gt=0, le=10_000)]
     """Solver steps from t = 0 to t = 1."""
-    solver_grading: Annotated[float, Field(ge=1, le=10)]
+    solver_grading: Annotated[float, Field(ge=1, le=10), AsReal]
     """The times t_i = 1 - (1 - i / solver_steps) ** solver_grading: 1 makes equal steps, more shortens the last."""
     validate_every: Count
     """Steps between validation losses."""
@@ -128,9 +128,9 @@ class Offline(Section):
     """Transitions per step and run."""
     learning_rate: Positive
     """Adam's step size."""
-    discount: Annotated[float, Field(ge=0, lt=1), BeforeValidator(number)]
+    discount: Annotated[float, Field(ge=0, lt=1), AsReal]
     """Discount factor."""
-    target_rate: Annotated[float, Field(gt=0, le=1), BeforeValidator(number)]
+    target_rate: Annotated[float, Field(gt=0, le=1), AsReal]
     """Rate at which the target critic follows the critic."""
     log_std_min: Float
     """Lower clamp of the policy's log standard deviation."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import math
+import re
 from pathlib import Path
 
 import jsonschema
@@ -13,6 +15,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from flp.params.fields import Section
 from flp.params.loading import Params, load_params, merge, parse, read_yaml
 from flp.system.errors import FLPError
 from flp.tools.schema import json_schema
@@ -242,6 +245,43 @@ def test_numbers_may_be_written_as_yaml_1_1_reads_them():
     for path in ("offline.discount", "offline.baselines.rebrac.noise", "offline.baselines.iql.expectile"):
         assert "0.5" in str(parse(with_(path, "5e-1"))), path
     assert parse(with_("offline.alpha", 1)).offline.alpha == 1.0
+
+
+def fields_of(model, kind, prefix=""):
+    """The paths of all fields of a type, inside lists and choices too."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from fields_of(field.annotation, kind, f"{prefix}{name}.")
+        elif re.search(rf"\b{kind.__name__}\b", str(field.annotation)):
+            yield prefix + name
+
+
+def written(path, form):
+    """The default with one field's numbers (1 where there is none) in another form; and the numbers as they were."""
+    value = functools.reduce(lambda place, name: place[name], path.split("."), DEFAULT)
+    if value is None:
+        value = [1] if path == "online.tasks" else 1
+    if isinstance(value, list):
+        return with_(path, [form(number) for number in value or [1]]), value or [1]
+    return with_(path, form(value)), value
+
+
+@pytest.mark.parametrize("path", list(fields_of(Params, float)))
+def test_every_real_number_may_have_an_exponent_as_yaml_1_2_has_it(path):
+    values, expected = written(path, lambda number: f"{number!r}e0")
+    assert "e0" in str(values)
+    assert parse(values) == parse(with_(path, expected))
+    for wrong in ("e0", "1e", "one", "nan", "inf", "1e999", "", True):
+        assert path in refusal(written(path, lambda number, wrong=wrong: wrong)[0])
+
+
+@pytest.mark.parametrize("path", list(fields_of(Params, int)))
+def test_every_whole_number_is_written_as_one(path):
+    """Readers of YAML disagree on `1e4`: a text to some, a real number to others."""
+    for form in (float, lambda number: f"{number}e0"):
+        values, expected = written(path, form)
+        assert path in (message := refusal(values))
+        assert message.endswith(f"; write {int(expected[0] if isinstance(expected, list) else expected)}"), message
 
 
 def test_parameters_cannot_be_changed_afterwards():
