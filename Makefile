@@ -7,7 +7,7 @@ PRESET ?=
 BIN := .venv/bin
 export PYTHONUNBUFFERED := 1
 
-.PHONY: run figures tour test bench lint torture help clean-venv
+.PHONY: run figures tour test bench lint installs torture help clean-venv
 
 help: ## Say what there is to make.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
@@ -37,6 +37,9 @@ lint: .venv/.dev ## Check format, types, the arrows between rooms, the workflow,
 	$(BIN)/snakemake --lint
 	$(BIN)/python tools/audit.py
 
+installs: .venv/.dev ## Install with every Python that flp claims and this machine has, in a temporary folder (gigabytes).
+	$(BIN)/python tools/installs.py
+
 bench: .venv/.dev ## Measure speed on this machine; writes results/bench/bench.json.
 	$(BIN)/python -m benchmarks.run
 
@@ -45,7 +48,7 @@ torture: .venv/.dev ## Kill every long stage at random moments, KILLS times each
 	$(BIN)/python -m benchmarks.torture --kills 5 --dataset cube-single-play
 
 .venv/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "flp needs Python 3.11 or newer: make PYTHON=python3.12 run")'
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13) and "flp needs Python 3.11 or 3.12, and $(PYTHON) is %s: install one, then make PYTHON=python3.12 $(or $(MAKECMDGOALS),run)" % sys.version.split()[0])'
 	@$(PYTHON) -m venv .venv
 
 .venv/.run: .venv/bin/python pyproject.toml constraints.txt

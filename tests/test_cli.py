@@ -9,6 +9,7 @@ import yaml
 from flp.cli import STAGES, TOOLS, main
 from flp.experiment.program import stage as program
 
+MAZE = "pointmaze-medium-navigate"
 WITH_DATASET = [stage for stage in STAGES if stage not in ("report", "figure")]
 OPTIONS = {
     "pretrain-flow": ["--seed", "0"],
@@ -19,7 +20,7 @@ OPTIONS = {
 
 
 def arguments(stage):
-    dataset = ["--dataset", "pointmaze-medium-navigate"] if stage in WITH_DATASET else []
+    dataset = ["--dataset", MAZE] if stage in WITH_DATASET else []
     return dataset + OPTIONS.get(stage, [])
 
 
@@ -111,8 +112,23 @@ def test_a_missing_parameter_file_is_one_line(tmp_path, monkeypatch, capsys):
 
 
 def test_an_unknown_agent_is_one_line(project, capsys):
-    line = refusal(capsys, ["offline-train", "--dataset", "pointmaze-medium-navigate", "--agent", "fqll"])
+    line = refusal(capsys, ["offline-train", "--dataset", MAZE, "--agent", "fqll"])
     assert "did you mean 'fql'" in line
+
+
+@pytest.mark.parametrize("seeds", ["0-0", "0-1-0", "00", "0-01", "1_0", " 1", "0-", "٣"])
+def test_seeds_are_named_in_one_way_only(project, capsys, seeds):
+    """Else one folder has two runs, or one run two folders."""
+    assert "is not a list of seeds" in refusal(capsys, ["offline-train", "--dataset", MAZE, f"--seeds={seeds}"])
+
+
+def test_too_many_seeds_for_one_job_are_one_line(project, capsys, tmp_path):
+    seeds = list(range(10**7, 10**7 + 30))
+    project(seeds=seeds)
+    for given in ([], ["--seeds", "-".join(map(str, seeds))]):
+        line = refusal(capsys, ["offline-train", "--dataset", MAZE, *given])
+        assert "30 seeds in one job" in line and "--seeds" in line
+    assert [p.name for p in tmp_path.iterdir()] == ["params.yaml"]
 
 
 def test_check_counts_what_would_be_trained(project, capsys):

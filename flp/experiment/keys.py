@@ -74,7 +74,7 @@ class Keys:
             section,
             params.evaluation.keyed(),
             agent,
-            [run.task, run.seed],
+            [run.task, run.seed, *([run.variant] if run.variant else [])],  # all that its random streams are named by
             self.latent(dataset, run.seed),
         )
 

@@ -150,7 +150,7 @@ def _seed_list(text: str) -> list[int]:
     try:
         return split_seeds(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of seeds such as 0-1-2") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of seeds such as 0-1-2, each once") from None
 
 
 def _positive(text: str) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from flp.params.sections import Offline
+from flp.system.layout import exact
 
 QUANTITY = {"figure3": "candidates", "figure4": "alpha", "figure5": "candidates"}
 PAPER: dict[str, tuple[float, ...]] = {"figure4": (0.1, 0.3, 1.0, 3.0, 10.0), "figure5": (1, 2, 4, 8, 16, 32)}
@@ -47,4 +48,5 @@ def extra_values(figure: str, offline: Offline) -> list[float]:
 def variants(offline: Offline, quantity: str, swept: list[float]) -> list[dict[str, Any]]:
     """A run's `variant`, `alpha` and `candidates` for each value but the experiment's own."""
     base = {"alpha": offline.alpha, "candidates": offline.candidates}
-    return [base | {"variant": f"{quantity}={value:g}", quantity: value} for value in swept if value != base[quantity]]
+    others = [value for value in swept if value != base[quantity]]
+    return [base | {"variant": f"{quantity}={exact(value)}", quantity: value} for value in others]

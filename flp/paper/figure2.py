@@ -32,6 +32,7 @@ from flp.params.baselines import FQL, Baselines
 from flp.params.sections import Figure2, Offline
 from flp.randomness.seeds import seed_of
 from flp.randomness.streams import RunStreams
+from flp.system.layout import exact
 
 MODES, RADIUS, SPREAD = 6, 0.7, 0.06
 SUPPORT = 4 * SPREAD  # an action farther than this from every mode is off the data's support: 0.03 % of the data
@@ -234,7 +235,7 @@ def draw(result: Result) -> str:
             for axis, strength, actions in zip(axes[row, 1:], strengths, policies, strict=False):
                 found = measure(actions)
                 note = f"off support {found['off_support']:.0%}, value {found['value']:.2f}"
-                _panel(axis, actions, f"{TITLES[name]}, α = {strength:g}", note)
+                _panel(axis, actions, f"{TITLES[name]}, α = {exact(strength)}", note)
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue()

@@ -19,6 +19,7 @@ from flp.report import charts
 from flp.report.charts import AGENT_COLORS, FLOW_COLOR, SERIES_COLORS, Line
 from flp.report.collect import EVALUATED, read_table
 from flp.report.tables import Cell, cell, finals
+from flp.system.layout import exact
 
 TITLES = {
     "figure3": "Figure 3: FLP with and without best-of-N",
@@ -82,7 +83,7 @@ def notes(keys: Keys, figure: str) -> list[str]:
     found = []
     settings = {d: keys.dataset_params(d) for d, _, _ in keys.figure_jobs()}
     others = {p.offline.candidates if quantity == "alpha" else p.offline.alpha for p in settings.values()}
-    fixed = ", ".join(f"{value:g}" for value in sorted(others))
+    fixed = ", ".join(exact(value) for value in sorted(others))
     steps = ", ".join(charts.thousands(value) for value in sorted({p.offline.steps for p in settings.values()}))
     seeds = len(keys.params.seeds)
     sampling = "the seeds" if seeds > 1 else "the episodes; one seed says nothing about the chance of training"
@@ -91,7 +92,7 @@ def notes(keys: Keys, figure: str) -> list[str]:
         f"mean of the last {keys.params.report.average_last} evaluations; 95 % intervals resample {sampling}."
     )
     if any(variants.is_implied(figure, p.offline) for p in settings.values()):
-        values = ", ".join(f"{value:g}" for value in variants.PAPER[figure])
+        values = ", ".join(exact(value) for value in variants.PAPER[figure])
         found.append(f"offline.sweep.{quantity} is empty, so {symbol} takes the paper's values: {values}.")
     if figure == "figure3":
         found.append("α is the same for both; the paper tunes it anew without best-of-N.")

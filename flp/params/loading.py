@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from flp.data.environments import specification
-from flp.params.fields import Section, Seed, unique
+from flp.params.fields import Distinct, Section, Seed, number
 from flp.params.sections import Download, Evaluation, Figure2, Flow, Invert, Offline, Online, Report
 from flp.params.yamlfile import read_yaml as read_yaml
 from flp.system import layout
@@ -25,9 +25,9 @@ from flp.system.errors import FLPError, nearest
 class Params(Section):
     """Everything in `params.yaml`."""
 
-    datasets: Annotated[list[str], Field(min_length=1)]
+    datasets: Annotated[list[str], Field(min_length=1), Distinct]
     """OGBench dataset names, without `-v0`."""
-    seeds: Annotated[list[Seed], Field(min_length=1)]
+    seeds: Annotated[list[Seed], Field(min_length=1), Distinct]
     """Random seeds: one flow and one policy per dataset, task and seed."""
     download: Download
     flow: Flow
@@ -39,11 +39,6 @@ class Params(Section):
     figure2: Figure2 = Field(default=Figure2())
     overrides: dict[str, dict[str, Any]] = Field(default={})
     """Other values for one dataset: `overrides: {cube-double-play: {offline: {discount: 0.99}}}`."""
-
-    @field_validator("datasets", "seeds")
-    @classmethod
-    def _no_repeats(cls, values: list[Any]) -> list[Any]:
-        return unique(values)
 
     @field_validator("datasets")
     @classmethod
@@ -70,6 +65,15 @@ class Params(Section):
                 raise ValueError(
                     f"download.path is {self.download.path}, which the download stage writes; move your file elsewhere"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _jobs_can_be_named(self) -> Params:
+        for group in layout.seed_groups(self.seeds, self.offline.seeds_per_job):
+            try:
+                layout.join_seeds(group)
+            except FLPError as error:
+                raise ValueError(f"offline.seeds_per_job is {self.offline.seeds_per_job}: {error}") from error
         return self
 
     def for_dataset(self, dataset: str) -> Params:
@@ -126,6 +130,8 @@ def _first_problem(error: ValidationError) -> str:
     shown = _shown(problem["input"])
     message = problem["msg"][0].lower() + problem["msg"][1:]
     hint = nearest(problem["input"], _literals(problem["msg"])) if isinstance(problem["input"], str) else ""
+    if problem["type"] in ("int_type", "int_from_float") and isinstance(real := number(problem["input"]), float):
+        hint = f"; write {int(real)}" if real.is_integer() and abs(real) < 1e15 else ""
     return f"{place}: {message}, got {shown}{hint}"
 
 

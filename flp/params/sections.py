@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from flp.params.baselines import Baselines
 from flp.params.fields import (
     UNKEYED,
+    AsReal,
     Count,
+    Distinct,
     Float,
     Hidden,
     Natural,
@@ -18,8 +20,7 @@ from flp.params.fields import (
     Seed,
     Solver,
     Strengths,
-    number,
-    unique,
+    Task,
 )
 
 
@@ -34,7 +35,7 @@ class Download(Section):
     """Training episodes to generate; empty for OGBench's own number."""
     steps_per_episode: Annotated[int, Field(ge=2, le=10**7)] | None = None
     """Rows per generated episode; empty for OGBench's own number."""
-    noise: Annotated[float, Field(ge=0, le=10), BeforeValidator(number)] | None = None
+    noise: Annotated[float, Field(ge=0, le=10), AsReal] | None = None
     """Standard deviation of the controller's action noise; empty for OGBench's own."""
     policy: Literal["scripted", "random"] = "scripted"
     """`random` takes uniform actions: for trials of environments whose expert is not at hand."""
@@ -71,7 +72,7 @@ class Flow(Section):
     """ODE solver, the same for decoding and inversion."""
     solver_steps: Annotated[int, Field(gt=0, le=10_000)]
     """Solver steps from t = 0 to t = 1."""
-    solver_grading: Annotated[float, Field(ge=1, le=10)]
+    solver_grading: Annotated[float, Field(ge=1, le=10), AsReal]
     """The times t_i = 1 - (1 - i / solver_steps) ** solver_grading: 1 makes equal steps, more shortens the last."""
     validate_every: Count
     """Steps between validation losses."""
@@ -91,9 +92,9 @@ class Invert(Section):
 class Sweep(Section):
     """Extra runs on the run axis, one per value, all else equal."""
 
-    alpha: list[Positive] = Field(default=[])
+    alpha: Annotated[list[Positive], Distinct] = Field(default=[])
     """Values of `offline.alpha` (Figure 4)."""
-    candidates: list[Annotated[int, Field(gt=0, le=1024)]] = Field(default=[])
+    candidates: Annotated[list[Annotated[int, Field(gt=0, le=1024)]], Distinct] = Field(default=[])
     """Values of `offline.candidates` (Figure 5)."""
 
 
@@ -103,9 +104,9 @@ AgentName = Literal["flp", "bc", "fbc", "iql", "rebrac", "ifql", "fql"]
 class Offline(Section):
     """Algorithm 1: latent policy and latent critic (Eqs. 4 and 5)."""
 
-    agents: list[AgentName] = Field(min_length=1, json_schema_extra=UNKEYED)
+    agents: Annotated[list[AgentName], Field(min_length=1), Distinct] = Field(json_schema_extra=UNKEYED)
     """Algorithms to train."""
-    tasks: Annotated[list[Annotated[int, Field(ge=1, le=5)]], Field(min_length=1)] = Field(json_schema_extra=UNKEYED)
+    tasks: Annotated[list[Task], Field(min_length=1), Distinct] = Field(json_schema_extra=UNKEYED)
     """OGBench's tasks of every dataset, 1 to 5."""
     steps: Count
     """Gradient steps."""
@@ -127,9 +128,9 @@ class Offline(Section):
     """Transitions per step and run."""
     learning_rate: Positive
     """Adam's step size."""
-    discount: Annotated[float, Field(ge=0, lt=1), BeforeValidator(number)]
+    discount: Annotated[float, Field(ge=0, lt=1), AsReal]
     """Discount factor."""
-    target_rate: Annotated[float, Field(gt=0, le=1), BeforeValidator(number)]
+    target_rate: Annotated[float, Field(gt=0, le=1), AsReal]
     """Rate at which the target critic follows the critic."""
     log_std_min: Float
     """Lower clamp of the policy's log standard deviation."""
@@ -146,11 +147,6 @@ class Offline(Section):
     sweep: Sweep = Field(default=Sweep(), json_schema_extra=UNKEYED)
     baselines: Baselines = Field(default=Baselines(), json_schema_extra=UNKEYED)
 
-    @field_validator("agents", "tasks")
-    @classmethod
-    def _no_repeats(cls, values: list[Any]) -> list[Any]:
-        return unique(values)
-
     @model_validator(mode="after")
     def _clamps_ordered(self) -> Offline:
         if not self.log_std_min < 0 < self.log_std_max:
@@ -163,7 +159,7 @@ class Online(Section):
 
     steps: Natural
     """Environment steps, which are gradient steps too; 0 leaves the stage out."""
-    tasks: list[Annotated[int, Field(ge=1, le=5)]] | None = Field(default=None, json_schema_extra=UNKEYED)
+    tasks: Annotated[list[Task], Distinct] | None = Field(default=None, json_schema_extra=UNKEYED)
     """Tasks to fine-tune on; empty for all of `offline.tasks`."""
 
 

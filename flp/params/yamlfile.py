@@ -1,4 +1,10 @@
-"""Reading YAML that people write: safe, strict about repeated keys, every mistake in one line."""
+"""Reading YAML that people write: safe, strict about repeated keys, every mistake in one line.
+
+Values are read as PyYAML reads them, and with it Snakemake (YAML 1.1: `yes` is true, `010` is 8); anchors, aliases and
+merge keys too. Refused is what those take in silence or for code: a key given twice, a key that is no plain name, tags
+of Python objects, a mapping inside itself. DVC reads YAML 1.2, where `yes` is a text and `010` is ten: it compares
+parameters, and a stage takes what is said here.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +14,8 @@ from typing import Any
 import yaml
 
 from flp.system.errors import FLPError
+
+_MERGE = "tag:yaml.org,2002:merge"
 
 
 class _Loader(yaml.SafeLoader):
@@ -21,13 +29,35 @@ class _Loader(yaml.SafeLoader):
 
 
 def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
-    for key in keys:
+    """Its keys, each given once, over what its merge keys (`<<: *anchor`) bring."""
+    merged: dict[Any, Any] = {}
+    given: dict[Any, Any] = {}
+    for key_node, value_node in node.value:
+        if key_node.tag == _MERGE:
+            merged |= _merged(loader, value_node)
+            continue
+        key = loader.construct_object(key_node, deep=True)
         if not isinstance(key, (str, int, float, bool)) and key is not None:
-            raise yaml.constructor.ConstructorError(None, None, "a key must be a plain name", node.start_mark)
-        if keys.count(key) > 1:
-            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", node.start_mark)
-    return dict(yaml.SafeLoader.construct_mapping(loader, node, deep=True))
+            raise _refusal(node, "a key must be a plain name", key_node)
+        if key in given:
+            raise _refusal(node, f"key {key!r} is given twice", key_node)
+        given[key] = loader.construct_object(value_node, deep=True)
+    return merged | given
+
+
+def _merged(loader: yaml.SafeLoader, node: yaml.Node) -> dict[Any, Any]:
+    """What a merge key brings: a mapping, or several, of which the first that has a key wins."""
+    merged: dict[Any, Any] = {}
+    for part in reversed(node.value) if isinstance(node, yaml.SequenceNode) else [node]:
+        found = loader.construct_object(part, deep=True)
+        if not isinstance(found, dict):
+            raise _refusal(node, "<< takes a mapping, or a list of them", part)
+        merged |= found
+    return merged
+
+
+def _refusal(where: yaml.Node, problem: str, node: yaml.Node) -> yaml.YAMLError:
+    return yaml.constructor.ConstructorError("while reading a mapping", where.start_mark, problem, node.start_mark)
 
 
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)

@@ -19,6 +19,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLoc
 from numpy.typing import NDArray
 
 from flp.data.relabel import MazeMap
+from flp.system.layout import exact
 
 # Stand-ins that become CSS colours of the page.
 INK, GRID, WALL = "#010203", "#010204", "#010205"
@@ -157,7 +158,7 @@ def line_panel(
 def _x_axis(axes: Any, ticks: Sequence[float] | None, steps: bool) -> None:
     if ticks is not None:
         axes.set_xscale("log")
-        axes.set_xticks(list(ticks), [f"{tick:g}" for tick in ticks])
+        axes.set_xticks(list(ticks), [exact(tick) for tick in ticks])
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_minor_formatter(NullFormatter())
     elif steps:

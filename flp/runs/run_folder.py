@@ -6,6 +6,7 @@ its evaluations, its training log, a copy of the flow it acts through, and in ma
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from functools import partial
@@ -111,7 +112,11 @@ def adopt(folder: Path, keys: dict[str, str], others: Sequence[Path]) -> None:
             temporary = folder / f".{name}.tmp"
             for leftover in (temporary, folder / name):
                 shutil.rmtree(leftover, ignore_errors=True)
-            shutil.copytree(source, temporary)
+            temporary.mkdir(parents=True)
+            for file in source.iterdir():
+                copy = temporary / file.name
+                shutil.copyfile(file, copy)  # without its mode: it may be another user's, or a cache's
+                os.utime(copy, ns=(file.stat().st_atime_ns, file.stat().st_mtime_ns))
             temporary.rename(folder / name)
 
 

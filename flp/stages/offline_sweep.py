@@ -30,7 +30,7 @@ def run(job: Job) -> None:
     quantity = variants.QUANTITY[figure]
     if not runs:
         raise FLPError(f"{figure} needs no run of {name} but those that offline.{quantity} and offline.sweep ask for")
-    values = ", ".join(f"{value:g}" for value in variants.extra_values(figure, job.params.offline))
+    values = ", ".join(layout.exact(value) for value in variants.extra_values(figure, job.params.offline))
     print(f"{figure} compares what params.yaml does not sweep: {quantity} {values}, trained beside its own runs")
     folder = Path(layout.SWEEP.format(dataset=name, figure=figure, seeds=layout.join_seeds(seeds)))
     keys = {run.name: job.keys.offline_run(name, "flp", run) for run in runs}

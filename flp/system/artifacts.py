@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import secrets
-import tempfile
+import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -38,13 +38,12 @@ def atomic_write(path: Path | str, mode: str = "wb") -> Iterator[IO[Any]]:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        temporary = Path(name)
-        with os.fdopen(descriptor, mode) as file:
+        temporary = _beside(path)
+        temporary.touch(exist_ok=False)
+        with open(temporary, mode) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
         os.replace(temporary, path)
         temporary = None
         _sync_directory(path.parent)
@@ -59,10 +58,9 @@ def atomic_write(path: Path | str, mode: str = "wb") -> Iterator[IO[Any]]:
                 temporary.unlink(missing_ok=True)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _beside(path: Path) -> Path:
+    """The name of a temporary file beside `path`."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 
 def _sync_directory(folder: Path) -> None:
@@ -117,10 +115,13 @@ def write_verified(path: Path | str, write: Callable[[Path], None]) -> str:
     from safetensors import SafetensorError  # what its writer raises on a full disk
 
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = _beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch(exist_ok=False)
+        mode = temporary.stat().st_mode  # what the umask, or the folder's default ACL, gives a new file here
         write(temporary)
+        temporary.chmod(stat.S_IMODE(mode))  # safetensors makes its files the owner's alone
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         digest, inode = sha256_of(temporary), temporary.stat().st_ino

@@ -6,8 +6,10 @@ seeds that train together in one job, such as `0` or `0-1-2-3`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+
+from flp.system.errors import FLPError
 
 DATA = "data/{dataset}"
 FLOW = "results/{dataset}/flow/model/seed{seed}/flow"
@@ -22,6 +24,8 @@ FIGURE = "results/figures/{figure}"
 VIDEOS = "results/videos/{dataset}/{agent}"
 # What a killed job needs to go on. Neither Snakemake nor DVC declares it, so neither deletes it.
 RESUME = Path(".flp/resume")
+# Of a name with joined seeds. File systems take 255 bytes, some of which temporary files add, and Slurm's log folders.
+MOST_CHARACTERS = 200
 
 DATA_SUFFIXES = (".npz", "-val.npz", ".json")
 FLOW_SUFFIXES = (".safetensors", ".json", ".csv", ".md")
@@ -34,14 +38,28 @@ FIGURE_SUFFIXES = (".svg", ".csv", ".json")
 TABLE_SUFFIXES = (".html", ".md", ".csv", ".json")
 
 
-def join_seeds(seeds: Iterable[int]) -> str:
-    """`[0, 1]` → `0-1`."""
-    return "-".join(map(str, seeds))
+def join_seeds(seeds: Sequence[int]) -> str:
+    """`[0, 1]` → `0-1`, the seeds' part of a path.
+
+    Raises:
+        FLPError: too many of them for the name of a folder.
+    """
+    joined = "-".join(map(str, seeds))
+    if len(joined) > MOST_CHARACTERS:
+        fit = (MOST_CHARACTERS + 1) // (len(str(max(seeds))) + 1)
+        raise FLPError(
+            f"{len(seeds)} seeds in one job make a folder name of {len(joined)} characters, more than "
+            f"{MOST_CHARACTERS}; train {fit} together (offline.seeds_per_job, or --seeds)"
+        )
+    return joined
 
 
 def split_seeds(text: str) -> list[int]:
-    """`0-1` → `[0, 1]`; raises `ValueError` for anything else."""
-    return [int(part) for part in text.split("-")]
+    """`0-1` → `[0, 1]`; raises `ValueError` for anything else, repeats included."""
+    seeds = [int(part) for part in text.split("-")]
+    if "-".join(map(str, dict.fromkeys(seeds))) != text:
+        raise ValueError(text)
+    return seeds
 
 
 def seed_groups(seeds: Sequence[int], size: int) -> list[list[int]]:
@@ -61,8 +79,14 @@ def sweep_folders(dataset: str, agent: str, seeds: Sequence[int]) -> list[Path]:
     return [Path(SWEEP.format(dataset=dataset, figure=figure, seeds=join_seeds(seeds))) for figure in figures]
 
 
+def exact(value: float) -> str:
+    """A number as a name, as short as is exact: `3`, `0.1`, `0.10000001`."""
+    short = f"{value:g}"
+    return short if float(short) == value else str(value)
+
+
 def run_name(task: int, seed: int, variant: str = "") -> str:
-    """The folder of one run inside its job's: `task1_seed0`, or `task1_seed0_alpha=3.0` in a sweep."""
+    """The folder of one run inside its job's: `task1_seed0`, or `task1_seed0_alpha=3` in a sweep."""
     return f"task{task}_seed{seed}" + (f"_{variant}" if variant else "")
 
 

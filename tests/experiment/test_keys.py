@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from flp.experiment.graph import ON_REQUEST, Artifact, found_key, graph
 from flp.experiment.keys import Keys
@@ -84,11 +87,54 @@ def test_a_runs_key_is_the_same_in_any_job() -> None:
     assert alone.offline_run(DATASETS[0], "flp", run) == together.offline_run(DATASETS[0], "flp", twin)
 
 
-def test_a_sweeps_run_equals_the_run_at_that_value() -> None:
-    """Its own name and stream make it a run of its own; so the variant is part of the key."""
-    swept = Keys(params(offline={"sweep": {"alpha": [9.0]}}))
-    names = [run.name for run in swept.runs(DATASETS[0], "flp", [0])]
-    assert len(set(names)) == len(names) == 10
+def test_a_sweeps_run_is_not_the_experiments_own_at_that_value() -> None:
+    """It draws from streams of its own, so it has a key of its own: equal keys are equal bytes."""
+    swept, own = Keys(params(offline={"sweep": {"alpha": [9.0]}})), Keys(params(offline={"alpha": 9.0}))
+    theirs, its = (
+        {k.offline_run(DATASETS[0], "flp", r) for r in k.runs(DATASETS[0], "flp", [0])} for k in (swept, own)
+    )
+    assert (len(theirs), len(its)) == (10, 5) and not theirs & its
+
+
+def test_two_experiments_that_swap_their_values_have_figures_of_their_own() -> None:
+    """What was the experiment's own run is the sweep's now, and has another folder and other bytes."""
+    first = Keys(params(offline={"alpha": 1.0, "sweep": {"alpha": [3.0]}}))
+    assert first.figure("figure4") != Keys(params(offline={"alpha": 3.0, "sweep": {"alpha": [1.0]}})).figure("figure4")
+
+
+positive = st.floats(min_value=0, exclude_min=True, allow_infinity=False)
+near = st.tuples(positive, st.integers(0, 3)).map(lambda pair: [pair[0], *_above(*pair)])
+
+
+def _above(value: float, steps: int) -> list[float]:
+    """The next floats above a value: what any rounding takes for it."""
+    found = [value]
+    while len(found) <= steps:
+        found.append(math.nextafter(found[-1], math.inf))
+    return [value for value in found[1:] if value < math.inf]
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(near | st.lists(positive, unique=True, max_size=6), st.sets(st.integers(1, 1024), max_size=5))
+@example([0.1, 0.10000001], {1, 8})
+@example([3.0, 1e-7, 1e22, 123456.7, 1234567.0], set())
+def test_every_run_of_a_sweep_has_a_folder_and_a_key_of_its_own(alphas: list[float], candidates: set[int]) -> None:
+    keys = Keys(params(seeds=[0], offline={"tasks": [1], "sweep": {"alpha": alphas, "candidates": sorted(candidates)}}))
+    own, runs = keys.params.offline, keys.runs(DATASETS[0], "flp", [0])
+    assert len(runs) == 1 + len({*alphas} - {own.alpha}) + len(candidates - {own.candidates})
+    assert len({run.name for run in runs}) == len(runs)
+    assert len({keys.offline_run(DATASETS[0], "flp", run) for run in runs}) == len(runs)
+    for run in runs[1:]:
+        quantity, _, number = run.variant.partition("=")
+        assert float(number) == getattr(run, quantity)
+        assert len(number) <= 24
+
+
+def test_usual_values_have_the_names_they_had() -> None:
+    sweep = {"alpha": [3.0, 0.1, 10.0, 1e-05, 2.5e7], "candidates": [8]}
+    runs = Keys(params(offline={"tasks": [1], "sweep": sweep})).runs(DATASETS[0], "flp", [0])
+    expected = ["alpha=3", "alpha=0.1", "alpha=10", "alpha=1e-05", "alpha=2.5e+07", "candidates=8"]
+    assert [run.variant for run in runs[1:]] == expected
 
 
 def test_no_online_stage_no_online_artifact() -> None:

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from workflow_clones import (
     BELOW_OFFLINE,
+    BELOW_OFFLINE_OF_ONE,
     NOTHING,
 )
 from workflow_support import (
@@ -25,7 +26,12 @@ from workflow_support import (
     wait_until,
 )
 
+from flp.data.environments import known_datasets
+from flp.experiment.graph import graph
+from flp.experiment.keys import Keys
+from flp.params.loading import load_params
 from flp.system import layout
+from flp.system.artifacts import write_json
 
 pytestmark = pytest.mark.slow(25)
 
@@ -200,3 +206,25 @@ def test_snakemake_and_dvc_know_the_same_stages(work: Checkout) -> None:
     assert on_request <= listed
     assert stages == {name for name in listed - on_request if name != "all" and not name.endswith("_all")}
     assert sys.version_info >= (3, 11)
+
+
+def test_the_longest_name_of_a_job_fits(tmp_path: Path) -> None:
+    seeds = [*range(2**31 - 17, 2**31), 100_000, 200_000]
+    assert len(layout.join_seeds(seeds)) == layout.MOST_CHARACTERS
+    longest = max(known_datasets(), key=len)
+    work = new_checkout(tmp_path / "work", datasets=[longest], seeds=seeds)
+    work.change(offline__seeds_per_job=len(seeds), offline__agents=["rebrac"])
+    above = jobs(download_dataset=1, pretrain_flow=len(seeds), invert_to_latent=len(seeds))
+    assert work.planned() == above + BELOW_OFFLINE_OF_ONE
+    for artifact in graph(Keys(load_params(work.root / "params.yaml"))).values():
+        if artifact.stage in above:
+            for file in artifact.files:
+                write_json(work.root / file, {"key": artifact.key})
+    assert work.snakemake("online_finetune_all") == jobs(offline_train=1, online_finetune=1)
+    assert work.planned() == jobs(report=1)
+    assert len("_".join([longest, "figure3", layout.join_seeds(seeds)])) < 255  # a folder of Slurm's logs
+    work.change(seeds=[*seeds, 0], offline__seeds_per_job=len(seeds) + 1)
+    refused = work.run("snakemake", "-n", check=False)
+    assert (
+        refused.returncode != 0 and "offline.seeds_per_job is" in refused.stderr and "Traceback" not in refused.stderr
+    )

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import stat
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,11 +24,22 @@ def ran(checkout: Checkout, *command: str, **env: str) -> Jobs:
     return sum((planned_in(table) for table in tables), Counter())
 
 
-def test_both_front_ends_with_the_real_stages(tmp_path: Path) -> None:
+@pytest.fixture
+def umask() -> Iterator[int]:
+    """A umask other than the usual one: nothing for strangers."""
+    old = os.umask(0o027)
+    yield 0o027
+    os.umask(old)
+
+
+def test_both_front_ends_with_the_real_stages(tmp_path: Path, umask: int) -> None:
     checkout = new_checkout(tmp_path / "real", stand_ins=False, datasets=[DATASET])
     checkout.change(offline__tasks=[1])
     whole = [*empty_namespace(), "snakemake", "--cores", "4"]
     assert ran(checkout, *whole, PYTHONPATH=str(NO_NETWORK)) == Counter(STAGES)  # nothing of it needs a network
+    made = [path for folder in ("data", "results", ".flp") for path in (checkout.root / folder).rglob("*.*")]
+    assert {".npz", ".safetensors", ".html", ".log", ".key", ".lock"} <= {path.suffix for path in made}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in made if path.is_file()} == {0o666 & ~umask}
     page = checkout.read("results/report/index.html")
     assert "<html" in page and "://cdn" not in page
     rows = list(csv.DictReader(checkout.read("results/report/summary.csv").splitlines()))
