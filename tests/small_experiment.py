@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from flp.stages import download_dataset, invert_to_latent, offline_train, pretrain_flow
+from flp.stages import download_dataset, invert_to_latent, offline_train, online_finetune, pretrain_flow, report
 
 MAZE = "pointmaze-medium-navigate"
 
@@ -37,3 +37,15 @@ def train(folder, params, agents):
         assert invert_to_latent.main([*of, "--seed", "0"]) == 0
         for agent in agents:
             assert offline_train.main([*of, "--agent", agent]) == 0
+
+
+def run_all(dataset):
+    """Run the six stages in this folder."""
+    common = ["--threads", "1", "--device", "cpu"]
+    of = ["--dataset", dataset]
+    assert download_dataset.main([*of, *common]) == 0
+    assert pretrain_flow.main([*of, "--seed", "0", *common]) == 0
+    assert invert_to_latent.main([*of, "--seed", "0", *common]) == 0
+    assert offline_train.main([*of, *common]) == 0
+    assert online_finetune.main([*of, *common]) == 0
+    assert report.main(common) == 0

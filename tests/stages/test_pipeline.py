@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from small_experiment import MAZE, tiny
+from small_experiment import MAZE, run_all, tiny
 
 from flp.data.environments import specification
-from flp.stages import download_dataset, invert_to_latent, offline_train, online_finetune, pretrain_flow, report
+from flp.stages import download_dataset, invert_to_latent, offline_train, pretrain_flow
 from flp.system import layout
 from flp.system.artifacts import load_tensors
 from flp.system.resume import Resume
@@ -29,17 +29,6 @@ MANIPULATION = ["cube-single-play", "cube-double-play", "scene-play", "puzzle-3x
 @pytest.fixture
 def default(request):
     return yaml.safe_load((request.config.rootpath / "params.yaml").read_text())
-
-
-def run_all(dataset):
-    common = ["--threads", "1", "--device", "cpu"]
-    of = ["--dataset", dataset]
-    assert download_dataset.main([*of, *common]) == 0
-    assert pretrain_flow.main([*of, "--seed", "0", *common]) == 0
-    assert invert_to_latent.main([*of, "--seed", "0", *common]) == 0
-    assert offline_train.main([*of, *common]) == 0
-    assert online_finetune.main([*of, *common]) == 0
-    assert report.main(common) == 0
 
 
 @pytest.mark.slow(40)

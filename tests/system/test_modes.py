@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from test_pipeline import MAZE, run_all, tiny
+from small_experiment import MAZE, run_all, tiny
 
 from flp.runs.run_folder import adopt, write_trajectories
 from flp.system.artifacts import atomic_write, save_tensors, write_csv, write_json, write_text, write_verified
