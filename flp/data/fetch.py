@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import http.client
 import ipaddress
-import os
 import random
 import shutil
 import sys
@@ -28,6 +26,7 @@ from flp.data.load import MAX_BYTES, checked_arrays, validate
 from flp.system.artifacts import read_json, write_json, write_verified
 from flp.system.errors import FLPError
 from flp.system.hashing import sha256_of
+from flp.system.locks import alone
 
 _PIECE = 2**20
 _TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -134,13 +133,8 @@ def _recorded(path: Path) -> dict[str, str]:
 
 def _record(path: Path, name: str, digest: str) -> None:
     """Add a checksum; jobs that finish at the same moment wait for each other."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
+    with alone(str(path)):
         write_json(path, _recorded(path) | {name: digest})
-    finally:
-        os.close(folder)
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import concurrent.futures
 import functools
 import hashlib
 import http.server
 import json
+import pathlib
 import threading
 
 import numpy as np
@@ -145,6 +147,14 @@ def test_recorded_hash_is_enforced(server, get, tmp_path, site):
         get(known_hashes_path=record)
     assert (tmp_path / "data" / "a.npz").read_bytes() == before
     assert files(tmp_path) == ["a-val.npz", "a.npz"]
+
+
+def test_all_that_is_recorded_at_once_stays(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = [str(number) for number in range(40)]
+    with concurrent.futures.ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda name: fetching._record(pathlib.Path("data/hashes.json"), name, "0"), names))
+    assert json.loads(pathlib.Path("data/hashes.json").read_text()) == dict.fromkeys(names, "0")
 
 
 def test_a_bad_record_is_refused(server, get, tmp_path):
