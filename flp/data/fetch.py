@@ -7,7 +7,6 @@ import http.client
 import ipaddress
 import random
 import shutil
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -18,7 +17,6 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 import numpy as np
-from tqdm import tqdm
 
 from flp.data.environments import specification
 from flp.data.generate import write_npz
@@ -27,6 +25,7 @@ from flp.system.artifacts import read_json, write_json, write_verified
 from flp.system.errors import FLPError
 from flp.system.hashing import sha256_of
 from flp.system.locks import alone
+from flp.system.progress import Progress
 
 _PIECE = 2**20
 _TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -61,7 +60,7 @@ def fetch(
         known_hashes_path: JSON file of checksums by file name: checked, and extended by what is new.
         timeout: seconds without any byte after which a connection counts as broken.
         retries: further attempts at each source after a broken connection.
-        progress: show a progress bar where standard error is a terminal.
+        progress: show the progress.
 
     Returns:
         Where each file came from, by file name.
@@ -203,7 +202,7 @@ class _Getter:
             raise _SourceFailedError(f"is bad: {error}".replace(str(temporary), self.name)) from error
 
     def _download(self, url: str, temporary: Path) -> None:
-        with open(temporary, "wb") as file, self._bar() as bar:
+        with open(temporary, "wb") as file, Progress(self.name, None, "B", quiet=not self.progress) as bar:
             download = _Download(self._opener, url, file, self.timeout, bar)
             for attempt in range(self.retries + 1):
                 try:
@@ -216,10 +215,6 @@ class _Getter:
                         raise _SourceFailedError(f"breaks off {attempt + 1} times ({error})") from error
                     _pause(attempt)
 
-    def _bar(self) -> tqdm[Any]:
-        hidden = not (self.progress and sys.stderr.isatty())
-        return tqdm(desc=self.name, unit="B", unit_scale=True, unit_divisor=1024, disable=hidden)
-
 
 def _pause(attempt: int) -> None:
     """Wait 1, 2, 4, ... seconds, at most 30, a little unevenly so that many jobs do not return together."""
@@ -230,7 +225,7 @@ class _Download:
     """A download that goes on where it stopped, if the server can say that the file is still the same."""
 
     def __init__(
-        self, opener: urllib.request.OpenerDirector, url: str, file: IO[bytes], timeout: float, bar: tqdm[Any]
+        self, opener: urllib.request.OpenerDirector, url: str, file: IO[bytes], timeout: float, bar: Progress
     ) -> None:
         self.opener = opener
         self.url = url
@@ -252,7 +247,7 @@ class _Download:
                 if self.file.tell() + len(piece) > MAX_BYTES:
                     raise _SourceFailedError("sends more than any dataset has")
                 _write(self.file, piece)
-                self.bar.update(len(piece))
+                self.bar.update(self.file.tell())
                 left = None if left is None else left - len(piece)
             if left:
                 raise ConnectionError(f"{left} bytes are missing")
@@ -263,7 +258,6 @@ class _Download:
         if not (response.status == 206 and response.headers.get("Content-Range", "").startswith(start)):
             self.file.seek(0)
             self.file.truncate()
-            self.bar.reset()
             etag = response.headers.get("ETag")
             self._version = etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified")
 

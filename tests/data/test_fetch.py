@@ -6,6 +6,7 @@ import hashlib
 import http.server
 import json
 import pathlib
+import re
 import threading
 
 import numpy as np
@@ -134,6 +135,14 @@ def test_downloads_and_records(server, get, tmp_path, originals):
     assert (tmp_path / "data" / "a-val.npz").read_bytes() == (originals / VAL).read_bytes()
     assert json.loads(record.read_text()) == {name: sha(originals / name) for name in (TRAIN, VAL)}
     assert files(tmp_path) == ["a-val.npz", "a.npz"]
+
+
+def test_progress_is_a_line_for_each_file(server, tmp_path, capsys):
+    server.faults[TRAIN] = ["break"]
+    fetch(NAME, tmp_path / "a.npz", tmp_path / "a-val.npz")
+    said = capsys.readouterr().err
+    lines = [re.match(r"(\S+) (\S+)/(\S+) \| .* left \| .*B/s$", line).groups() for line in said.splitlines()]
+    assert [name for name, _, _ in lines] == [TRAIN, VAL] and all(done == total for _, done, total in lines)
 
 
 def test_recorded_hash_is_enforced(server, get, tmp_path, site):
