@@ -8,6 +8,9 @@ stepped alone whose actions come from the same policy for one observation at a t
 times the number of workers; and as many such loops at once, each in a process of its own. Making and resetting
 environments is left out of all rates. Rates are medians over rounds in which all are measured in turn, since machines
 are noisy.
+
+The pool itself, without any policy, is compared with gymnasium's `AsyncVectorEnv` on two processes: with one for each
+environment, as it is meant, and with a share of them for each process, as the pool has it.
 """
 
 from __future__ import annotations
@@ -18,11 +21,14 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
+import gymnasium
 import numpy as np
 import torch
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 
 from benchmarks.measure import row
 from flp.agents import make_agent
@@ -38,6 +44,8 @@ from flp.randomness.streams import RunStreams
 DATASETS = ("pointmaze-medium-navigate", "humanoidmaze-medium-navigate", "cube-single-play")
 AGENTS = ("flp", "bc")
 HIDDEN = [512] * 4
+COMPARED = {"pointmaze-medium-navigate": 20, "cube-single-play": 10}
+"""Environments that the pool and gymnasium step with two workers."""
 
 
 class Policy:
@@ -146,6 +154,60 @@ def measure(
     return statistics.median(pool), statistics.median(one)
 
 
+class Share(gymnasium.Env[np.ndarray, np.ndarray]):
+    """Some environments as one, `[n, o]` and `[n, a]`: what a process of `AsyncVectorEnv` needs to have several."""
+
+    def __init__(self, dataset: str, count: int) -> None:
+        spec = specification(dataset)
+        self.envs = [make_environment(dataset, 1) for _ in range(count)]
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (count, spec.observation_dim), np.float64)
+        self.action_space = gymnasium.spaces.Box(-1, 1, (count, spec.action_dim), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        return np.stack([seeded_reset(env, (seed or 0) + i)[0] for i, env in enumerate(self.envs)]), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        steps = [env.step(row) for env, row in zip(self.envs, action, strict=True)]
+        observations, rewards, terminated, truncated, infos = zip(*steps, strict=True)
+        success = np.array([info["success"] for info in infos])
+        flags = {"rewards": np.array(rewards), "ended": np.array(terminated) | np.array(truncated), "success": success}
+        return np.stack(observations), 0.0, False, False, flags
+
+
+def pool_rows(dataset: str, count: int, seconds: float, workers: int = 2, rounds: int = 5) -> list[dict[str, Any]]:
+    """Environments stepped by the pool and by `AsyncVectorEnv`, with the same actions and no policy."""
+    per_worker = count // workers
+    vectorized = partial(AsyncVectorEnv, context="spawn", autoreset_mode=AutoresetMode.DISABLED)
+    singles = vectorized([partial(make_environment, dataset, 1)] * count)
+    shares = vectorized([partial(Share, dataset, per_worker)] * workers)
+    actions = np.random.default_rng(0).uniform(-1, 1, (count, specification(dataset).action_dim)).astype(np.float32)
+    names = ("one process each", "a share for each process")
+    with EnvironmentPool(dataset, [1] * count, workers=workers) as pool:
+        pool.reset(range(count), range(count))
+        for theirs in (singles, shares):
+            theirs.reset(seed=0)
+        steps = [
+            partial(pool.step, actions, np.ones(count, bool)),
+            partial(singles.step, actions),
+            partial(shares.step, actions.reshape(workers, per_worker, -1)),
+        ]
+        rates = np.median([[count * _calls(step, seconds) for step in steps] for _ in range(rounds)], axis=0)
+    singles.close()
+    shares.close()
+    name = f"step {count} environments of {dataset} vs AsyncVectorEnv, "
+    machine = platform.machine()
+    return [row(name + how, workers, rates[0], "steps/s", rates[i + 1], machine) for i, how in enumerate(names)]
+
+
+def _calls(step: Callable[[], object], seconds: float) -> float:
+    """Calls per second."""
+    count, start = 0, time.perf_counter()
+    while (spent := time.perf_counter() - start) < seconds:
+        step()
+        count += 1
+    return count / spent
+
+
 def rows(
     datasets: Sequence[str] = DATASETS,
     *,
@@ -154,7 +216,7 @@ def rows(
     episodes: int = 50,
     seconds: float = 2.0,
 ) -> list[dict[str, Any]]:
-    """Results as `{name, device, threads, value, unit, baseline, ratio}`, two for each case.
+    """Results as `{name, device, threads, value, unit, baseline, ratio}`, two for each case and for each pool.
 
     FLP on the last dataset is measured with every number of workers, the others with the largest.
     """
@@ -168,6 +230,8 @@ def rows(
         for baseline, alone in {"workers × one environment": count * one, "as many loops at once": loops}.items():
             name = f"evaluate {dataset} {agent} {runs}x{episodes} vs {baseline}"
             results.append(row(name, count, pool, "steps/s", alone, platform.machine()))
+    for dataset in filter(COMPARED.get, datasets):
+        results += pool_rows(dataset, COMPARED[dataset], seconds)
     return results
 
 

@@ -1,26 +1,25 @@
-"""Bringing dataset files in: from OGBench's own cache, by download, or from a path; never a bad one."""
+"""Bringing dataset files in: from OGBench's own cache, by download, or from a path; never a bad one.
+
+Not pooch or fsspec (no file is resumed), requests (the system's certificates are ignored) or urllib3 (its proxies).
+"""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import http.client
 import ipaddress
-import os
 import random
 import shutil
-import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
 import numpy as np
-from tqdm import tqdm
 
 from flp.data.environments import specification
 from flp.data.generate import write_npz
@@ -28,6 +27,8 @@ from flp.data.load import MAX_BYTES, checked_arrays, validate
 from flp.system.artifacts import read_json, write_json, write_verified
 from flp.system.errors import FLPError
 from flp.system.hashing import sha256_of
+from flp.system.locks import alone
+from flp.system.progress import Progress
 
 _PIECE = 2**20
 _TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -62,7 +63,7 @@ def fetch(
         known_hashes_path: JSON file of checksums by file name: checked, and extended by what is new.
         timeout: seconds without any byte after which a connection counts as broken.
         retries: further attempts at each source after a broken connection.
-        progress: show a progress bar where standard error is a terminal.
+        progress: show the progress.
 
     Returns:
         Where each file came from, by file name.
@@ -134,13 +135,8 @@ def _recorded(path: Path) -> dict[str, str]:
 
 def _record(path: Path, name: str, digest: str) -> None:
     """Add a checksum; jobs that finish at the same moment wait for each other."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
+    with alone(str(path)):
         write_json(path, _recorded(path) | {name: digest})
-    finally:
-        os.close(folder)
 
 
 def _is_loopback(host: str) -> bool:
@@ -169,19 +165,16 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
+@dataclass
 class _Getter:
     """Gets one file from the first source that has a good one."""
 
-    def __init__(
-        self, name: str, dataset: str, expected: str | None, timeout: float, retries: int, progress: bool
-    ) -> None:
-        self.name = name
-        self.dataset = dataset
-        self.expected = expected
-        self.timeout = timeout
-        self.retries = retries
-        self.progress = progress
-        self._opener = urllib.request.build_opener(_SafeRedirects)
+    name: str
+    dataset: str
+    expected: str | None
+    timeout: float
+    retries: int
+    progress: bool
 
     def get(self, sources: list[str], target: Path) -> tuple[str, str]:
         """Return `(source, SHA-256)`."""
@@ -209,8 +202,8 @@ class _Getter:
             raise _SourceFailedError(f"is bad: {error}".replace(str(temporary), self.name)) from error
 
     def _download(self, url: str, temporary: Path) -> None:
-        with open(temporary, "wb") as file, self._bar() as bar:
-            download = _Download(self._opener, url, file, self.timeout, bar)
+        with open(temporary, "wb") as file, Progress(self.name, None, "B", quiet=not self.progress) as bar:
+            download = _Download(url, file, self.timeout, bar)
             for attempt in range(self.retries + 1):
                 try:
                     download.go_on()
@@ -222,46 +215,41 @@ class _Getter:
                         raise _SourceFailedError(f"breaks off {attempt + 1} times ({error})") from error
                     _pause(attempt)
 
-    def _bar(self) -> tqdm[Any]:
-        hidden = not (self.progress and sys.stderr.isatty())
-        return tqdm(desc=self.name, unit="B", unit_scale=True, unit_divisor=1024, disable=hidden)
-
 
 def _pause(attempt: int) -> None:
     """Wait 1, 2, 4, ... seconds, at most 30, a little unevenly so that many jobs do not return together."""
     time.sleep(min(30, 2**attempt) * random.uniform(0.75, 1.25))
 
 
+@dataclass
 class _Download:
     """A download that goes on where it stopped, if the server can say that the file is still the same."""
 
-    def __init__(
-        self, opener: urllib.request.OpenerDirector, url: str, file: IO[bytes], timeout: float, bar: tqdm[Any]
-    ) -> None:
-        self.opener = opener
-        self.url = url
-        self.file = file
-        self.timeout = timeout
-        self.bar = bar
-        self._version: str | None = None
+    url: str
+    file: IO[bytes]
+    timeout: float
+    bar: Progress
+    version: str | None = None
 
     def go_on(self) -> None:
         """Receive the rest of the file; raises `OSError` or `HTTPException` if the connection breaks."""
         request = urllib.request.Request(self.url, headers={"User-Agent": "flp"})
-        if self.file.tell() and self._version:
+        if self.file.tell() and self.version:
             request.add_header("Range", f"bytes={self.file.tell()}-")
-            request.add_header("If-Range", self._version)
-        with contextlib.closing(self.opener.open(request, timeout=self.timeout)) as response:
+            request.add_header("If-Range", self.version)
+        with urllib.request.build_opener(_SafeRedirects).open(request, timeout=self.timeout) as response:
             self._place(response)
-            left = self._length(response)
+            if response.length is not None:  # what is still to come, where the server says it
+                self.bar.total = self.file.tell() + response.length
+                if self.bar.total > MAX_BYTES:
+                    raise _SourceFailedError(f"announces {self.bar.total} bytes, more than any dataset has")
             while piece := response.read(_PIECE):
                 if self.file.tell() + len(piece) > MAX_BYTES:
                     raise _SourceFailedError("sends more than any dataset has")
                 _write(self.file, piece)
-                self.bar.update(len(piece))
-                left = None if left is None else left - len(piece)
-            if left:
-                raise ConnectionError(f"{left} bytes are missing")
+                self.bar.update(self.file.tell())
+            if response.length:
+                raise ConnectionError(f"{response.length} bytes are missing")
 
     def _place(self, response: Any) -> None:
         """Stay at the end if the server continues there, else start again."""
@@ -269,18 +257,8 @@ class _Download:
         if not (response.status == 206 and response.headers.get("Content-Range", "").startswith(start)):
             self.file.seek(0)
             self.file.truncate()
-            self.bar.reset()
             etag = response.headers.get("ETag")
-            self._version = etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified")
-
-    def _length(self, response: Any) -> int | None:
-        length = response.headers.get("Content-Length")
-        if length is None:
-            return None
-        self.bar.total = self.file.tell() + int(length)
-        if self.bar.total > MAX_BYTES:
-            raise _SourceFailedError(f"announces {length} bytes, more than any dataset has")
-        return int(length)
+            self.version = etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified")
 
 
 def _write(file: IO[bytes], piece: bytes) -> None:

@@ -8,7 +8,6 @@ import json
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import zipfile
 from collections.abc import Generator, Iterator
@@ -20,12 +19,12 @@ from multiprocessing import connection
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from flp.data.environments import specification
 from flp.data.episodes import Arrays, Collector, Recipe
 from flp.system.artifacts import atomic_write, versions
 from flp.system.errors import FLPError
+from flp.system.progress import Progress
 
 POLICIES = ("scripted", "random")
 _SHARD_STEPS = 4000  # a few seconds of work: little is lost to an interruption
@@ -64,7 +63,7 @@ def generate(
         steps_per_episode: rows per episode, at least 2; the official number if None.
         noise: scale of the action noise; the official one if None.
         policy: `scripted`, or `random` for uniformly random actions in any environment.
-        progress: show a progress bar where standard error is a terminal.
+        progress: show the progress.
         resume_dir: folder that keeps finished episodes until the files are written, so that an interrupted
             call continues where it stopped. None keeps nothing.
 
@@ -181,26 +180,21 @@ def _collect(recipe: Recipe, total: int, shards: Shards, workers: int, progress:
             if key not in rows:
                 rows[key] = np.empty((total * recipe.steps, *array.shape[1:]), array.dtype)
             rows[key][span[0] * recipe.steps : span[1] * recipe.steps] = array
-        bar.update(len(arrays["terminals"]))
 
     missing = []
-    with tqdm(
-        total=total * recipe.steps,
-        desc=f"generating {recipe.dataset}",
-        unit="step",
-        unit_scale=True,
-        disable=not (progress and sys.stderr.isatty()),
-    ) as bar:
+    with Progress(f"generating {recipe.dataset}", total * recipe.steps, "steps", quiet=not progress) as bar:
         for span in shards.spans:
             kept = shards.load(span)
             if kept is None:
                 missing.append(span)
             else:
                 put(span, kept)
+                bar.begin(int(bar.n) + len(kept["terminals"]))
         with closing(_make(recipe, missing, workers)) as made:
             for span, arrays in made:
                 shards.save(span, arrays)
                 put(span, arrays)
+                bar.update(bar.n + len(arrays["terminals"]))
     return rows
 
 

@@ -1,10 +1,11 @@
 """Many OGBench environments in a few processes, stepped together.
 
-Gymnasium's `AsyncVectorEnv` runs one process per environment, with a pipe message for each. An evaluation
-here needs hundreds of cheap environments on a few cores, so each worker owns a share of them, and one message
+An evaluation needs hundreds of cheap environments on a few cores, so each worker owns a share of them, and one message
 per worker moves all of that share by one step. Observations, actions, rewards and flags lie in memory shared
 with the workers. That memory is an anonymous file handed over by descriptor, not a named segment: nothing can
 be left behind, whatever dies.
+
+Not gymnasium's `AsyncVectorEnv`: no faster even with shares, and its workers die of signals to the group, unnamed.
 
 Workers (`flp.evaluation.worker`) are plain subprocesses; unlike those of `multiprocessing` they do not run the
 caller's main module again. They end when their pipe closes.
@@ -29,7 +30,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from flp.data.environments import specification
-from flp.evaluation.worker import Arrays, Failure, Layout, Request, Share
+from flp.evaluation.worker import Arrays, Failure, Request, Share, layout
 from flp.system.errors import FLPError
 
 _SERVE = "import sys; from flp.evaluation.worker import serve; serve(int(sys.argv[1]), int(sys.argv[2]))"
@@ -53,7 +54,7 @@ class Step:
 class _Worker:
     """A process with a share of the environments, seen from the pool."""
 
-    def __init__(self, share: Share, layout: Layout, memory: int) -> None:
+    def __init__(self, share: Share, form: np.dtype[np.void], memory: int) -> None:
         self.slots = share.slots
         ours, theirs = socket.socketpair()
         with theirs:
@@ -65,7 +66,7 @@ class _Worker:
                 process_group=0,  # signals to the parent's group are the parent's affair
                 env={**os.environ, **_ONE_THREAD, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
-        self.send((layout, share.dataset, share.tasks, share.success_timing, share.worker))
+        self.send((form, share.dataset, share.tasks, share.success_timing, share.worker))
 
     def send(self, message: object) -> None:
         """Send a request; that the worker is dead is noticed by `receive`."""
@@ -139,16 +140,16 @@ class EnvironmentPool:
 
     def _start(self, workers: int) -> None:
         count = max(1, min(workers, len(self)))
-        layout = Layout(len(self), count, self.observation_dim, self.action_dim)
+        form = layout(len(self), count, self.observation_dim, self.action_dim)
         with tempfile.TemporaryFile() as file:
-            file.truncate(layout.size)
-            self._arrays = Arrays(mmap.mmap(file.fileno(), layout.size), layout)
+            file.truncate(form.itemsize)
+            self._arrays = Arrays(mmap.mmap(file.fileno(), form.itemsize), form)
             self._arrays.stepping[:] = -1
             for number in range(count):
                 # Slots are dealt out in turn, so that those of one task are spread over the workers.
                 tasks = {slot: self.tasks[slot] for slot in range(number, len(self), count)}
                 share = Share(self._arrays, self.dataset, tasks, self.success_timing, number)
-                self._workers.append(_Worker(share, layout, file.fileno()) if workers else _Local(share))
+                self._workers.append(_Worker(share, form, file.fileno()) if workers else _Local(share))
         for worker in self._workers:
             worker.send(None)
         self._receive()

@@ -11,7 +11,6 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from multiprocessing.connection import Connection
@@ -27,38 +26,25 @@ Request = None | bytes | dict[int, int]
 Failure = tuple[str, str]  # message, traceback
 
 
-@dataclass(frozen=True)
-class Layout:
-    """The sizes that decide where things lie in the shared memory."""
-
-    slots: int
-    workers: int
-    observation: int
-    action: int
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        return 8 * self.workers + self.slots * (4 * (self.observation + self.action + 1) + 3)
+def layout(slots: int, workers: int, observation_dim: int, action_dim: int) -> np.dtype[np.void]:
+    """What lies in the shared memory, and how large it is (`itemsize`)."""
+    return np.dtype(
+        [
+            ("stepping", np.int64, (workers,)),  # the slot each worker is busy with, or -1
+            ("observations", np.float32, (slots, observation_dim)),
+            ("actions", np.float32, (slots, action_dim)),
+            ("rewards", np.float32, (slots,)),
+            ("flags", np.bool_, (slots, 3)),  # terminated, truncated, success
+        ]
+    )
 
 
 class Arrays:
     """Views of one buffer: what a pool and its workers exchange."""
 
-    def __init__(self, buffer: Any, layout: Layout) -> None:
-        offset = 0
-
-        def view(dtype: type[np.generic], *shape: int) -> NDArray[Any]:
-            nonlocal offset
-            array: NDArray[Any] = np.frombuffer(buffer, dtype, int(np.prod(shape)), offset).reshape(shape)
-            offset += array.nbytes
-            return array
-
-        self.stepping = view(np.int64, layout.workers)  # the slot each worker is busy with, or -1
-        self.observations = view(np.float32, layout.slots, layout.observation)
-        self.actions = view(np.float32, layout.slots, layout.action)
-        self.rewards = view(np.float32, layout.slots)
-        self.flags = view(np.bool_, layout.slots, 3)  # terminated, truncated, success
+    def __init__(self, buffer: Any, form: np.dtype[np.void]) -> None:
+        fields: list[NDArray[Any]] = list(np.frombuffer(buffer, form)[0])
+        self.stepping, self.observations, self.actions, self.rewards, self.flags = fields
 
 
 @contextmanager
@@ -177,8 +163,8 @@ def serve(channel_descriptor: int, memory_descriptor: int) -> None:
     warnings.simplefilter("ignore")
     with Connection(channel_descriptor) as channel:
         try:
-            layout, *arguments = channel.recv()
-            arrays = Arrays(mmap.mmap(memory_descriptor, layout.size), layout)
+            form, *arguments = channel.recv()
+            arrays = Arrays(mmap.mmap(memory_descriptor, form.itemsize), form)
             share = Share(arrays, *arguments)
             while True:
                 channel.send(share.handle(channel.recv()))

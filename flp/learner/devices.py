@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import os
 import re
 import sys
-from pathlib import Path
-from typing import IO, Any
+from contextlib import suppress
+from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from flp.system.errors import FLPError
 
-_held: dict[int, IO[str]] = {}  # locks of GPUs that are this process's
+_held: dict[int, FileLock] = {}  # locks of GPUs that are this process's
 # glibc's names for mallopt, and what it is told: activations, up to tens of megabytes, stay with the process.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEPT, _MAPPED_FROM, _MAPPED_FROM_AT_MOST = 1 << 29, 1 << 26, 1 << 25
@@ -89,17 +89,10 @@ def _free_gpu() -> int:
     """The GPU that this process has, or the first that no other job of this checkout holds, locked until it ends."""
     if _held:
         return next(iter(_held))
-    folder = Path(".flp/gpu")
-    folder.mkdir(parents=True, exist_ok=True)
     for index in range(torch.cuda.device_count()):
-        file = open(folder / f"{index}.lock", "w")  # noqa: SIM115 (held on purpose)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.close()
-            continue
-        _held[index] = file
-        return index
+        with suppress(OSError):  # another job's, or a file system without locks
+            _held[index] = FileLock(f".flp/gpu/{index}.lock", fallback_to_soft=False).acquire(blocking=False).lock
+            return index
     return 0
 
 

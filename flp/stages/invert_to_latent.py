@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from flp.data.load import load_dataset
 from flp.experiment.program import Job, stage
@@ -29,6 +28,7 @@ from flp.system import layout
 from flp.system.artifacts import atomic_write, save_tensors, write_json
 from flp.system.errors import FLPError
 from flp.system.locks import once
+from flp.system.progress import Progress
 from flp.system.resume import Resume, State
 
 PIECE = 2**15  # actions between two looks at the clock: some seconds on a core
@@ -110,12 +110,16 @@ def invert_all(
 
     whole = batch_size * threads
     piece = whole * max(1, PIECE // whole)
-    for start in tqdm(range(done, len(actions), piece), unit="piece", desc="inverting", disable=None):
+    progress = Progress("inverting", len(actions), "actions")
+    progress.begin(done)
+    for start in range(done, len(actions), piece):
         rows = slice(start, start + piece)
         latents, errors = invert(flow, observations[rows], actions[rows], batch_size, threads)
         tensors["latents"][rows], tensors["errors"][rows] = latents.cpu(), errors.cpu()
         done = min(start + piece, len(actions))
+        progress.update(done)
         resume.maybe(state)
+    progress.close()
     return tensors["latents"], tensors["errors"]
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from flp.system.artifacts import read_json
 from flp.system.errors import FLPError
+from flp.system.stopping import STOP
 
 LOCKS = Path(".flp/locks")
 
@@ -29,25 +31,31 @@ def alone(output: str, *more: str) -> Iterator[bool]:
     Yields:
         Whether another process was waited for.
     """
-    path = LOCKS / f"{output}.lock"
+    # `flock`, and never filelock's other kind, a file whose existence locks: that one outlives a killed process.
+    lock = FileLock(LOCKS / f"{output}.lock", fallback_to_soft=False)
     waited = False
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "w")  # noqa: SIM115 (closed below)
-    except OSError as error:
-        raise FLPError(f"cannot write {path}: {error.strerror}; mend the folder's permissions") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+
+    def waiting() -> bool:
+        nonlocal waited
+        if not waited:
             print(f"another process is making {output}; waiting for it", file=sys.stderr)
-            fcntl.flock(file, fcntl.LOCK_EX)
-            waited = True
-        except OSError as error:
-            print(f"warning: this file system has no locks ({error}); start each job only once", file=sys.stderr)
+        waited = True
+        return STOP.signal is not None
+
+    try:
+        lock.acquire(cancel_check=waiting)
+    except Timeout:
+        STOP.raise_if_asked()
+    except OSError as error:
+        if error.filename is not None:  # of a file that cannot be opened, not of the lock
+            raise FLPError(f"cannot write {error.filename}: {error.strerror}; mend the folder's permissions") from error
+        print(f"warning: this file system has no locks ({error}); start each job only once", file=sys.stderr)
+    try:
         for leftover in (path for place in (output, *more) for path in leftovers(Path(place))):
             remove(leftover)
         yield waited
+    finally:
+        lock.release()
 
 
 def once(output: str, manifest: str, key: str, make: Callable[[], None], *more: str) -> None:

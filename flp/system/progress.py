@@ -1,44 +1,54 @@
-"""One progress line for long work: rate, where the time goes, what is left."""
+"""One progress line for long work, by tqdm: rate, where the time goes, what is left."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
+from typing import Any
 
-_REWRITE = "\r\x1b[K"  # to the line's beginning, and erase it
+from tqdm import tqdm
+
+_LINE = "{desc} |{bar}| {n_fmt}/{total_fmt} | {elapsed} gone, {remaining} left | {details}"
 
 
-class Progress:
+class Progress(tqdm):  # type: ignore[type-arg]
     """Counts steps and the seconds spent in each section; prints to stderr.
 
-    On a terminal the line is rewritten in place; elsewhere (a log file) a new one comes at most every
-    `interval` seconds.
+    On a terminal the line is rewritten in place; elsewhere (a log file) a new one comes every 15 seconds at most.
 
     Args:
         label: what is running.
-        total: number of steps.
-        unit: what a step is.
-        interval: seconds between lines that are not rewritten.
+        total: number of steps, if it is known.
+        unit: what a step is; bytes ("B") are written as 1.5M.
         quiet: only speak, print no progress: for all but one of several that go the same way.
     """
 
-    def __init__(
-        self, label: str, total: int, unit: str = "updates", interval: float = 15.0, quiet: bool = False
-    ) -> None:
-        self.quiet = quiet
-        self.label, self.total, self.unit = label, total, unit
-        self.tty = sys.stderr.isatty()
-        self.interval = 0.2 if self.tty else interval
-        self.started = self.printed = time.monotonic()
-        self.first = self.step = 0
+    monitor_interval = 0  # tqdm's thread that looks after long steps: not among those that compute
+
+    def __init__(self, label: str, total: int | None, unit: str = "updates", quiet: bool = False) -> None:
+        self.label, self.notes, self.tty = label, "", sys.stderr.isatty()
         self.seconds: dict[str, float] = {}
-        self.notes = ""
+        super().__init__(
+            desc=label,
+            total=total,
+            disable=quiet,
+            bar_format=_LINE if self.tty else _LINE.replace(" |{bar}|", ""),
+            leave=self.tty,  # elsewhere the last line is not cleared, but printed (`display`)
+            mininterval=0.2 if self.tty else 15.0,
+            miniters=0,
+            smoothing=0,
+            unit=unit if unit == "B" else f" {unit}",
+            unit_scale=unit == "B",
+            unit_divisor=1024,
+            dynamic_ncols=self.tty,
+            ncols=None if self.tty else 2**15,  # a log's lines are never cut
+        )
 
     def begin(self, step: int) -> None:
         """Say where a resumed run goes on."""
-        self.first = self.step = step
+        self.n = self.initial = step
 
     @contextmanager
     def section(self, name: str) -> Iterator[None]:
@@ -51,41 +61,33 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Print a line of its own."""
-        sys.stderr.write(f"{_REWRITE if self.tty else ''}{self.label} {text}\n")
-        sys.stderr.flush()
+        (self.write if self.tty else print)(f"{self.label} {text}", file=sys.stderr)
 
-    def update(self, step: int) -> None:
-        """Report the step reached, and print if it is time to."""
-        self.step = step
-        now = time.monotonic()
-        if now - self.printed >= self.interval:
-            self.printed = now
-            self._print(_REWRITE if self.tty else "", "" if self.tty else "\n")
+    def update(self, step: float) -> None:  # type: ignore[override]
+        """Report the step reached, not how many there were, and print if it is time to."""
+        super().update(step - self.n)
 
-    def close(self) -> None:
-        """Print the last line."""
-        self._print(_REWRITE if self.tty else "", "\n")
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool | None:  # type: ignore[override]
+        """Show the line."""
+        if self.tty:
+            return super().display(msg, pos)
+        if self.n != self.initial:
+            print(self, file=sys.stderr)
+        return False
 
-    def _print(self, begin: str, end: str) -> None:
-        if self.quiet:
-            return
-        line = self.line()
-        sys.stderr.write(f"{begin}{line}{end}")
-        sys.stderr.flush()
+    @property
+    def format_dict(self) -> MutableMapping[str, Any]:
+        """The line's parts: `label 500/1000 | 00:02 gone, 00:02 left | 250 updates/s | data 5 % update 75 % | notes`.
 
-    def line(self) -> str:
-        """`label 500/1000 | 250 updates/s | data 5 % update 75 % evaluation 20 % | 0:02 left | notes`."""
-        elapsed = max(time.monotonic() - self.started, 1e-9)
+        The speed is that of training alone, where there is any; what is left includes evaluation and all else.
+        """
+        values = super().format_dict
+        elapsed, done = values["elapsed"] or 1e-9, self.n - self.initial
         training = self.seconds.get("data", 0.0) + self.seconds.get("update", 0.0) or elapsed
-        rate = (self.step - self.first) / max(training, 1e-9)
+        speed = f"{self.format_sizeof(done / training, divisor=self.unit_divisor)}{self.unit}/s"
         spent = " ".join(f"{name} {100 * s / elapsed:.0f} %" for name, s in self.seconds.items())
-        done = (self.step - self.first) / max(self.total - self.first, 1)
-        left = elapsed * (1 - done) / done if done > 0 else 0.0
-        parts = [
-            f"{self.label} {self.step}/{self.total}",
-            f"{rate:.0f} {self.unit}/s",
-            spent,
-            f"{int(left // 60)}:{int(left % 60):02d} left" if done < 1 else f"{elapsed:.0f} s in all",
-            self.notes,
-        ]
-        return " | ".join(part for part in parts if part)
+        values["details"] = " | ".join(filter(None, (speed, spent, self.notes)))
+        return values
+
+    def __del__(self) -> None:
+        """Print nothing: an error has the last word."""

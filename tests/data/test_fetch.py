@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import concurrent.futures
 import functools
 import hashlib
 import http.server
 import json
+import pathlib
+import re
 import threading
 
 import numpy as np
@@ -42,7 +45,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         self.server.requests.append((self.path, self.headers.get("Range")))
         faults = self.server.faults.get(self.path.rsplit("/", 1)[-1], [])
         fault = faults.pop(0) if faults else None
-        if fault is None or fault == "etag":
+        if fault in {None, "etag", "unknown length"}:
             return self.send_whole(etag=fault)
         if isinstance(fault, int):
             return self.send_error(fault)
@@ -68,7 +71,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")
         if etag:
             self.send_header("ETag", '"v1"')
-        self.send_header("Content-Length", str(len(content) - first))
+        self.send_header("Content-Length", "many" if etag == "unknown length" else str(len(content) - first))
         self.end_headers()
         body = content[first:]
         self.wfile.write(body[: len(body) // 2] if cut else body)
@@ -134,6 +137,14 @@ def test_downloads_and_records(server, get, tmp_path, originals):
     assert files(tmp_path) == ["a-val.npz", "a.npz"]
 
 
+def test_progress_is_a_line_for_each_file(server, tmp_path, capsys):
+    server.faults[TRAIN] = ["break"]
+    fetch(NAME, tmp_path / "a.npz", tmp_path / "a-val.npz")
+    said = capsys.readouterr().err
+    lines = [re.match(r"(\S+) (\S+)/(\S+) \| .* left \| .*B/s$", line).groups() for line in said.splitlines()]
+    assert [name for name, _, _ in lines] == [TRAIN, VAL] and all(done == total for _, done, total in lines)
+
+
 def test_recorded_hash_is_enforced(server, get, tmp_path, site):
     record = tmp_path / "hashes.json"
     get(known_hashes_path=record)
@@ -145,6 +156,14 @@ def test_recorded_hash_is_enforced(server, get, tmp_path, site):
         get(known_hashes_path=record)
     assert (tmp_path / "data" / "a.npz").read_bytes() == before
     assert files(tmp_path) == ["a-val.npz", "a.npz"]
+
+
+def test_all_that_is_recorded_at_once_stays(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = [str(number) for number in range(40)]
+    with concurrent.futures.ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda name: fetching._record(pathlib.Path("data/hashes.json"), name, "0"), names))
+    assert json.loads(pathlib.Path("data/hashes.json").read_text()) == dict.fromkeys(names, "0")
 
 
 def test_a_bad_record_is_refused(server, get, tmp_path):
@@ -191,6 +210,21 @@ def test_retries_end(server, get, tmp_path):
     with pytest.raises(FLPError, match=r"breaks off 3 times \(\d+ bytes are missing\)"):
         get(retries=2)
     assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize(("fault", "words"), [(None, r"announces \d+ bytes"), ("unknown length", "sends")])
+def test_a_file_of_any_size_is_not_taken(server, get, tmp_path, monkeypatch, fault, words):
+    server.faults[TRAIN] = [fault]
+    monkeypatch.setattr(fetching, "MAX_BYTES", 1000)
+    with pytest.raises(FLPError, match=rf"{words},? more than any dataset has"):
+        get()
+    assert files(tmp_path) == []
+
+
+def test_a_length_that_is_no_number_is_no_length(server, get, tmp_path, originals):
+    server.faults[TRAIN] = ["unknown length"]
+    get()
+    assert (tmp_path / "data" / "a.npz").read_bytes() == (originals / TRAIN).read_bytes()
 
 
 def test_server_that_is_down(server, get, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import resource
 
@@ -43,7 +44,7 @@ def four_gpus(monkeypatch, tmp_path):
     monkeypatch.setattr(devices, "_held", held)
     yield tmp_path
     for file in held.values():
-        file.close()
+        file.release()
 
 
 def test_a_process_takes_one_gpu_that_is_free_and_keeps_it(four_gpus) -> None:
@@ -55,6 +56,14 @@ def test_a_process_takes_one_gpu_that_is_free_and_keeps_it(four_gpus) -> None:
     assert sorted(file.name for file in folder.iterdir()) == ["0.lock", "1.lock"]
     assert choose_device("cuda:3").index == 3
     assert choose_device("cpu").type == "cpu"
+
+
+def test_where_there_are_no_locks_the_first_gpu_is_taken(four_gpus, monkeypatch) -> None:
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "no locks")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert choose_device("auto").index == 0
 
 
 @pytest.mark.parametrize("name", ["foo", "cuda:", "cuda:x", "cuda:4", "mps", ""])

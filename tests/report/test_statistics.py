@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from flp.report import statistics
 
@@ -13,6 +14,8 @@ def test_interquartile_mean_of_known_arrays() -> None:
     assert statistics.interquartile_mean(np.array([[0.0, 0.0, 0.3, 0.5, 1.0, 1.0]])) == pytest.approx(0.45)
     outliers = np.array([[-100.0, 1.0], [1.0, 100.0]])
     assert statistics.interquartile_mean(outliers) == 1.0
+    assert statistics.interquartile_mean(np.array([[9.0, 0, 1, 2, 3, 4, 5]])) == pytest.approx(3.0)  # without 0 and 9
+    assert statistics.interquartile_mean(np.array([[0.25]])) == 0.25
     batch = np.stack([outliers, outliers + 1])
     assert statistics.interquartile_mean(batch).tolist() == [1.0, 2.0]
 
@@ -48,6 +51,18 @@ def test_bootstrap_interval_covers_the_truth_as_often_as_it_says() -> None:
         assert low <= value <= high
         covered += low <= 0.5 <= high
     assert 0.88 <= covered / 200 <= 0.99
+
+
+def test_bootstrap_agrees_with_scipys() -> None:
+    scores = np.random.default_rng(3).random((5, 4))
+
+    def of_tasks(*tasks: np.ndarray, axis: int) -> np.ndarray:
+        return statistics.interquartile_mean(np.stack(tasks, -1))
+
+    theirs = scipy.stats.bootstrap(tuple(scores.T), of_tasks, n_resamples=20000, method="percentile", rng=0, batch=1000)
+    scored = (scores, np.full(scores.shape, 9.0))
+    _, low, high = statistics.bootstrap(statistics.interquartile_mean, scored, resamples=20000)
+    assert (low, high) == pytest.approx(tuple(theirs.confidence_interval), abs=0.01)
 
 
 def test_bootstrap_keeps_the_strata_apart() -> None:
