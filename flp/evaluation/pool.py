@@ -21,7 +21,7 @@ import sys
 import tempfile
 from collections import deque
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import NoReturn
@@ -106,7 +106,7 @@ class _Local:
         self.share.close()
 
 
-class EnvironmentPool:
+class EnvironmentPool(AbstractContextManager["EnvironmentPool", None]):
     """S slots, each with one OGBench environment, stepped together by worker processes.
 
     There is no automatic reset: after the end of an episode the caller resets the slot, and so sees the true
@@ -214,9 +214,6 @@ class EnvironmentPool:
         for worker in self._workers:
             worker.close()
         self._workers = []
-
-    def __enter__(self) -> EnvironmentPool:
-        return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()

@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +57,7 @@ class Evaluation:
     trajectories: list[list[NDArray[np.float32]]] | None = None
 
 
-class Evaluator:
+class Evaluator(AbstractContextManager["Evaluator", None]):
     """Evaluates policies again and again on the same episodes, keeping the environments alive.
 
     Episode e of task k starts from a seed made of `seed`, k and e alone, and a run's noise from `seed` and its task,
@@ -167,9 +167,6 @@ class Evaluator:
         """Close the pool."""
         self.pool.close()
 
-    def __enter__(self) -> Evaluator:
-        return self
-
     def __exit__(self, *exception: object) -> None:
         self.close()
 
@@ -180,7 +177,7 @@ def evaluate(act: Act, dataset: str, tasks: Sequence[int], **options: Any) -> Ev
         return evaluator.evaluate(act)
 
 
-class BackgroundEvaluator:
+class BackgroundEvaluator(AbstractContextManager["BackgroundEvaluator", None]):
     """Evaluates snapshots while the caller goes on training.
 
     The environments are stepped by their own processes and the policy computes in a thread, which gives the
@@ -234,9 +231,6 @@ class BackgroundEvaluator:
         self.evaluator.interrupt()
         self._executor.shutdown()
         self.evaluator.close()
-
-    def __enter__(self) -> BackgroundEvaluator:
-        return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()

@@ -41,27 +41,16 @@ class Job:
             specification(dataset)
             self.params = self.keys.dataset_params(dataset)
 
+    def require(self, option: str, known: Iterable[str]) -> str:
+        """The value of `--option`, which must be among the known; raises `FLPError` where it is not."""
+        value: str = getattr(self.args, option)
+        if value not in (known := tuple(known)):
+            raise FLPError(f"--{option} {value}: unknown {option}{nearest(value, known)} (known: {', '.join(known)})")
+        return value
+
     def require_agent(self) -> str:
-        """`--agent`, checked.
-
-        Raises:
-            FLPError: no such agent.
-        """
-        agent: str = self.args.agent
-        if agent not in (known := get_args(AgentName)):
-            raise FLPError(f"--agent {agent}: unknown agent{nearest(agent, known)} (known: {', '.join(known)})")
-        return agent
-
-    def require_figure(self, known: Iterable[str]) -> str:
-        """`--figure`, checked.
-
-        Raises:
-            FLPError: no such figure among the known.
-        """
-        figure: str = self.args.figure
-        if figure not in known:
-            raise FLPError(f"--figure {figure}: unknown{nearest(figure, known)} (known: {', '.join(known)})")
-        return figure
+        """`--agent`, checked as `require` does."""
+        return self.require("agent", get_args(AgentName))
 
     @property
     def seeds(self) -> list[int]:

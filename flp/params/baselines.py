@@ -7,30 +7,31 @@ from typing import Literal
 from flp.params.fields import Count, Expectile, NonNegative, Positive, Section
 
 
-class FQL(Section):
+class BehaviorSource(Section):
+    """Where an algorithm's behaviour flow comes from."""
+
+    flow: Literal["joint", "pretrained"] = "joint"
+    """Train the behaviour flow jointly, as the authors do, or start from the shared one."""
+    flow_steps: Count = 10
+    """Euler steps of its behaviour flow."""
+
+
+class FQL(BehaviorSource):
     """Flow Q-learning (FQL, agents/fql.py)."""
 
     alpha: Positive = 10.0
     """Weight of distillation; see presets/ for the authors' value per environment."""
     normalize_q: bool = False
     """Divide the actor's Q by its mean absolute value."""
-    flow: Literal["joint", "pretrained"] = "joint"
-    """Train the behaviour flow jointly, as the authors do, or start from the shared one."""
-    flow_steps: Count = 10
-    """Euler steps of its behaviour flow."""
 
 
-class IFQL(Section):
+class IFQL(BehaviorSource):
     """Implicit flow Q-learning (FQL, agents/ifql.py)."""
 
     expectile: Expectile = 0.9
     """Expectile of the value loss."""
     candidates: Count = 32
     """Actions drawn from the flow, the best by Q taken."""
-    flow: Literal["joint", "pretrained"] = "joint"
-    """Train the behaviour flow jointly, as the authors do, or start from the shared one."""
-    flow_steps: Count = 10
-    """Euler steps of its behaviour flow."""
 
 
 class IQL(Section):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -108,7 +108,7 @@ class Part(Protocol):
         """Put back what `state` gave."""
 
 
-class Session:
+class Session(AbstractContextManager["Session", None]):
     """The runs of one shard in training; close it, or use it as a context manager.
 
     Args:
@@ -206,9 +206,6 @@ class Session:
     def close(self) -> None:
         """Close the environments."""
         self.recorder.close()
-
-    def __enter__(self) -> Session:
-        return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()

@@ -25,7 +25,7 @@ from flp.system.resume import Resume
 
 def run(job: Job) -> None:
     """Make the figure and show its numbers."""
-    figure, keys = job.require_figure(layout.FIGURES + layout.TABLES), job.keys
+    figure, keys = job.require("figure", layout.FIGURES + layout.TABLES), job.keys
     key = keys.figure(figure)
     states = layout.resume_folder("figure", key)
     if figure == "figure2":

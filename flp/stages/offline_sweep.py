@@ -25,7 +25,7 @@ def run(job: Job) -> None:
     Raises:
         FLPError: the experiment has all that the figure shows.
     """
-    figure, name, seeds = job.require_figure(variants.QUANTITY), job.args.dataset, job.seeds
+    figure, name, seeds = job.require("figure", variants.QUANTITY), job.args.dataset, job.seeds
     runs = job.keys.extra_runs(name, figure, seeds)
     quantity = variants.QUANTITY[figure]
     if not runs:

@@ -112,27 +112,18 @@ def _read(path: Path) -> dict[str, Any]:
 
 def table(rows: list[FlowRow]) -> str:
     """The rows as text."""
-    head = ("dataset", "seed", "key", "round trip", "latent std", "loss", "size", "state", "needed by")
-    lines = [head]
+
+    def shown(value: float | None, form: str) -> str:
+        return "-" if value is None else format(value, form)
+
+    lines = [("dataset", "seed", "key", "round trip", "latent std", "loss", "size", "state", "needed by")]
     for row in rows:
-        number = f"{row.needed_by} offline job{'' if row.needed_by == 1 else 's'}" if row.needed_by else "-"
-        lines.append(
-            (
-                row.dataset,
-                str(row.seed),
-                (row.key or "-")[:8],
-                "-" if row.roundtrip is None else f"{row.roundtrip:.1e}",
-                "-" if row.latent_std is None else f"{row.latent_std:.3f}",
-                "-" if row.validation_loss is None else f"{row.validation_loss:.4f}",
-                _readable(row.size),
-                row.state,
-                number,
-            )
-        )
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    )
+        quality = shown(row.roundtrip, ".1e"), shown(row.latent_std, ".3f"), shown(row.validation_loss, ".4f")
+        needed = f"{row.needed_by} offline job{'' if row.needed_by == 1 else 's'}" if row.needed_by else "-"
+        key = (row.key or "-")[:8]
+        lines.append((row.dataset, str(row.seed), key, *quality, _readable(row.size), row.state, needed))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 
 def _readable(size: float) -> str:
