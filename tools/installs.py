@@ -56,7 +56,7 @@ def is_at_hand(python: str) -> bool:
 
 def install(python: str) -> bool:
     """Make an environment, install flp, run the trials; say what fails."""
-    pip = ("python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+    pip = ("python", "-m", "pip", "install", "--quiet", "--no-compile", "--disable-pip-version-check")
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([python, "-m", "venv", folder], check=True)
         for program, *arguments in ((*pip, "-c", str(ROOT / "constraints.txt"), str(ROOT)), *TRIALS):

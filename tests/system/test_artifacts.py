@@ -64,7 +64,7 @@ def test_what_is_saved_is_read(saved):
         assert tensors[name].dtype == tensor.dtype
     assert manifest["sha256"] == sha256_of(saved)
     assert manifest["tensors"] == {"weights": [2, 3], "count": []}
-    assert manifest["versions"]["torch"] == torch.__version__
+    assert torch.__version__.startswith(manifest["versions"]["torch"])  # itself may add +cu130
     only(saved.parent, "model.safetensors", "model.json")
 
 
