@@ -22,9 +22,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from flp.data.archive import write_npz
 from flp.data.environments import specification
 from flp.data.episodes import Arrays, Collector, Recipe
-from flp.system.artifacts import atomic_write, versions
+from flp.system.artifacts import versions
 from flp.system.errors import FLPError
 
 POLICIES = ("scripted", "random")
@@ -92,16 +93,6 @@ def generate(
     write_npz(val_path, {key: array[split:] for key, array in rows.items()})
     shards.remove()
     return recipe
-
-
-def write_npz(path: Path | str, arrays: Arrays) -> None:
-    """Write an `.npz` file atomically; equal arrays give equal bytes.
-
-    Not compressed, unlike OGBench's: floats of noisy trajectories shrink by a tenth or two, at ten times the
-    time to write and to read.
-    """
-    with atomic_write(path) as file:
-        np.savez(file, allow_pickle=False, **arrays)
 
 
 def _check(recipe: Recipe, episodes: int, workers: int) -> None:
