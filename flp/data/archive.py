@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from flp.system.artifacts import atomic_write
-from flp.system.errors import FLPError
+from flp.system.errors import FLPError, explained
 
 MAX_BYTES = 64 * 2**30
 """More than ten times the largest official dataset."""
@@ -136,7 +136,7 @@ def opened(path: Path, remedy: str, absent: str) -> Iterator[Archive]:
     except _UNREADABLE as error:
         raise FLPError(f"{path} is not a whole .npz file ({error}); {remedy}") from error
     except OSError as error:
-        raise FLPError(f"cannot read {path}: {error.strerror or error}; {remedy}") from error
+        raise FLPError(f"cannot read {path}: {explained(error, remedy)}") from error
     except MemoryError as error:
         raise FLPError(f"{path} does not fit into memory; use a machine with more") from error
 

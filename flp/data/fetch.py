@@ -25,7 +25,7 @@ from flp.data.archive import MAX_BYTES
 from flp.data.environments import specification
 from flp.data.load import validate
 from flp.system.artifacts import read_json, write_json, write_verified
-from flp.system.errors import FLPError
+from flp.system.errors import FLPError, explained
 from flp.system.hashing import sha256_of
 
 _PIECE = 2**20
@@ -257,4 +257,4 @@ def _write(file: IO[bytes], piece: bytes) -> None:
     try:
         file.write(piece)
     except OSError as error:
-        raise FLPError(f"cannot write {file.name}: {error.strerror}; free some space, then run again") from error
+        raise FLPError(f"cannot write {file.name}: {explained(error)}") from error

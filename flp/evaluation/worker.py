@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flp.data.environments import make_environment, numpy_seeded, seeded_reset
+from flp.system.errors import explained
 
 Request = None | bytes | dict[int, int]
 Failure = tuple[str, str]  # message, traceback
@@ -106,6 +107,8 @@ class Share:
                 self.step(self.slots[np.frombuffer(request, np.bool_)].tolist())
             else:
                 self.reset(request)
+        except OSError as error:
+            return explained(error), traceback.format_exc()
         except Exception as error:
             return f"{type(error).__name__}: {error}", traceback.format_exc()
         return None

@@ -18,7 +18,7 @@ from flp.data.environments import specification
 from flp.experiment.keys import Keys
 from flp.params.loading import Params, load_params
 from flp.params.sections import AgentName
-from flp.system.errors import FLPError, nearest
+from flp.system.errors import FLPError, nearest, user_error
 from flp.system.layout import split_seeds
 from flp.system.stopping import STOP, InterruptedJobError
 
@@ -129,6 +129,11 @@ def guarded(run: Callable[[], int], name: str = "flp") -> int:
         return 1
     except FLPError as error:
         print(f"{name}: error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if (told := user_error(error)) is None:
+            raise
+        print(f"{name}: error: {told}", file=sys.stderr)
         return 2
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):

@@ -8,6 +8,7 @@ holds is said in `flp/params/sections.py`.
 from __future__ import annotations
 
 import copy
+import os
 import reprlib
 from pathlib import Path
 from typing import Annotated, Any
@@ -66,7 +67,8 @@ class Params(Section):
     def _own_file_elsewhere(self) -> Params:
         if self.download.source == "path" and self.download.path:
             outputs = [layout.DATA.format(dataset=name) + end for name in self.datasets for end in (".npz", "-val.npz")]
-            if Path(self.download.path).resolve() in [Path(output).resolve() for output in outputs]:
+            own = os.path.realpath(os.path.expanduser(self.download.path))  # noqa: PTH111 (as it is where no home is known)
+            if own in map(os.path.realpath, outputs):
                 raise ValueError(
                     f"download.path is {self.download.path}, which the download stage writes; move your file elsewhere"
                 )

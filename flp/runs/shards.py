@@ -24,7 +24,7 @@ from typing import Any, cast
 
 from flp.params.run import Run
 from flp.system import layout
-from flp.system.errors import FLPError
+from flp.system.errors import FLPError, user_error
 from flp.system.hashing import hash_of
 from flp.system.resume import begin, begun
 from flp.system.stopping import SIGNALS, STOP, InterruptedJobError
@@ -265,6 +265,11 @@ def _child(work: Work, shard: Shard, turns: Turns, sender: Any) -> None:
         sys.exit(1)
     except FLPError as error:
         sender.send(str(error))
+        sys.exit(2)
+    except OSError as error:
+        if (told := user_error(error)) is None:
+            raise
+        sender.send(str(told))
         sys.exit(2)
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from flp.system.artifacts import read_json
-from flp.system.errors import FLPError
+from flp.system.errors import FLPError, explained
 
 LOCKS = Path(".flp/locks")
 
@@ -35,7 +35,7 @@ def alone(output: str, *more: str) -> Iterator[bool]:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = open(path, "w")  # noqa: SIM115 (closed below)
     except OSError as error:
-        raise FLPError(f"cannot write {path}: {error.strerror}; mend the folder's permissions") from error
+        raise FLPError(f"cannot write {path}: {explained(error)}") from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

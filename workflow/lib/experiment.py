@@ -18,7 +18,7 @@ from flp.experiment.graph import ON_REQUEST, Artifact, graph
 from flp.experiment.keys import Keys
 from flp.params import loading as parameters
 from flp.params.loading import Params
-from flp.system.errors import FLPError
+from flp.system.errors import FLPError, user_error
 
 _NAMES = {
     "download_dataset": "{w.dataset}",
@@ -76,6 +76,8 @@ class Experiment:
             self._set_environment(write_params(self.params))
         except FLPError as error:
             sys.exit(f"error: {error}")
+        except OSError as error:
+            sys.exit(f"error: {user_error(error) or error}")
         if workflow.is_main_process:
             self._bound_cores()
 
