@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from tqdm import tqdm
 
 from flp.data.archive import MAX_BYTES
-from flp.data.environments import specification
+from flp.data.environments import simulator_importable, specification
 from flp.data.load import validate
 from flp.system.artifacts import read_json, write_json, write_verified
 from flp.system.errors import FLPError, explained
@@ -70,7 +70,8 @@ def fetch(
         FLPError: no source gave a good file (one line, with each source's reason), or a bad argument.
     """
     spec = specification(dataset)
-    import ogbench.utils  # late: its import takes a while
+    with simulator_importable():
+        import ogbench.utils  # late: its import takes a while
 
     folders = [ogbench.utils.DATASET_URL, *mirrors]
     for folder in folders:

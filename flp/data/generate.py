@@ -27,6 +27,7 @@ from flp.data.environments import specification
 from flp.data.episodes import Arrays, Collector, Recipe
 from flp.system.artifacts import versions
 from flp.system.errors import FLPError
+from flp.system.surroundings import environment_variable
 
 POLICIES = ("scripted", "random")
 _SHARD_STEPS = 4000  # a few seconds of work: little is lost to an interruption
@@ -256,7 +257,7 @@ def _pool(recipe: Recipe, workers: int) -> Iterator[ProcessPoolExecutor]:
     before = set(multiprocessing.active_children())
     # Spawned, as forking a process with threads (torch's) is unsafe; the numbers stay single-threaded.
     context = multiprocessing.get_context("spawn")
-    with _environment_variable("OMP_NUM_THREADS", "1"):
+    with environment_variable("OMP_NUM_THREADS", "1"):
         pool = ProcessPoolExecutor(workers, context, _start_worker, (recipe,))
         try:
             yield pool
@@ -268,16 +269,3 @@ def _pool(recipe: Recipe, workers: int) -> Iterator[ProcessPoolExecutor]:
             raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-
-
-@contextmanager
-def _environment_variable(name: str, value: str) -> Iterator[None]:
-    old = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        if old is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = old

@@ -17,11 +17,10 @@ from importlib import import_module
 from multiprocessing.connection import Connection
 from typing import Any
 
-import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from flp.data.environments import make_environment, numpy_seeded, seeded_reset
+from flp.data.environments import make_environment, numpy_seeded, seeded_reset, simulator_importable
 from flp.system.errors import explained
 
 Request = None | bytes | dict[int, int]
@@ -69,7 +68,10 @@ def _shared_models() -> Iterator[None]:
     OGBench compiles two models of some 60 MB for each environment, always the same. What differs between
     environments later on is colours, and the damping of locked joints, which `Share.step` looks after.
     """
-    files: Any = import_module("dm_control.utils.io")
+    with simulator_importable():
+        import mujoco
+
+        files: Any = import_module("dm_control.utils.io")
     compile_model, read = mujoco.MjModel.from_xml_string, files.GetResource
     models: dict[tuple[str, ...], Any] = {}
 
