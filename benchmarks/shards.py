@@ -11,7 +11,8 @@ from benchmarks.subject import make_trainer
 from flp.learner.devices import set_up
 from flp.learner.trainer import CHUNK
 from flp.params.run import Run
-from flp.runs.shards import Shard, Turns, deal, run_shards
+from flp.runs.shards import Shard, deal, run_shards
+from flp.runs.turns import Turns
 
 WARM, TIMED = 20, 200  # updates
 

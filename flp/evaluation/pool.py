@@ -17,7 +17,6 @@ import os
 import socket
 import subprocess
 import sys
-import tempfile
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -140,7 +139,8 @@ class EnvironmentPool:
     def _start(self, workers: int) -> None:
         count = max(1, min(workers, len(self)))
         layout = Layout(len(self), count, self.observation_dim, self.action_dim)
-        with tempfile.TemporaryFile() as file:
+        # Needs neither /dev/shm nor a folder for temporary files.
+        with open(os.memfd_create("flp"), "rb+") as file:
             file.truncate(layout.size)
             self._arrays = Arrays(mmap.mmap(file.fileno(), layout.size), layout)
             self._arrays.stepping[:] = -1

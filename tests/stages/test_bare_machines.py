@@ -79,3 +79,63 @@ assert os.environ["MUJOCO_GL"] == "bogus"
     given = {**os.environ, "PYTHONPATH": str(ROOT), "MUJOCO_GL": "bogus"}
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=given, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
+
+
+# Without /dev/shm
+
+READ_ONLY = "mount -t tmpfs -o ro tmpfs /dev/shm"
+MISSING = """mkdir -p dev && for name in null zero random urandom; do
+touch dev/$name && mount --bind /dev/$name dev/$name; done && ln -sfn /proc/self/fd dev/fd && mount --rbind dev /dev"""
+
+
+def in_own_mounts(how, folder):
+    """What runs a command where something is mounted otherwise, if that is permitted here."""
+    prefix = ["unshare", "--mount", "sh", "-c", f'cd {folder} && {how} && cd "$OLDPWD" && exec "$@"', "sh"]
+    try:
+        subprocess.run([*prefix, "true"], check=True, capture_output=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        pytest.skip("mounts of one's own are not permitted here")
+    return prefix
+
+
+@pytest.mark.slow(60)
+def test_shared_memory_may_be_read_only(tmp_path, anywhere):
+    made, _ = run(experiment(tmp_path / "x"), in_own_mounts(READ_ONLY, tmp_path))
+    assert made == anywhere
+
+
+SHARE = """
+import os
+from pathlib import Path
+from flp.data.archive import write_npz
+from flp.data.generate import generate
+from flp.evaluation.pool import EnvironmentPool
+from flp.params.run import Run
+from flp.runs.shards import Shard, run_shards
+
+def work(shard, turns):
+    with turns(0):
+        shard.folder.mkdir()
+
+if __name__ == "__main__":
+    assert not os.access("/dev/shm", os.W_OK)
+    shards = [Shard([Run(task, 0, 1.0, 4)], 1, Path(f"shard{task}")) for task in (1, 2, 3)]
+    for threads in (1, 2):
+        run_shards(work, shards, threads)
+        assert len([shard.folder.rmdir() for shard in shards]) == 3
+        options = {"seed": 0, "episodes": 8, "steps_per_episode": 9, "workers": threads}
+        generate("pointmaze-medium-navigate", f"{threads}.npz", f"{threads}-val.npz", **options)
+        with EnvironmentPool("pointmaze-medium-navigate", [1, 2], workers=threads) as pool:
+            pool.reset([0, 1], [0, 1])
+    assert Path("1.npz").read_bytes() == Path("2.npz").read_bytes()
+"""
+
+
+@pytest.mark.slow(20)
+@pytest.mark.parametrize("how", [READ_ONLY, MISSING])
+def test_processes_share_without_names(tmp_path, how):
+    (tmp_path / "share.py").write_text(SHARE, encoding="utf-8")
+    prefix = in_own_mounts(how, tmp_path)
+    given = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": "/nonexistent"}
+    done = subprocess.run([*prefix, sys.executable, "share.py"], cwd=tmp_path, env=given, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
