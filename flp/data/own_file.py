@@ -20,6 +20,7 @@ from flp.data.archive import Archive, opened, write_npz
 from flp.data.load import FORMAT, check_axes, check_numbers, check_shapes
 from flp.system.artifacts import write_verified
 from flp.system.errors import FLPError, nearest
+from flp.system.surroundings import user_path
 
 ENDS = {
     "terminals": True,
@@ -51,7 +52,7 @@ def bring_in(dataset: str, path: Path | str, train_path: Path | str, val_path: P
     Raises:
         FLPError: a missing or bad file, or nothing to hold out.
     """
-    path = Path(path).expanduser()
+    path = user_path(str(path))
     neighbour = path.with_name(f"{path.stem}-val.npz")
     own = [OwnFile(file, dataset) for file in (path, neighbour) if file == path or file.exists()]
     for file in own:

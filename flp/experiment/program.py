@@ -21,6 +21,7 @@ from flp.params.sections import AgentName
 from flp.system.errors import FLPError, nearest, user_error
 from flp.system.layout import split_seeds
 from flp.system.stopping import STOP, InterruptedJobError
+from flp.system.surroundings import settle
 
 
 class Job:
@@ -77,6 +78,7 @@ def run_tool(
     doc: str | None,
 ) -> int:
     """Parse a tool's own options and those that name the experiment, and run it; return the exit status."""
+    settle()
     parser = argparse.ArgumentParser(
         prog=f"flp {tool}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -94,6 +96,7 @@ def run_stage(
     doc: str | None,
 ) -> int:
     """Parse a stage's options, run it, and turn a user's mistake into one line; return the exit status."""
+    settle()
     parser = argparse.ArgumentParser(
         prog=f"flp {stage}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -139,3 +139,134 @@ def test_processes_share_without_names(tmp_path, how):
     given = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": "/nonexistent"}
     done = subprocess.run([*prefix, sys.executable, "share.py"], cwd=tmp_path, env=given, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
+
+
+# Without a name, a home, or letters
+
+CAPABILITY = "+dac_read_search"  # the tests' Python may lie where only root may read
+
+
+def as_nobody():
+    """What runs a command as a user whom the machine does not know, in an empty environment."""
+    prefix = ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups"]
+    prefix += [f"--inh-caps={CAPABILITY}", f"--ambient-caps={CAPABILITY}"]
+    try:
+        subprocess.run([*prefix, "true"], check=True, capture_output=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        pytest.skip("another user cannot be had here")
+    return [*prefix, "env", "-i", f"PATH={Path(sys.executable).parent}:{os.defpath}", f"PYTHONPATH={ROOT}"]
+
+
+def given_away(folder):
+    folder.chmod(0o777)
+    for above in [folder, *folder.parents][:4]:
+        above.chmod(above.stat().st_mode | 0o055)
+    return folder
+
+
+@pytest.mark.slow(60)
+def test_a_user_needs_no_name_and_no_home(tmp_path, anywhere):
+    made, _ = run(given_away(experiment(tmp_path / "x")), as_nobody())
+    assert made == anywhere
+
+
+@pytest.mark.slow(10)
+@pytest.mark.parametrize("home", ["HOME=/", "HOME=/nonexistent", "NOTHING=1"])
+@pytest.mark.parametrize("front_end", ["snakemake", "dvc"])
+def test_both_front_ends_are_given_a_name_and_a_place(tmp_path, home, front_end):
+    """As `make run` and the stages of DVC call them."""
+    folder = given_away(experiment(tmp_path / "x"))
+    if front_end == "dvc":
+        words = ["dvc", "init", "--no-scm", "--quiet"]
+    else:
+        words = ["snakemake", "download_dataset_all", "--cores", "1", "--quiet", "--configfile", "params.yaml"]
+        words += ["--snakefile", str(ROOT / "workflow/Snakefile"), "--directory", str(folder)]
+    command = [*as_nobody(), home, "sh", str(ROOT / "workflow/in-venv"), *words]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (folder / (".dvc" if front_end == "dvc" else f"data/{POINT}.npz")).exists()
+    assert "~" not in {path.name for path in folder.iterdir()}
+
+
+def test_a_home_that_is_not_known_is_said_in_one_line(tmp_path):
+    folder = given_away(experiment(tmp_path / "x"))
+    values = yaml.safe_load((folder / "params.yaml").read_text())
+    values["download"] |= {"source": "path", "path": "~/mine.npz"}
+    (folder / "params.yaml").write_text(yaml.safe_dump(values))
+    command = [*as_nobody(), sys.executable, "-m", "flp.cli", "check"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "~/mine.npz: no home folder is known here; write the whole path, or set HOME" in done.stderr
+
+
+def test_ogbenchs_files_need_no_home(tmp_path):
+    """The cache in the home is passed over; the download itself may fail here."""
+    folder = given_away(experiment(tmp_path / "x"))
+    code = f"""
+import ogbench.utils
+ogbench.utils.DATASET_URL = "http://127.0.0.1:9"
+from flp.data.fetch import fetch
+fetch({POINT!r}, "a.npz", "b.npz", retries=0)
+"""
+    done = subprocess.run([*as_nobody(), sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 1 and "flp.system.errors.FLPError: cannot get" in done.stderr
+
+
+LOCALES = [
+    {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii:strict"},
+    {"LC_ALL": "C.UTF-8", "PYTHONIOENCODING": "latin-1"},
+    {"LC_ALL": "C.UTF-8", "PYTHONIOENCODING": "cp1252:strict"},
+]
+SPEAK = """
+import contextlib, importlib, os, subprocess, sys
+from flp import cli
+for command in [*cli.STAGES, *cli.TOOLS]:
+    room = "stages" if command in cli.STAGES else "tools"
+    program = importlib.import_module(f"flp.{room}.{command.replace('-', '_')}")
+    for argv in (["--help"], ["--params", os.fsdecode("f\\u207b.yaml".encode())]):
+        for speak in (program.main, lambda argv: cli.main([command, *argv])):
+            with contextlib.suppress(SystemExit):
+                speak(argv)
+cli.main(["--help"])
+cli.main(["f\\u207b\\u00b9"])
+print("said f\\u207b\\u00b9")
+sys.stdout.flush()
+subprocess.run([sys.executable, "-c", "print('a child says f' + chr(0x207b))"], check=True)
+"""
+
+
+@pytest.mark.slow(20)
+@pytest.mark.parametrize("locale", LOCALES)
+def test_everything_is_said_in_any_locale(tmp_path, locale):
+    given = {name: value for name, value in os.environ.items() if name not in {"LANG", "PYTHONIOENCODING"}}
+    given |= {"PYTHONPATH": str(ROOT)} | locale
+    done = subprocess.run([sys.executable, "-c", SPEAK], cwd=tmp_path, env=given, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode("utf-8", "replace")
+    assert b"a child says f\\u207b" in done.stdout and b"\nsaid f\\u207b" in done.stdout
+    assert done.stderr.count(b"cannot read f") >= 10
+
+
+@pytest.mark.slow(60)
+def test_the_stages_need_no_locale(tmp_path, anywhere):
+    made, _ = run(experiment(tmp_path / "x"), **LOCALES[0])
+    assert made == anywhere
+
+
+@pytest.mark.parametrize("program", ["flp.stages.invert_to_latent", "flp.cli", "flp.tools.videos"])
+def test_a_module_run_as_a_program_speaks_too(program):
+    given = {**os.environ, "PYTHONPATH": str(ROOT)} | LOCALES[0]
+    done = subprocess.run([sys.executable, "-m", program, "--help"], env=given, capture_output=True, check=False)
+    assert done.returncode == 0 and b"usage: flp" in done.stdout, done.stderr
+
+
+def test_a_users_path_may_have_letters_that_the_locale_lacks(tmp_path):
+    folder = experiment(tmp_path / "x")
+    values = yaml.safe_load((folder / "params.yaml").read_text())
+    values["download"] |= {"source": "path", "path": "wür\u0301fel.npz"}
+    (folder / "params.yaml").write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
+    (folder / "wür\u0301fel.npz").write_bytes(b"no archive")
+    command = [sys.executable, "-m", "flp.cli", "download-dataset", "--dataset", POINT]
+    given = {**os.environ, "PYTHONPATH": str(ROOT)} | LOCALES[0]
+    done = subprocess.run(command, cwd=folder, env=given, capture_output=True, check=False)
+    assert done.returncode == 2 and b"is not a whole .npz file (File is not a zip file)" in done.stderr, done.stderr
