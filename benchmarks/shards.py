@@ -32,7 +32,7 @@ def work(folder: str, compile_: bool, shards: int, shard: Shard, turns: Turns) -
         time.sleep(0.01)
     start = time.time()
     train(WARM + TIMED)
-    Path(folder, f"{shard.runs[0].name}.times").write_text(f"{start} {time.time()}")
+    Path(folder, f"{shard.runs[0].name}.times").write_text(f"{start} {time.time()}", encoding="utf-8")
 
 
 def shard_rate(runs: int, threads: int, *, compile: bool = False) -> float:

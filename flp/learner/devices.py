@@ -16,7 +16,7 @@ from torch import Tensor
 
 from flp.system.errors import FLPError
 
-_held: dict[int, IO[str]] = {}  # locks of GPUs that are this process's
+_held: dict[int, IO[bytes]] = {}  # locks of GPUs that are this process's
 # glibc's names for mallopt, and what it is told: activations, up to tens of megabytes, stay with the process.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEPT, _MAPPED_FROM, _MAPPED_FROM_AT_MOST = 1 << 29, 1 << 26, 1 << 25
@@ -92,7 +92,7 @@ def _free_gpu() -> int:
     folder = Path(".flp/gpu")
     folder.mkdir(parents=True, exist_ok=True)
     for index in range(torch.cuda.device_count()):
-        file = open(folder / f"{index}.lock", "w")  # noqa: SIM115 (held on purpose)
+        file = open(folder / f"{index}.lock", "wb")  # noqa: SIM115 (held on purpose)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

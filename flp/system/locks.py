@@ -33,7 +33,7 @@ def alone(output: str, *more: str) -> Iterator[bool]:
     waited = False
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "w")  # noqa: SIM115 (closed below)
+        file = open(path, "wb")  # noqa: SIM115 (closed below)
     except OSError as error:
         raise FLPError(f"cannot write {path}: {explained(error)}") from error
     with file:
