@@ -63,7 +63,8 @@ def explained(error: Exception, otherwise: str = "run again") -> str:
         number = int(named[1])
     if number is None:
         return f"{error}; {otherwise}"
-    return f"{os.strerror(number)}; {_ADVICE.get(number, otherwise)}"
+    said = getattr(error, "strerror", None) or os.strerror(number)
+    return f"{said}; {_ADVICE.get(number, otherwise)}"
 
 
 def user_error(error: OSError) -> FLPError | None:

@@ -52,6 +52,11 @@ def test_a_bug_keeps_its_traceback():
         guarded(fail)
 
 
+def test_what_a_library_adds_is_kept():
+    error = FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+    assert str(user_error(error)).startswith("No usable temporary directory found in ['/tmp']; check the path")
+
+
 def test_safetensors_hides_the_number_in_its_text():
     error = safetensors.SafetensorError("I/O error: File name too long (os error 36)")
     assert explained(error) == "File name too long; use shorter names, or a folder with a shorter path"
