@@ -5,6 +5,8 @@ CORES ?= $(shell nproc)
 # A preset is an overlay on params.yaml: make run PRESET=presets/cube-single.yaml
 PRESET ?=
 BIN := .venv/bin
+# With the environment's programs first, also for a user without a name or a home.
+RUN := PATH="$(CURDIR)/$(BIN):$$PATH" sh workflow/in-venv
 export PYTHONUNBUFFERED := 1
 
 .PHONY: run figures tour test bench lint installs torture help clean-venv
@@ -13,15 +15,15 @@ help: ## Say what there is to make.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
 
 run: .venv/.run ## Train and evaluate the experiment of params.yaml, then show the table.
-	@$(BIN)/snakemake --cores $(CORES) $(if $(PRESET),--configfile $(PRESET))
+	@$(RUN) snakemake --cores $(CORES) $(if $(PRESET),--configfile $(PRESET))
 	@cat results/report/table.txt
 
 figures: .venv/.run ## Make the paper's figures and tables from the experiment of params.yaml (or PRESET).
-	@$(BIN)/snakemake --cores $(CORES) all_figures $(if $(PRESET),--configfile $(PRESET))
+	@$(RUN) snakemake --cores $(CORES) all_figures $(if $(PRESET),--configfile $(PRESET))
 	@ls results/figures/*.svg results/figures/*.html
 
 tour: .venv/.run ## Make everything once, small: all agents, every table and figure (docs/results.md).
-	@$(BIN)/snakemake --cores $(CORES) all all_figures --configfile presets/tour.yaml
+	@$(RUN) snakemake --cores $(CORES) all all_figures --configfile presets/tour.yaml
 	@cat results/report/table.txt
 
 # One process more than cores: some tests mostly wait.

@@ -27,7 +27,7 @@ print(memory("VmHWM") - before, sum(array.nbytes for array in arrays))
 
 def memory(which: str) -> int:
     """Bytes of this process: "VmRSS" now, "VmHWM" at most. (`ru_maxrss` would begin with the parent's.)"""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return 1024 * int(next(line for line in lines if line.startswith(which)).split()[1])
 
 

@@ -11,7 +11,8 @@ from benchmarks.subject import make_trainer
 from flp.learner.devices import set_up
 from flp.learner.trainer import CHUNK
 from flp.params.run import Run
-from flp.runs.shards import Shard, Turns, deal, run_shards
+from flp.runs.shards import Shard, deal, run_shards
+from flp.runs.turns import Turns
 
 WARM, TIMED = 20, 200  # updates
 
@@ -31,7 +32,7 @@ def work(folder: str, compile_: bool, shards: int, shard: Shard, turns: Turns) -
         time.sleep(0.01)
     start = time.time()
     train(WARM + TIMED)
-    Path(folder, f"{shard.runs[0].name}.times").write_text(f"{start} {time.time()}")
+    Path(folder, f"{shard.runs[0].name}.times").write_text(f"{start} {time.time()}", encoding="utf-8")
 
 
 def shard_rate(runs: int, threads: int, *, compile: bool = False) -> float:

@@ -164,7 +164,7 @@ def differences(whole: Path, folder: Path, stage: str) -> list[str]:
 def _content(path: Path) -> Any:
     if path.suffix != ".json":
         return path.read_bytes()
-    return {name: value for name, value in json.loads(path.read_text()).items() if name not in TIMES}
+    return {name: value for name, value in json.loads(path.read_text(encoding="utf-8")).items() if name not in TIMES}
 
 
 def survivors(folder: Path, patience: float = 10.0) -> list[int]:

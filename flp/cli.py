@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from flp.system.surroundings import settle
+
 STAGES = {
     "download-dataset": "fetch, generate or copy a dataset, and check it",
     "pretrain-flow": "fit the behaviour flow to a dataset's actions",
@@ -27,6 +29,7 @@ TOOLS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `flp`; return the exit status."""
+    settle()
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in {"-h", "--help"}:
         _help()

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flp.system.errors import FLPError, nearest
+from flp.system.surroundings import environment_variable
 
 if TYPE_CHECKING:
     import gymnasium
@@ -134,7 +135,7 @@ def make_environment(
         options["success_timing"] = success_timing
     else:
         raise FLPError(f"{dataset} has no task {task}; use 1 to {spec.num_tasks}")
-    with _third_party_warnings_ignored():
+    with simulator_importable():
         import gymnasium
         import ogbench  # noqa: F401  (registers the environments)
 
@@ -145,13 +146,16 @@ def make_environment(
 
 
 @contextmanager
-def _third_party_warnings_ignored() -> Iterator[None]:
-    """Hide two warnings that come with any OGBench environment and that nobody can act upon.
+def simulator_importable() -> Iterator[None]:
+    """Let OGBench, dm_control and MuJoCo be imported on any machine, and without warnings nobody can act upon.
+
+    MuJoCo and dm_control fail where MUJOCO_GL names a renderer that is not there. Who draws has chosen one and
+    imported MuJoCo before (`flp.evaluation.headless`); nobody else needs any.
 
     Importing `mujoco.viewer` starts GLFW, which complains on machines without a display; OGBench builds its
     action spaces from float64 bounds, which gymnasium reports although -1 and 1 are exact in float32.
     """
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), environment_variable("MUJOCO_GL", "disabled"):
         warnings.filterwarnings("ignore", message=r".*(X11|GLFW|DISPLAY|Wayland).*")
         warnings.filterwarnings("ignore", message=r".*Box (low|high)'s precision lowered.*")
         yield

@@ -1,4 +1,4 @@
-"""Bringing dataset files in: from OGBench's own cache, by download, or from a path; never a bad one.
+"""Bringing OGBench's dataset files in, from its own cache or by download; never a bad one.
 
 Not pooch or fsspec (no file is resumed), requests (the system's certificates are ignored) or urllib3 (its proxies).
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.client
 import ipaddress
+import os
 import random
 import shutil
 import time
@@ -19,13 +20,11 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-import numpy as np
-
-from flp.data.environments import specification
-from flp.data.generate import write_npz
-from flp.data.load import MAX_BYTES, checked_arrays, validate
+from flp.data.archive import MAX_BYTES
+from flp.data.environments import simulator_importable, specification
+from flp.data.load import validate
 from flp.system.artifacts import read_json, write_json, write_verified
-from flp.system.errors import FLPError
+from flp.system.errors import FLPError, explained
 from flp.system.hashing import sha256_of
 from flp.system.locks import alone
 from flp.system.progress import Progress
@@ -72,7 +71,8 @@ def fetch(
         FLPError: no source gave a good file (one line, with each source's reason), or a bad argument.
     """
     spec = specification(dataset)
-    import ogbench.utils  # late: its import takes a while
+    with simulator_importable():
+        import ogbench.utils  # late: its import takes a while
 
     folders = [ogbench.utils.DATASET_URL, *mirrors]
     for folder in folders:
@@ -81,7 +81,8 @@ def fetch(
     origins = {}
     for suffix, target in (("", Path(train_path)), ("-val", Path(val_path))):
         name = f"{spec.dataset}-v0{suffix}.npz"
-        cached = Path(ogbench.utils.DEFAULT_DATASET_DIR).expanduser() / name
+        # Where no home is known, its `~` stays, and nothing is there.
+        cached = Path(os.path.expanduser(ogbench.utils.DEFAULT_DATASET_DIR)) / name
         sources = [str(cached)] if cached.exists() else []
         sources += [f"{folder.rstrip('/')}/{name}" for folder in folders]
         getter = _Getter(name, dataset, known.get(name), timeout, retries, progress)
@@ -89,36 +90,6 @@ def fetch(
         if known_hashes_path and name not in known:
             _record(known_hashes_path, name, digest)
     return origins
-
-
-def link_existing(dataset: str, path: Path | str, train_path: Path | str, val_path: Path | str) -> None:
-    """Copy an existing dataset file, and its `-val.npz` neighbour; without one, its last episodes validate.
-
-    Args:
-        dataset: name of the dataset that the file must fit.
-        path: the training file; with no `{stem}-val.npz` beside it, a tenth of its episodes, at least one,
-            is split off its end.
-        train_path: where the training file goes.
-        val_path: where the validation file goes.
-
-    Raises:
-        FLPError: missing or bad file, or too few episodes to split.
-    """
-    path = Path(path).expanduser()
-    validate(path, dataset)
-    neighbour = path.with_name(f"{path.stem}-val.npz")
-    if neighbour.exists():
-        validate(neighbour, dataset)
-        write_verified(train_path, partial(_copy, path))
-        write_verified(val_path, partial(_copy, neighbour))
-        return
-    arrays = dict(checked_arrays(path, dataset))
-    ends = np.flatnonzero(arrays["terminals"]) + 1
-    if len(ends) < 2:
-        raise FLPError(f"{path} has one episode, too few to split; put a validation file at {neighbour}")
-    split = ends[-1 - max(1, len(ends) // 10)]
-    write_npz(train_path, {key: array[:split] for key, array in arrays.items()})
-    write_npz(val_path, {key: array[split:] for key, array in arrays.items()})
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -266,4 +237,4 @@ def _write(file: IO[bytes], piece: bytes) -> None:
     try:
         file.write(piece)
     except OSError as error:
-        raise FLPError(f"cannot write {file.name}: {error.strerror}; free some space, then run again") from error
+        raise FLPError(f"cannot write {file.name}: {explained(error)}") from error

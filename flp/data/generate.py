@@ -9,22 +9,26 @@ import multiprocessing
 import os
 import signal
 import threading
+import traceback
 import zipfile
-from collections.abc import Generator, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import asdict
 from multiprocessing import connection
+from multiprocessing.connection import Connection as Channel
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
+from flp.data.archive import write_npz
 from flp.data.environments import specification
 from flp.data.episodes import Arrays, Collector, Recipe
-from flp.system.artifacts import atomic_write, versions
+from flp.system.artifacts import versions
 from flp.system.errors import FLPError
 from flp.system.progress import Progress
+from flp.system.surroundings import environment_variable
 
 POLICIES = ("scripted", "random")
 _SHARD_STEPS = 4000  # a few seconds of work: little is lost to an interruption
@@ -91,16 +95,6 @@ def generate(
     write_npz(val_path, {key: array[split:] for key, array in rows.items()})
     shards.remove()
     return recipe
-
-
-def write_npz(path: Path | str, arrays: Arrays) -> None:
-    """Write an `.npz` file atomically; equal arrays give equal bytes.
-
-    Not compressed, unlike OGBench's: floats of noisy trajectories shrink by a tenth or two, at ten times the
-    time to write and to read.
-    """
-    with atomic_write(path) as file:
-        np.savez(file, allow_pickle=False, **arrays)
 
 
 def _check(recipe: Recipe, episodes: int, workers: int) -> None:
@@ -208,21 +202,52 @@ def _make(recipe: Recipe, spans: list[Span], workers: int) -> Generator[tuple[Sp
             yield span, _join(collector, span)
         return
     try:
-        with _pool(recipe, workers) as pool:
-            waiting = iter(spans)
-            # Two shards per worker are enough to keep it busy; more would pile results up in memory.
-            first = itertools.islice(waiting, 2 * workers)
-            running: dict[Future[Arrays], Span] = {pool.submit(_work, span): span for span in first}
-            while running:
-                done = wait(running, return_when=FIRST_COMPLETED).done.pop()
-                yield running.pop(done), done.result()
-                for span in itertools.islice(waiting, 1):
-                    running[pool.submit(_work, span)] = span
-    except BrokenProcessPool as error:
+        yield from _make_in_processes(recipe, spans, workers)
+    except (EOFError, ConnectionError) as error:
         raise FLPError(
             f"{recipe.dataset}: a worker process died, perhaps for want of memory; run again with fewer "
             f"workers than {workers}"
         ) from error
+
+
+def _make_in_processes(recipe: Recipe, spans: list[Span], workers: int) -> Generator[tuple[Span, Arrays], None, None]:
+    """The same in worker processes, which are gone when this ends, however it ends.
+
+    Over pipes: the queues of `concurrent.futures` need /dev/shm, which some machines lack.
+    """
+    # Spawned, as forking a process with threads (torch's) is unsafe; the numbers stay single-threaded.
+    context = multiprocessing.get_context("spawn")
+    waiting = iter(spans)
+    crew: list[tuple[SpawnProcess, Channel]] = []
+    given: dict[Channel, list[Span]] = {}
+    try:
+        with environment_variable("OMP_NUM_THREADS", "1"):
+            for _ in range(workers):
+                ours, theirs = context.Pipe()
+                crew.append((context.Process(target=_work, args=(recipe, theirs), daemon=True), ours))
+                crew[-1][0].start()
+                theirs.close()
+        given = {channel: [] for _, channel in crew}
+        # Two shards per worker are enough to keep it busy; more would pile results up in memory.
+        for channel, span in zip([*given, *given], waiting, strict=False):
+            given[channel].append(span)
+            channel.send(span)
+        while any(given.values()):
+            for channel in cast(list[Channel], connection.wait([c for c, left in given.items() if left])):
+                arrays = channel.recv()
+                if isinstance(arrays, Exception):
+                    raise arrays
+                span = given[channel].pop(0)
+                for following in itertools.islice(waiting, 1):
+                    given[channel].append(following)
+                    channel.send(following)
+                yield span, arrays
+    finally:
+        for process, channel in crew:
+            channel.close()
+            if process.pid is not None:
+                process.terminate()
+                process.join()
 
 
 def _join(collector: Collector, span: Span) -> Arrays:
@@ -230,12 +255,8 @@ def _join(collector: Collector, span: Span) -> Arrays:
     return {key: np.concatenate([episode[key] for episode in episodes]) for key in episodes[0]}
 
 
-_worker: Collector | None = None
-
-
-def _start_worker(recipe: Recipe) -> None:
-    """Make this process's collector; leave Ctrl-C to the parent, and end when the parent is gone."""
-    global _worker
+def _work(recipe: Recipe, channel: Channel) -> None:
+    """A worker: answers each span with its arrays; leaves Ctrl-C to the parent, and ends when it is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -245,42 +266,13 @@ def _start_worker(recipe: Recipe) -> None:
         os._exit(1)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
-    _worker = Collector(recipe)
-
-
-def _work(span: Span) -> Arrays:
-    assert _worker is not None
-    return _join(_worker, span)
-
-
-@contextmanager
-def _pool(recipe: Recipe, workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Worker processes that are gone when the block is left, however it is left."""
-    before = set(multiprocessing.active_children())
-    # Spawned, as forking a process with threads (torch's) is unsafe; the numbers stay single-threaded.
-    context = multiprocessing.get_context("spawn")
-    with _environment_variable("OMP_NUM_THREADS", "1"):
-        pool = ProcessPoolExecutor(workers, context, _start_worker, (recipe,))
-        try:
-            yield pool
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in set(multiprocessing.active_children()) - before:
-                process.terminate()
-                process.join()
-            raise
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-@contextmanager
-def _environment_variable(name: str, value: str) -> Iterator[None]:
-    old = os.environ.get(name)
-    os.environ[name] = value
     try:
-        yield
-    finally:
-        if old is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = old
+        collector = Collector(recipe)
+        while True:
+            span = channel.recv()
+            channel.send(_join(collector, span))
+    except (EOFError, ConnectionError):
+        return
+    except Exception as error:
+        error.add_note(traceback.format_exc())
+        channel.send(error)

@@ -24,6 +24,8 @@ def choose_renderer() -> str:
     for backend in (asked,) if asked else BACKENDS:
         if works(backend):
             os.environ["MUJOCO_GL"] = backend
+            import mujoco  # noqa: F401  (now, for environments import it without a renderer)
+
             return backend
     tried = f"MUJOCO_GL={asked} does not work" if asked else "neither EGL nor OSMesa works"
     raise FLPError(f"cannot draw without a screen: {tried} here; on Debian and Ubuntu, apt-get install {PACKAGES}")

@@ -18,7 +18,6 @@ import os
 import socket
 import subprocess
 import sys
-import tempfile
 from collections import deque
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
@@ -141,7 +140,8 @@ class EnvironmentPool(AbstractContextManager["EnvironmentPool", None]):
     def _start(self, workers: int) -> None:
         count = max(1, min(workers, len(self)))
         form = layout(len(self), count, self.observation_dim, self.action_dim)
-        with tempfile.TemporaryFile() as file:
+        # Needs neither /dev/shm nor a folder for temporary files.
+        with open(os.memfd_create("flp"), "rb+") as file:
             file.truncate(form.itemsize)
             self._arrays = Arrays(mmap.mmap(file.fileno(), form.itemsize), form)
             self._arrays.stepping[:] = -1

@@ -16,11 +16,11 @@ from importlib import import_module
 from multiprocessing.connection import Connection
 from typing import Any
 
-import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from flp.data.environments import make_environment, numpy_seeded, seeded_reset
+from flp.data.environments import make_environment, numpy_seeded, seeded_reset, simulator_importable
+from flp.system.errors import explained
 
 Request = None | bytes | dict[int, int]
 Failure = tuple[str, str]  # message, traceback
@@ -54,7 +54,10 @@ def _shared_models() -> Iterator[None]:
     OGBench compiles two models of some 60 MB for each environment, always the same. What differs between
     environments later on is colours, and the damping of locked joints, which `Share.step` looks after.
     """
-    files: Any = import_module("dm_control.utils.io")
+    with simulator_importable():
+        import mujoco
+
+        files: Any = import_module("dm_control.utils.io")
     compile_model, read = mujoco.MjModel.from_xml_string, files.GetResource
     models: dict[tuple[str, ...], Any] = {}
 
@@ -92,6 +95,8 @@ class Share:
                 self.step(self.slots[np.frombuffer(request, np.bool_)].tolist())
             else:
                 self.reset(request)
+        except OSError as error:
+            return explained(error), traceback.format_exc()
         except Exception as error:
             return f"{type(error).__name__}: {error}", traceback.format_exc()
         return None

@@ -18,9 +18,10 @@ from flp.data.environments import specification
 from flp.experiment.keys import Keys
 from flp.params.loading import Params, load_params
 from flp.params.sections import AgentName
-from flp.system.errors import FLPError, nearest
+from flp.system.errors import FLPError, nearest, user_error
 from flp.system.layout import split_seeds
 from flp.system.stopping import STOP, InterruptedJobError
+from flp.system.surroundings import settle
 
 
 class Job:
@@ -93,6 +94,7 @@ def tool(name: str, options: dict[str, Any], run: Callable[[Keys, argparse.Names
 
 def _program(name: str, options: dict[str, Any], work: Callable[[argparse.Namespace], int], doc: str | None) -> Main:
     def main(argv: Sequence[str] | None = None) -> int:
+        settle()
         style = argparse.RawDescriptionHelpFormatter
         parser = argparse.ArgumentParser(prog=f"flp {name}", description=doc, formatter_class=style)
         for option, settings in options.items():
@@ -115,6 +117,11 @@ def guarded(run: Callable[[], int], name: str = "flp") -> int:
         return 1
     except FLPError as error:
         print(f"{name}: error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if (told := user_error(error)) is None:
+            raise
+        print(f"{name}: error: {told}", file=sys.stderr)
         return 2
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):

@@ -8,6 +8,7 @@ holds is said in `flp/params/sections.py`.
 from __future__ import annotations
 
 import copy
+import os
 import reprlib
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +21,7 @@ from flp.params.sections import Download, Evaluation, Figure2, Flow, Invert, Off
 from flp.params.yamlfile import read_yaml as read_yaml
 from flp.system import layout
 from flp.system.errors import FLPError, nearest
+from flp.system.surroundings import user_path
 
 
 class Params(Section):
@@ -61,7 +63,8 @@ class Params(Section):
     def _own_file_elsewhere(self) -> Params:
         if self.download.source == "path" and self.download.path:
             outputs = [layout.DATA.format(dataset=name) + end for name in self.datasets for end in (".npz", "-val.npz")]
-            if Path(self.download.path).resolve() in [Path(output).resolve() for output in outputs]:
+            own = os.path.realpath(user_path(self.download.path))
+            if own in map(os.path.realpath, outputs):
                 raise ValueError(
                     f"download.path is {self.download.path}, which the download stage writes; move your file elsewhere"
                 )

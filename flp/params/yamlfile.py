@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from flp.system.errors import FLPError
+from flp.system.errors import FLPError, explained
 
 _MERGE = "tag:yaml.org,2002:merge"
 
@@ -75,7 +75,7 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
             raise FLPError(f"{path}: {len(text)} bytes are too many for a parameter file")
         values = yaml.load(text.decode(), _Loader)
     except OSError as error:
-        raise FLPError(f"cannot read {path}: {error.strerror}") from error
+        raise FLPError(f"cannot read {path}: {explained(error)}") from error
     except (yaml.YAMLError, RecursionError, ValueError, TypeError, LookupError, AttributeError) as error:
         # PyYAML's own constructors stumble over tags such as `!!int ""` or `!!timestamp x`.
         raise FLPError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error

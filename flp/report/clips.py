@@ -50,7 +50,7 @@ def _of_agent(results: Results, dataset: str, agent: str) -> list[Video]:
         if made["policies"] != {str(file): load_manifest(file)["sha256"] for file in files}:
             return []
         return [Video(agent, v["task"], _caption(v["outcomes"]), _uri(folder / v["file"])) for v in made["videos"]]
-    except (KeyError, TypeError, OSError) as error:
+    except (KeyError, TypeError, FileNotFoundError) as error:
         raise FLPError(f"{folder} is not whole ({error}); delete it, and make it anew with `flp videos`") from error
 
 

@@ -17,7 +17,7 @@ from flp.params.loading import Params
 from flp.params.run import Run
 from flp.system import layout
 from flp.system.artifacts import read_json
-from flp.system.errors import FLPError
+from flp.system.errors import FLPError, explained
 
 REMEDY = "make it with `snakemake --cores all`, or fetch it with `dvc pull`"
 IDENTITY = ["dataset", "agent", "task", "seed", "variant", "alpha", "candidates"]
@@ -169,7 +169,7 @@ def _read(path: Path) -> bytes:
     except FileNotFoundError:
         raise FLPError(f"{path} does not exist; {REMEDY}") from None
     except OSError as error:
-        raise FLPError(f"cannot read {path}: {error.strerror}") from error
+        raise FLPError(f"cannot read {path}: {explained(error)}") from error
 
 
 def _manifest(path: Path, entries: Iterable[str] = ()) -> dict[str, Any]:
@@ -191,7 +191,9 @@ def read_table(path: Path, columns: list[str]) -> pd.DataFrame:
         raise FLPError(f"{path} does not exist; {REMEDY}")
     try:
         table = pd.read_csv(path)
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        raise FLPError(f"cannot read {path}: {explained(error)}") from error
+    except ValueError as error:
         raise FLPError(f"{path} is not a table ({error}); delete its folder and run again") from error
     if missing := [name for name in columns if name not in table]:
         raise FLPError(f"{path} has no column '{missing[0]}'; delete its folder and run again")
@@ -210,4 +212,4 @@ def read_paths(folder: Path, phase: str) -> list[NDArray[np.float32]]:
             names = [name for name in file.files if name.rpartition("_")[0] == phase]
             return [file[name] for name in sorted(names, key=lambda name: int(name.rpartition("_")[2]))]
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise FLPError(f"{path} cannot be read ({error}); delete its folder and run again") from error
+        raise FLPError(f"{path} cannot be read: {explained(error, 'delete its folder and run again')}") from error

@@ -21,7 +21,8 @@ from flp.params.run import Run
 from flp.runs.batchwork import Batchwork
 from flp.runs.recorder import Recorder, keep_last_good
 from flp.runs.run_folder import adopt, clear_others, is_finished
-from flp.runs.shards import Shard, Turns, Work, plan, run_shards
+from flp.runs.shards import Shard, Work, plan, run_shards
+from flp.runs.turns import Turns
 from flp.supervision.foresight import foresee_training
 from flp.supervision.health import Health, HopelessError
 from flp.system.artifacts import write_json

@@ -12,9 +12,7 @@ import os
 import signal
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from multiprocessing.connection import wait
@@ -23,8 +21,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from flp.params.run import Run
+from flp.runs.turns import Permits, SharedNumbers, Turns
 from flp.system import layout
-from flp.system.errors import FLPError
+from flp.system.errors import FLPError, user_error
 from flp.system.hashing import hash_of
 from flp.system.resume import begin, begun
 from flp.system.stopping import SIGNALS, STOP, InterruptedJobError
@@ -82,46 +81,9 @@ def plan(
     return shards
 
 
-class Turns:
-    """A shard's turns: `with turns(step):` waits until it may compute.
-
-    Args:
-        index: the shard's number; the first one speaks for all where one line is enough.
-        permits: a semaphore of as many permits as threads, or None if everyone may always compute.
-        steps: every shard's step, shared.
-        holders: per shard whether it has a permit, shared: a dead one's is given back.
-    """
-
-    def __init__(self, index: int = 0, permits: Any = None, steps: Any = None, holders: Any = None) -> None:
-        self.index, self.permits, self.steps, self.holders = index, permits, steps, holders
-        self.waited = 0.0
-
-    def clock(self) -> float:
-        """Seconds since some moment, without those spent waiting for a turn."""
-        return time.monotonic() - self.waited
-
-    @contextmanager
-    def __call__(self, step: int) -> Iterator[None]:
-        """Wait for a permit, and for the slowest shard if this one is far ahead."""
-        if self.permits is None:
-            yield
-            return
-        self.steps[self.index], began = step, time.monotonic()
-        while step > min(self.steps) + _SLACK:
-            time.sleep(0.002)
-        with self.permits:
-            self.holders[self.index] = True
-            self.waited += time.monotonic() - began
-            try:
-                yield
-            finally:
-                self.holders[self.index] = False
-
-
 Work = Callable[[Shard, Turns], None]
 """Called in a process of its own with a shard and its turns."""
 
-_SLACK = 50  # steps a shard may be ahead of the slowest
 _DONE = 2**62
 
 
@@ -196,10 +158,8 @@ class _Family:
     """The shards' processes, and the signals passed on to them."""
 
     def __init__(self, context: SpawnContext, work: Work, shards: Sequence[Shard], threads: int) -> None:
-        self.steps = context.Array("q", len(shards), lock=False)
-        # Kept: its name must outlive the start of every process.
-        self.permits = context.Semaphore(threads) if len(shards) > threads else None
-        self.holders = context.Array("b", len(shards), lock=False)
+        self.steps, self.holders = SharedNumbers(len(shards)), SharedNumbers(len(shards))
+        self.permits = Permits(threads) if len(shards) > threads else None
         self.pipes, self.processes = [], []
         for index, shard in enumerate(shards):
             receiver, sender = context.Pipe(duplex=False)
@@ -265,6 +225,11 @@ def _child(work: Work, shard: Shard, turns: Turns, sender: Any) -> None:
         sys.exit(1)
     except FLPError as error:
         sender.send(str(error))
+        sys.exit(2)
+    except OSError as error:
+        if (told := user_error(error)) is None:
+            raise
+        sender.send(str(told))
         sys.exit(2)
 
 

@@ -10,9 +10,10 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from flp.data.fetch import fetch, link_existing
+from flp.data.fetch import fetch
 from flp.data.generate import generate
 from flp.data.load import validate
+from flp.data.own_file import bring_in
 from flp.experiment.program import Job, stage
 from flp.params.sections import Download
 from flp.supervision.foresight import check, generate_needs
@@ -75,7 +76,7 @@ def obtain(name: str, settings: Download, train: Path, validation: Path, resume:
         )
     elif settings.source == "path":
         assert settings.path is not None
-        link_existing(name, Path(settings.path), train, validation)
+        bring_in(name, settings.path, train, validation)
     else:
         fetch(
             name,

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from flp.experiment.program import Job, stage
 from flp.runs.session import Assignment, Session, carry_out
-from flp.runs.shards import Shard, Turns
+from flp.runs.shards import Shard
+from flp.runs.turns import Turns
 from flp.system import layout
 
 

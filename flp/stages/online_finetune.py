@@ -16,7 +16,8 @@ from flp.experiment.program import Job, stage
 from flp.runs.interaction import Interaction
 from flp.runs.run_folder import restore_parameters
 from flp.runs.session import Assignment, Session, carry_out
-from flp.runs.shards import Shard, Turns
+from flp.runs.shards import Shard
+from flp.runs.turns import Turns
 from flp.system import layout
 from flp.system.artifacts import load_tensors
 from flp.system.errors import FLPError

@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
 
-from flp.system.errors import FLPError
+from flp.system.errors import FLPError, explained
 from flp.system.hashing import sha256_of
 
 FORMAT_VERSION = 1
@@ -48,10 +48,7 @@ def atomic_write(path: Path | str, mode: str = "wb") -> Iterator[IO[Any]]:
         temporary = None
         _sync_directory(path.parent)
     except OSError as error:
-        raise FLPError(
-            f"cannot write {path}: {error.strerror or error}; free some space or mend the folder's "
-            "permissions, then run again (an earlier version of the file, if any, is intact)"
-        ) from error
+        raise _unwritten(path, error) from error
     finally:
         if temporary is not None:
             with suppress(OSError):  # the disk that failed may fail here too
@@ -61,6 +58,10 @@ def atomic_write(path: Path | str, mode: str = "wb") -> Iterator[IO[Any]]:
 def _beside(path: Path) -> Path:
     """The name of a temporary file beside `path`."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
+def _unwritten(path: Path, error: Exception) -> FLPError:
+    return FLPError(f"cannot write {path}: {explained(error)} (an earlier version of the file, if any, is intact)")
 
 
 def _sync_directory(folder: Path) -> None:
@@ -101,7 +102,7 @@ def read_json(path: Path | str) -> Any:
     try:
         return json.loads(Path(path).read_bytes())
     except OSError as error:
-        raise FLPError(f"cannot read {path}: {error.strerror}") from error
+        raise FLPError(f"cannot read {path}: {explained(error)}") from error
     except ValueError as error:
         raise FLPError(f"{path} is not valid JSON ({error}); delete it and run again") from error
 
@@ -131,10 +132,7 @@ def write_verified(path: Path | str, write: Callable[[Path], None]) -> str:
         if sha256_of(path) != digest and path.stat().st_ino == inode:
             raise FLPError(f"{path} reads back differently from what was written; check the disk")
     except (OSError, SafetensorError) as error:
-        raise FLPError(
-            f"cannot write {path}: {getattr(error, 'strerror', None) or error}; free some space or mend the folder's "
-            "permissions, then run again (an earlier version of the file, if any, is intact)"
-        ) from error
+        raise _unwritten(path, error) from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -234,8 +232,10 @@ def load_tensors(path: Path | str, device: Any = "cpu", **expected: Any) -> tupl
             )
     try:
         tensors = load_file(path, device=str(device))
-    except (SafetensorError, OSError) as error:
-        raise FLPError(f"{path} is not a safetensors file ({error}); delete it and run again") from error
+    except OSError as error:
+        raise FLPError(f"cannot read {path}: {explained(error)}") from error
+    except SafetensorError as error:
+        raise FLPError(f"{path} is not a safetensors file: {explained(error, 'delete it and run again')}") from error
     for name, tensor in tensors.items():
         if list(tensor.shape) != manifest.get("tensors", {}).get(name):
             raise FLPError(f"{path}: tensor '{name}' has a shape other than its manifest's; delete it and run again")

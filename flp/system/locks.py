@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from flp.system.artifacts import read_json
-from flp.system.errors import FLPError
+from flp.system.errors import FLPError, explained
 from flp.system.stopping import STOP
 
 LOCKS = Path(".flp/locks")
@@ -48,7 +48,7 @@ def alone(output: str, *more: str) -> Iterator[bool]:
         STOP.raise_if_asked()
     except OSError as error:
         if error.filename is not None:  # of a file that cannot be opened, not of the lock
-            raise FLPError(f"cannot write {error.filename}: {error.strerror}; mend the folder's permissions") from error
+            raise FLPError(f"cannot write {error.filename}: {explained(error)}") from error
         print(f"warning: this file system has no locks ({error}); start each job only once", file=sys.stderr)
     try:
         for leftover in (path for place in (output, *more) for path in leftovers(Path(place))):

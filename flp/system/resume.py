@@ -20,7 +20,7 @@ from typing import Any
 from torch import Tensor
 
 from flp.system.artifacts import read_json, write_json, write_verified
-from flp.system.errors import FLPError
+from flp.system.errors import FLPError, explained
 from flp.system.stopping import STOP
 
 State = tuple[dict[str, Tensor], dict[str, Any]]
@@ -102,7 +102,9 @@ class Resume:
                 raise ValueError("its checksum differs")
             info = json.loads(metadata["info"])
             made_by, self.saved_seconds = info.pop(_MADE_BY, {}), float(info.pop(_SECONDS, 0.0))
-        except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+        except OSError as error:  # it may be whole: nothing is begun anew for a limit or a network
+            raise FLPError(f"cannot read {self.file}: {explained(error)}") from error
+        except (SafetensorError, KeyError, ValueError, TypeError) as error:
             aside = self.file.with_suffix(".unreadable")
             print(f"warning: {self.file} cannot be read ({error}); it is set aside, starting over", file=sys.stderr)
             os.replace(self.file, aside)

@@ -7,10 +7,12 @@ import json
 from collections.abc import Sequence
 
 from flp.params.loading import Params
+from flp.system.surroundings import settle
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the schema; return the exit status."""
+    settle()
     argparse.ArgumentParser(prog="flp schema", description=__doc__).parse_args(argv)
     print(json_schema(), end="")
     return 0

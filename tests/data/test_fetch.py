@@ -14,10 +14,9 @@ import ogbench.utils
 import pytest
 
 import flp.data.fetch as fetching
+from flp.data.archive import write_npz
 from flp.data.episodes import Collector, Recipe
-from flp.data.fetch import fetch, link_existing
-from flp.data.generate import write_npz
-from flp.data.load import load_dataset
+from flp.data.fetch import fetch
 from flp.system.errors import FLPError
 
 NAME = "pointmaze-medium-navigate"
@@ -284,36 +283,3 @@ def test_full_disk_is_reported_as_such(server, get, tmp_path, monkeypatch):
         get(mirrors=[f"{server.url}/other"])
     assert len(server.requests) == 1, "another mirror would not help"
     assert files(tmp_path) == []
-
-
-def link(tmp_path, path):
-    link_existing(NAME, path, tmp_path / "data" / "a.npz", tmp_path / "data" / "a-val.npz")
-
-
-def test_path_with_validation_file(tmp_path, site):
-    link(tmp_path, site / TRAIN)
-    assert (tmp_path / "data" / "a.npz").read_bytes() == (site / TRAIN).read_bytes()
-    assert (tmp_path / "data" / "a-val.npz").read_bytes() == (site / VAL).read_bytes()
-
-
-def test_path_without_validation_file_is_split(tmp_path, site):
-    (site / VAL).unlink()
-    link(tmp_path, site / TRAIN)
-    whole = load_dataset(site / TRAIN)
-    train, val = (load_dataset(tmp_path / "data" / name, NAME) for name in ("a.npz", "a-val.npz"))
-    assert train.terminals.sum() == 18 and val.terminals.sum() == 2
-    assert np.array_equal(np.concatenate([train.qpos, val.qpos]), whole.qpos)
-
-
-def test_bad_paths_are_refused(tmp_path, site):
-    with pytest.raises(FLPError, match="does not exist"):
-        link(tmp_path, site / "absent.npz")
-    (site / VAL).write_bytes(b"cut")
-    with pytest.raises(FLPError, match=VAL):
-        link(tmp_path, site / TRAIN)
-    (site / VAL).unlink()
-    arrays = dict(np.load(site / TRAIN))
-    write_npz(site / TRAIN, {key: array[:50] for key, array in arrays.items()})
-    with pytest.raises(FLPError, match="one episode, too few to split"):
-        link(tmp_path, site / TRAIN)
-    assert not (tmp_path / "data").exists()

@@ -9,8 +9,8 @@ import numpy as np
 import ogbench
 import pytest
 
+from flp.data.archive import write_npz
 from flp.data.environments import specification
-from flp.data.generate import write_npz
 from flp.data.load import ACTION_LIMIT, load_dataset, validate
 from flp.system.errors import FLPError
 from flp.system.hashing import sha256_of
@@ -173,7 +173,7 @@ def test_lying_headers_do_not_allocate(tmp_path, arrays, shape):
 
 
 def test_absurd_sizes_are_refused_even_if_true(path, monkeypatch):
-    monkeypatch.setattr("flp.data.load.MAX_BYTES", 1000)
+    monkeypatch.setattr("flp.data.archive.MAX_BYTES", 1000)
     refused(path, "'observations' claims 16000 bytes")
 
 

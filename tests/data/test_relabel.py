@@ -4,9 +4,9 @@ import numpy as np
 import ogbench
 import pytest
 
+from flp.data.archive import write_npz
 from flp.data.environments import make_environment, seeded_reset, specification
 from flp.data.episodes import Collector, Recipe
-from flp.data.generate import write_npz
 from flp.data.load import Dataset, load_dataset
 from flp.data.relabel import maze_map, relabel
 from flp.system.errors import FLPError

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from flp import cli
 from flp.data.environments import known_datasets
 from flp.data.load import load_dataset
+from flp.data.own_file import bring_in
 from flp.flow.checkpoint import load_flow, save_flow
 from flp.flow.velocity import VelocityField
 from flp.randomness.streams import RunStreams
@@ -146,6 +147,22 @@ def test_a_dataset_with_a_damaged_array_is_valid_or_refused(key, mutate):
                 archive.writestr(name, mutate(content) if name == f"{key}.npy" else content)
         if (data := refusal_or(lambda: load_dataset(path, DATASET))) is not None:
             valid_dataset(data)
+
+
+@MANY
+@given(mutate=mutations(), compressed=st.booleans())
+def test_a_users_damaged_file_is_converted_or_refused_and_left_alone(mutate, compressed):
+    with tempfile.TemporaryDirectory() as folder, redirect_stderr(io.StringIO()):
+        path, train, validation = (Path(folder) / name for name in ("mine.npz", "a.npz", "a-val.npz"))
+        path.write_bytes(content := mutate(npz(compressed=compressed)))
+
+        def bring():
+            bring_in(DATASET, path, train, validation)
+            return load_dataset(train), load_dataset(validation)
+
+        for data in refusal_or(bring) or ():
+            valid_dataset(data)
+        assert path.read_bytes() == content
 
 
 def saved_flow(folder):

@@ -11,7 +11,8 @@ import time
 import pytest
 
 from flp.params.run import Run
-from flp.runs.shards import Shard, Turns, deal, plan, run_shards
+from flp.runs.shards import Shard, deal, plan, run_shards
+from flp.runs.turns import Permits, SharedNumbers, Turns
 from flp.system import layout
 from flp.system.errors import FLPError
 from flp.system.stopping import InterruptedJobError
@@ -183,8 +184,8 @@ def test_alone_everyone_may_always_compute():
 
 
 def test_waiting_for_a_turn_costs_nothing():
-    permits = threading.Semaphore(1)
-    turns = Turns(0, permits, [0], [False])
+    permits = Permits(1)
+    turns = Turns(0, permits, SharedNumbers(1), SharedNumbers(1))
     before, began = turns.clock(), time.monotonic()
     permits.acquire()
     threading.Timer(0.5, permits.release).start()

@@ -79,6 +79,7 @@ def test_a_video_has_at_most_eighty_pictures_and_the_start(dataset, apart):
 
 
 def test_without_a_renderer_one_line_names_the_packages(monkeypatch):
+    make_environment(POINT)  # MuJoCo is imported, or the faked choice below would be
     monkeypatch.setenv("MUJOCO_GL", "no-such")
     with pytest.raises(FLPError, match=r"MUJOCO_GL=no-such does not work here; on Debian.*libegl1.*libosmesa6"):
         headless.choose_renderer()

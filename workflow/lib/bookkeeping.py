@@ -47,7 +47,7 @@ def mark(artifacts: Iterable[Artifact], judge: bool = True) -> dict[Artifact, bo
     for artifact in artifacts:
         path = Path(key_file(artifact))
         try:
-            text: str | None = path.read_text()
+            text: str | None = path.read_text(encoding="utf-8")
         except OSError:
             text = None
         if text is None or (judge and text != artifact.key):
@@ -92,7 +92,7 @@ def machine_cores() -> int:
     """Cores this process may use: its CPU affinity, and the quota of its container if it has one."""
     cores = len(os.sched_getaffinity(0))
     try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="utf-8").split()
         cores = min(cores, max(1, int(quota) // int(period)))
     except (OSError, ValueError):
         pass  # no quota, or an older kernel

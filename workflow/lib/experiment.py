@@ -18,7 +18,8 @@ from flp.experiment.graph import ON_REQUEST, Artifact, graph
 from flp.experiment.keys import Keys
 from flp.params import loading as parameters
 from flp.params.loading import Params
-from flp.system.errors import FLPError
+from flp.system.errors import FLPError, user_error
+from flp.system.surroundings import name_user
 
 _NAMES = {
     "download_dataset": "{w.dataset}",
@@ -76,6 +77,8 @@ class Experiment:
             self._set_environment(write_params(self.params))
         except FLPError as error:
             sys.exit(f"error: {error}")
+        except OSError as error:
+            sys.exit(f"error: {user_error(error) or error}")
         if workflow.is_main_process:
             self._bound_cores()
 
@@ -89,6 +92,7 @@ class Experiment:
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         os.environ["PATH"] = os.pathsep.join([programs, os.environ.get("PATH", os.defpath)])
         os.environ["FLP_PARAMS"] = params_file
+        name_user()  # Snakemake asks for it
 
     def _bound_cores(self) -> None:
         """Take `--cores 8` on a smaller machine for what it has: more threads than cores make everything slower."""

@@ -32,7 +32,7 @@ def normal(name: str) -> str:
 
 def pins() -> dict[str, str]:
     """constraints.txt: name → version."""
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     found = [line.split("==") for line in lines if "==" in line and not line.startswith("#")]
     return {normal(name): version.split("+")[0].strip() for name, version in found}
 
@@ -82,4 +82,4 @@ def environment() -> str:
 
 
 if __name__ == "__main__":
-    (ROOT / "workflow" / "envs" / "flp.yaml").write_text(environment())
+    (ROOT / "workflow" / "envs" / "flp.yaml").write_text(environment(), encoding="utf-8")

@@ -1,0 +1,225 @@
+"""A dataset file of the user's: brought into OGBench's format where nothing is lost by it, else refused.
+
+The file itself is only read: it may be the one copy there is.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flp.data.archive import Archive, opened, write_npz
+from flp.data.load import FORMAT, check_axes, check_numbers, check_shapes
+from flp.system.artifacts import write_verified
+from flp.system.errors import FLPError, nearest
+from flp.system.surroundings import user_path
+
+ENDS = {
+    "terminals": True,
+    "timeouts": True,
+    "terminations": True,
+    "truncations": True,
+    "dones": True,
+    "dones_float": True,
+    "valids": False,
+}
+"""Keys that may say where episodes end, in OGBench's, D4RL's and other words, with the value that says so."""
+
+_NEXT = "next_observations"
+_REMEDY = "correct your file (it is left as it is)"
+
+
+def bring_in(dataset: str, path: Path | str, train_path: Path | str, val_path: Path | str) -> None:
+    """Copy a user's dataset file and its `-val.npz` neighbour, converted to OGBench's format where they differ.
+
+    What was converted, and which keys are not used, is told on standard error.
+
+    Args:
+        dataset: name of the dataset that the file must fit.
+        path: the training file; with no `{stem}-val.npz` beside it, a tenth of its episodes, at least one and as many
+            as a transition needs, is held out from its end.
+        train_path: where the training file goes.
+        val_path: where the validation file goes.
+
+    Raises:
+        FLPError: a missing or bad file, or nothing to hold out.
+    """
+    path = user_path(str(path))
+    neighbour = path.with_name(f"{path.stem}-val.npz")
+    own = [OwnFile(file, dataset) for file in (path, neighbour) if file == path or file.exists()]
+    for file in own:
+        if file.changes:
+            print(f"{file.path}: converted to OGBench's format: {'; '.join(file.changes)}", file=sys.stderr)
+    unused = dict.fromkeys(key for file in own for key in file.unused)
+    if unused:
+        print(f"{path}: not used: {', '.join(map(repr, unused))}", file=sys.stderr)
+    if len(own) == 2:
+        own[0].copy(train_path)
+        own[1].copy(val_path)
+    else:
+        split = held_out(own[0], neighbour)
+        write_npz(train_path, own[0].arrays(slice(split)))
+        write_npz(val_path, own[0].arrays(slice(split, None)))
+
+
+class OwnFile:
+    """A user's file, checked from end to end, one array at a time.
+
+    Args:
+        path: an `.npz` file.
+        dataset: name of the dataset that it must fit.
+
+    Attributes:
+        ends: bool `[rows]`, true in the last row of an episode.
+        changes: what makes the file differ from OGBench's format.
+        unused: its keys that the format does not have.
+
+    Raises:
+        FLPError: it is not whole, or holds what cannot be converted safely, or its keys contradict each other.
+    """
+
+    def __init__(self, path: Path, dataset: str) -> None:
+        self.path, self.changes = path, list[str]()
+        with self._open() as archive:
+            self.unused = [key for key in archive.keys if key not in FORMAT and key not in ENDS]
+            self._shapes = self._fitted(archive)
+            check_shapes(archive, self._shapes, dataset)
+            self.ends = self._find_ends(archive)
+            for key, array in self._arrays(archive):
+                if key != "terminals":
+                    check_numbers(archive, key, array)
+                if key == "observations":
+                    self._check_successors(archive, array)
+
+    def _open(self) -> AbstractContextManager[Archive]:
+        return opened(self.path, _REMEDY, "correct download.path")
+
+    def arrays(self, rows: slice) -> Iterator[tuple[str, NDArray[Any]]]:
+        """Some of the rows in OGBench's format, one array at a time."""
+        with self._open() as archive:
+            for key, array in self._arrays(archive):
+                yield key, array[rows]
+
+    def copy(self, target: Path | str) -> None:
+        """Write the file in OGBench's format: byte by byte if that is what it has."""
+        if self.changes or self.unused:
+            write_npz(target, self.arrays(slice(None)))
+        else:
+            write_verified(target, self._copy)
+
+    def _copy(self, temporary: Path) -> None:
+        shutil.copyfile(self.path, temporary)
+
+    def _arrays(self, archive: Archive) -> Iterator[tuple[str, NDArray[Any]]]:
+        for key in FORMAT:
+            if key == "terminals":
+                yield key, self.ends
+            elif key in self._shapes:
+                yield key, self._read(archive, key, FORMAT[key][0])
+
+    def _read(self, archive: Archive, key: str, dtype: np.dtype[Any]) -> NDArray[Any]:
+        return archive.read(key, dtype, partial(_cast, archive, key, dtype)).reshape(self._shapes[key])
+
+    def _fitted(self, archive: Archive) -> dict[str, tuple[int, ...]]:
+        """The shapes of the format's arrays and of those that say where episodes end, without idle axes of length 1."""
+        required = [key for key, (_, _, required) in FORMAT.items() if required]
+        if not ENDS.keys().isdisjoint(archive.keys):
+            required.remove("terminals")
+        for key in required:
+            if key not in archive.keys:
+                raise archive.bad(f"key '{key}' is missing{nearest(key, self.unused)}")
+        shapes = {}
+        for key in dict.fromkeys([*FORMAT, *ENDS]):
+            if key not in archive.keys:
+                continue
+            header, like = archive.header(key), key if key in FORMAT else "terminals"
+            dtype, axes, _ = FORMAT[like]
+            if header.dtype.kind not in "biuf":
+                raise archive.bad(f"'{key}' holds {header.dtype}, which cannot become {dtype}")
+            shape = list(header.shape)
+            while len(shape) > axes and 1 in shape[1:]:
+                shape.pop(shape.index(1, 1))
+            shapes[key] = tuple(shape)
+            check_axes(archive, like, shapes[key])
+            how = [str(header.dtype)] * (header.dtype != dtype) + ["by columns"] * header.by_columns
+            how += [f"of shape {list(header.shape)}"] * (shapes[key] != header.shape)
+            if how:
+                self.changes.append(f"{key} ({' '.join(how)})")
+        return shapes
+
+    def _find_ends(self, archive: Archive) -> NDArray[np.bool_]:
+        """Where episodes end by any of the keys that may say so."""
+        ends = np.zeros(self._shapes["observations"][0], np.bool_)
+        sources = [key for key in ENDS if key in self._shapes]
+        for key in sources:
+            flags = self._read(archive, key, np.dtype(np.bool_)) == ENDS[key]
+            if flags.all():
+                raise archive.bad(f"'{key}' ends an episode in every row, so there are no transitions")
+            ends |= flags
+        told = " or ".join(map(repr, sources))
+        if sources != ["terminals"]:
+            self.changes.append(f"episodes end where {told} says so")
+        if not ends.any():
+            raise archive.bad(f"{told} ends no episode: mark each one's last row in 'terminals' or 'timeouts'")
+        if not ends[-1]:
+            self.changes.append("the last episode is unfinished: its last row ends it")
+            ends[-1] = True
+        if ends.all():
+            raise archive.bad(f"{told} ends an episode in every row, so there are no transitions")
+        return ends
+
+    def _check_successors(self, archive: Archive, observations: NDArray[np.float32]) -> None:
+        """Refuse a file whose own successors are not the rows after, where no episode is said to end."""
+        if _NEXT not in archive.keys:
+            return
+        header, dtype = archive.header(_NEXT), observations.dtype
+        if header.shape != observations.shape or header.dtype.kind not in "biuf":
+            raise archive.bad(f"'{_NEXT}' holds {header.dtype} {list(header.shape)}, unlike 'observations'")
+        following = archive.read(_NEXT, dtype, partial(_cast, archive, _NEXT, dtype))
+        for first in range(0, len(observations) - 1, 2**14):
+            rows = slice(first, min(first + 2**14, len(observations) - 1))
+            after = observations[rows.start + 1 : rows.stop + 1]
+            wrong = ~np.isclose(following[rows], after, 1e-4, 1e-4).all(1) & ~self.ends[rows]
+            if wrong.any():
+                row = rows.start + int(wrong.argmax())
+                raise archive.bad(
+                    f"'{_NEXT}' of row {row} is not 'observations' of the row after, though no episode ends there: "
+                    "mark each episode's last row in 'terminals' or 'timeouts'"
+                )
+
+
+def _cast(archive: Archive, key: str, dtype: np.dtype[Any], piece: NDArray[Any]) -> NDArray[Any]:
+    """A piece in another type: rounded as OGBench's loader rounds it, but never changed beyond that."""
+    if piece.dtype == np.bool_:
+        piece = piece.view(np.uint8)  # a byte of a file may hold more than a truth value
+    with np.errstate(all="ignore"):
+        cast = piece.astype(dtype, copy=False)
+    if dtype.kind == "f":
+        lost, wanted = np.isfinite(piece) & ~np.isfinite(cast), f"what {dtype} can hold"
+    else:
+        lost, wanted = cast != piece, "0 and 1" if dtype.kind == "b" else "whole numbers"
+    if lost.any():
+        raise archive.bad(f"'{key}' holds {piece[lost][0]!s}, expected {wanted}")
+    return cast
+
+
+def held_out(own: OwnFile, neighbour: Path) -> int:
+    """The row at which validation begins: both parts are whole episodes with transitions in them."""
+    ends = np.flatnonzero(own.ends) + 1
+    episodes = np.arange(1, len(ends) + 1)
+    transitions = ends - episodes  # in the first 1, 2, … episodes
+    wanted = len(ends) - max(1, len(ends) // 10)
+    possible = episodes[(transitions > 0) & (transitions < transitions[-1])]
+    if not len(possible):
+        count = "one episode" if len(ends) == 1 else "only one episode with transitions"
+        raise FLPError(f"{own.path} has {count}, too few to split; put a validation file at {neighbour}")
+    fewer = possible[possible <= wanted]
+    return int(ends[(fewer[-1] if len(fewer) else possible[0]) - 1])

@@ -1,0 +1,272 @@
+"""The real stages on machines that lack something nobody needs: the same bytes as anywhere else."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from test_pipeline import tiny
+
+ROOT = Path(__file__).resolve().parents[2]
+POINT = "pointmaze-medium-navigate"
+OF = ["--dataset", POINT, "--threads", "2"]
+STAGES = [
+    ["download-dataset", *OF],
+    ["pretrain-flow", *OF, "--seed", "0"],
+    ["invert-to-latent", *OF, "--seed", "0"],
+    ["offline-train", *OF],
+    ["report"],
+]
+RUN = f"import sys; from flp import cli; sys.exit(max(map(cli.main, {STAGES!r})))"
+MADE = [f"data/{POINT}.npz", f"results/{POINT}/flow/model/seed0/flow.safetensors"]
+MADE += [f"results/{POINT}/offline/flp/seed0/task{task}_seed0/policy.safetensors" for task in (1, 2, 4)]
+
+
+def experiment(folder):
+    """Three runs on two threads: shards, which take turns."""
+    folder.mkdir()
+    params = tiny(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")), POINT)
+    params["download"] |= {"episodes": 12}
+    params["offline"]["tasks"] = [1, 2, 4]
+    params["online"]["steps"] = 0
+    (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    return folder
+
+
+def run(folder, prefix=(), code=RUN, **environment):
+    """What the stages make there, by name, and what they told; an environment's None removes the variable."""
+    given = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    command = [*prefix, sys.executable, "-c", code]
+    found = {name: value for name, value in given.items() if value is not None}
+    done = subprocess.run(command, cwd=folder, env=found, capture_output=True, check=False)
+    told = (done.stdout + done.stderr).decode("utf-8", "replace")
+    assert done.returncode == 0, told
+    assert "Traceback" not in told
+    assert not [path.name for path in folder.iterdir() if path.name not in {"params.yaml", "data", "results", ".flp"}]
+    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in MADE}, told
+
+
+@pytest.fixture(scope="module")
+def anywhere(tmp_path_factory):
+    return run(experiment(tmp_path_factory.mktemp("anywhere") / "x"))[0]
+
+
+@pytest.mark.slow(60)
+@pytest.mark.parametrize("renderer", ["bogus", "egl"])
+def test_no_stage_needs_a_renderer(tmp_path, anywhere, renderer):
+    """Where the libraries are there, PYOPENGL_PLATFORM makes them fail."""
+    made, _ = run(experiment(tmp_path / "x"), MUJOCO_GL=renderer, PYOPENGL_PLATFORM="bogus")
+    assert made == anywhere
+
+
+@pytest.mark.parametrize("dataset", [POINT, "scene-play", "antsoccer-arena-navigate"])
+def test_no_environment_needs_a_renderer_and_the_setting_stays(tmp_path, dataset):
+    code = f"""
+import os
+from flp.evaluation.pool import EnvironmentPool
+from flp.data.environments import make_environment
+make_environment({dataset!r}, 1).reset()
+for workers in (0, 1):
+    with EnvironmentPool({dataset!r}, [1], workers=workers) as pool:
+        pool.reset([0], [0])
+assert os.environ["MUJOCO_GL"] == "bogus"
+"""
+    given = {**os.environ, "PYTHONPATH": str(ROOT), "MUJOCO_GL": "bogus"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=given, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+# Without /dev/shm
+
+READ_ONLY = "mount -t tmpfs -o ro tmpfs /dev/shm"
+MISSING = """mkdir -p dev && for name in null zero random urandom; do
+touch dev/$name && mount --bind /dev/$name dev/$name; done && ln -sfn /proc/self/fd dev/fd && mount --rbind dev /dev"""
+
+
+def in_own_mounts(how, folder):
+    """What runs a command where something is mounted otherwise, if that is permitted here."""
+    prefix = ["unshare", "--mount", "sh", "-c", f'cd {folder} && {how} && cd "$OLDPWD" && exec "$@"', "sh"]
+    try:
+        subprocess.run([*prefix, "true"], check=True, capture_output=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        pytest.skip("mounts of one's own are not permitted here")
+    return prefix
+
+
+@pytest.mark.slow(60)
+def test_shared_memory_may_be_read_only(tmp_path, anywhere):
+    made, _ = run(experiment(tmp_path / "x"), in_own_mounts(READ_ONLY, tmp_path))
+    assert made == anywhere
+
+
+SHARE = """
+import os
+from pathlib import Path
+from flp.data.archive import write_npz
+from flp.data.generate import generate
+from flp.evaluation.pool import EnvironmentPool
+from flp.params.run import Run
+from flp.runs.shards import Shard, run_shards
+
+def work(shard, turns):
+    with turns(0):
+        shard.folder.mkdir()
+
+if __name__ == "__main__":
+    assert not os.access("/dev/shm", os.W_OK)
+    shards = [Shard([Run(task, 0, 1.0, 4)], 1, Path(f"shard{task}")) for task in (1, 2, 3)]
+    for threads in (1, 2):
+        run_shards(work, shards, threads)
+        assert len([shard.folder.rmdir() for shard in shards]) == 3
+        options = {"seed": 0, "episodes": 8, "steps_per_episode": 9, "workers": threads}
+        generate("pointmaze-medium-navigate", f"{threads}.npz", f"{threads}-val.npz", **options)
+        with EnvironmentPool("pointmaze-medium-navigate", [1, 2], workers=threads) as pool:
+            pool.reset([0, 1], [0, 1])
+    assert Path("1.npz").read_bytes() == Path("2.npz").read_bytes()
+"""
+
+
+@pytest.mark.slow(20)
+@pytest.mark.parametrize("how", [READ_ONLY, MISSING])
+def test_processes_share_without_names(tmp_path, how):
+    (tmp_path / "share.py").write_text(SHARE, encoding="utf-8")
+    prefix = in_own_mounts(how, tmp_path)
+    given = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": "/nonexistent"}
+    done = subprocess.run([*prefix, sys.executable, "share.py"], cwd=tmp_path, env=given, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+# Without a name, a home, or letters
+
+CAPABILITY = "+dac_read_search"  # the tests' Python may lie where only root may read
+
+
+def as_nobody():
+    """What runs a command as a user whom the machine does not know, in an empty environment."""
+    prefix = ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups"]
+    prefix += [f"--inh-caps={CAPABILITY}", f"--ambient-caps={CAPABILITY}"]
+    try:
+        subprocess.run([*prefix, "true"], check=True, capture_output=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        pytest.skip("another user cannot be had here")
+    return [*prefix, "env", "-i", f"PATH={Path(sys.executable).parent}:{os.defpath}", f"PYTHONPATH={ROOT}"]
+
+
+def given_away(folder):
+    folder.chmod(0o777)
+    for above in [folder, *folder.parents][:4]:
+        above.chmod(above.stat().st_mode | 0o055)
+    return folder
+
+
+@pytest.mark.slow(60)
+def test_a_user_needs_no_name_and_no_home(tmp_path, anywhere):
+    made, _ = run(given_away(experiment(tmp_path / "x")), as_nobody())
+    assert made == anywhere
+
+
+@pytest.mark.slow(10)
+@pytest.mark.parametrize("home", ["HOME=/", "HOME=/nonexistent", "NOTHING=1"])
+@pytest.mark.parametrize("front_end", ["snakemake", "dvc"])
+def test_both_front_ends_are_given_a_name_and_a_place(tmp_path, home, front_end):
+    """As `make run` and the stages of DVC call them."""
+    folder = given_away(experiment(tmp_path / "x"))
+    if front_end == "dvc":
+        words = ["dvc", "init", "--no-scm", "--quiet"]
+    else:
+        words = ["snakemake", "download_dataset_all", "--cores", "1", "--quiet", "--configfile", "params.yaml"]
+        words += ["--snakefile", str(ROOT / "workflow/Snakefile"), "--directory", str(folder)]
+    command = [*as_nobody(), home, "sh", str(ROOT / "workflow/in-venv"), *words]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (folder / (".dvc" if front_end == "dvc" else f"data/{POINT}.npz")).exists()
+    assert "~" not in {path.name for path in folder.iterdir()}
+
+
+def test_a_home_that_is_not_known_is_said_in_one_line(tmp_path):
+    folder = given_away(experiment(tmp_path / "x"))
+    values = yaml.safe_load((folder / "params.yaml").read_text())
+    values["download"] |= {"source": "path", "path": "~/mine.npz"}
+    (folder / "params.yaml").write_text(yaml.safe_dump(values))
+    command = [*as_nobody(), sys.executable, "-m", "flp.cli", "check"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "~/mine.npz: no home folder is known here; write the whole path, or set HOME" in done.stderr
+
+
+def test_ogbenchs_files_need_no_home(tmp_path):
+    """The cache in the home is passed over; the download itself may fail here."""
+    folder = given_away(experiment(tmp_path / "x"))
+    code = f"""
+import ogbench.utils
+ogbench.utils.DATASET_URL = "http://127.0.0.1:9"
+from flp.data.fetch import fetch
+fetch({POINT!r}, "a.npz", "b.npz", retries=0)
+"""
+    done = subprocess.run([*as_nobody(), sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 1 and "flp.system.errors.FLPError: cannot get" in done.stderr
+
+
+LOCALES = [
+    {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii:strict"},
+    {"LC_ALL": "C.UTF-8", "PYTHONIOENCODING": "latin-1"},
+    {"LC_ALL": "C.UTF-8", "PYTHONIOENCODING": "cp1252:strict"},
+]
+SPEAK = """
+import contextlib, importlib, os, subprocess, sys
+from flp import cli
+for command in [*cli.STAGES, *cli.TOOLS]:
+    room = "stages" if command in cli.STAGES else "tools"
+    program = importlib.import_module(f"flp.{room}.{command.replace('-', '_')}")
+    for argv in (["--help"], ["--params", os.fsdecode("f\\u207b.yaml".encode())]):
+        for speak in (program.main, lambda argv: cli.main([command, *argv])):
+            with contextlib.suppress(SystemExit):
+                speak(argv)
+cli.main(["--help"])
+cli.main(["f\\u207b\\u00b9"])
+print("said f\\u207b\\u00b9")
+sys.stdout.flush()
+subprocess.run([sys.executable, "-c", "print('a child says f' + chr(0x207b))"], check=True)
+"""
+
+
+@pytest.mark.slow(20)
+@pytest.mark.parametrize("locale", LOCALES)
+def test_everything_is_said_in_any_locale(tmp_path, locale):
+    given = {name: value for name, value in os.environ.items() if name not in {"LANG", "PYTHONIOENCODING"}}
+    given |= {"PYTHONPATH": str(ROOT)} | locale
+    done = subprocess.run([sys.executable, "-c", SPEAK], cwd=tmp_path, env=given, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode("utf-8", "replace")
+    assert b"a child says f\\u207b" in done.stdout and b"\nsaid f\\u207b" in done.stdout
+    assert done.stderr.count(b"cannot read f") >= 10
+
+
+@pytest.mark.slow(60)
+def test_the_stages_need_no_locale(tmp_path, anywhere):
+    made, _ = run(experiment(tmp_path / "x"), **LOCALES[0])
+    assert made == anywhere
+
+
+@pytest.mark.parametrize("program", ["flp.stages.invert_to_latent", "flp.cli", "flp.tools.videos"])
+def test_a_module_run_as_a_program_speaks_too(program):
+    given = {**os.environ, "PYTHONPATH": str(ROOT)} | LOCALES[0]
+    done = subprocess.run([sys.executable, "-m", program, "--help"], env=given, capture_output=True, check=False)
+    assert done.returncode == 0 and b"usage: flp" in done.stdout, done.stderr
+
+
+def test_a_users_path_may_have_letters_that_the_locale_lacks(tmp_path):
+    folder = experiment(tmp_path / "x")
+    values = yaml.safe_load((folder / "params.yaml").read_text())
+    values["download"] |= {"source": "path", "path": "wür\u0301fel.npz"}
+    (folder / "params.yaml").write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
+    (folder / "wür\u0301fel.npz").write_bytes(b"no archive")
+    command = [sys.executable, "-m", "flp.cli", "download-dataset", "--dataset", POINT]
+    given = {**os.environ, "PYTHONPATH": str(ROOT)} | LOCALES[0]
+    done = subprocess.run(command, cwd=folder, env=given, capture_output=True, check=False)
+    assert done.returncode == 2 and b"is not a whole .npz file (File is not a zip file)" in done.stderr, done.stderr
