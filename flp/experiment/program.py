@@ -19,6 +19,7 @@ from flp.experiment.keys import Keys
 from flp.params.loading import Params, load_params
 from flp.params.sections import AgentName
 from flp.system.errors import FLPError, nearest
+from flp.system.interpreter import described, require_given
 from flp.system.layout import split_seeds
 from flp.system.stopping import STOP, InterruptedJobError
 
@@ -83,7 +84,12 @@ def run_tool(
     for name, option in {**options, "params": OPTIONS["params"], "preset": OPTIONS["preset"]}.items():
         parser.add_argument(f"--{name}", **option)
     args = parser.parse_args(argv)
-    return guarded(lambda: run(Keys(load_params(args.params, *args.preset)), args))
+
+    def work() -> int:
+        require_given()
+        return run(Keys(load_params(args.params, *args.preset)), args)
+
+    return guarded(work)
 
 
 def run_stage(
@@ -104,7 +110,9 @@ def run_stage(
     def work() -> int:
         # Until training saves its state on a signal, SIGTERM ends a stage as Ctrl-C does: cleaning up.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+        require_given()
         job = Job(args)
+        print(f"flp {stage}: {described()}", file=sys.stderr, flush=True)
         if args.profile is None:
             run(job)
         else:

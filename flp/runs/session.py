@@ -24,7 +24,7 @@ from flp.runs.run_folder import adopt, clear_others, is_finished
 from flp.runs.shards import Shard, Turns, Work, plan, run_shards
 from flp.supervision.foresight import foresee_training
 from flp.supervision.health import Health, HopelessError
-from flp.system.artifacts import write_json
+from flp.system.artifacts import made_with, write_json
 from flp.system.errors import FLPError
 from flp.system.locks import alone
 from flp.system.progress import Progress
@@ -90,7 +90,8 @@ def carry_out(
             shards = plan(a.stage, runs, missing, keys, threads, device.type)
             foresee_training(a.params, a.dataset, [shard.runs for shard in shards], capacity, device)
             run_shards(work, shards, threads, together=device.type == "cpu")
-        write_json(folder / "manifest.json", {"key": key, "dataset": a.dataset, "agent": a.agent, "runs": keys})
+        manifest = {"key": key, "dataset": a.dataset, "agent": a.agent, "runs": keys}
+        write_json(folder / "manifest.json", manifest | made_with())
 
 
 def evaluates_beside(device: torch.device) -> bool:

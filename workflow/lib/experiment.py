@@ -59,6 +59,7 @@ class Experiment:
 
     def __init__(self, workflow: Any, config: dict[str, Any]) -> None:
         self.workflow = workflow
+        self.root = str(Path(workflow.basedir).parent)
         self.gpus = machine_gpus()
         self._forced: set[Artifact] | None = None
         try:
@@ -80,13 +81,12 @@ class Experiment:
             self._bound_cores()
 
     def _set_environment(self, params_file: str) -> None:
-        """Give the jobs this checkout's flp, this Python and the parameters.
+        """Give the jobs this checkout's flp, this Python (but where conda has one for them) and the parameters.
 
         The parameters' path is no `params:` of a rule: --cache would hash it, and the whole experiment with it.
         """
-        root = str(Path(self.workflow.basedir).parent)
         programs = str(Path(sys.executable).parent)
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [self.root, os.environ.get("PYTHONPATH")]))
         os.environ["PATH"] = os.pathsep.join([programs, os.environ.get("PATH", os.defpath)])
         os.environ["FLP_PARAMS"] = params_file
 

@@ -1,0 +1,35 @@
+"""Which Python and which torch a program runs on, and whether they are those that its job was given."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from flp.system.artifacts import versions
+from flp.system.errors import FLPError
+
+# Snakemake's jobs say here which of its conda environments they have activated (workflow/lib/experiment.py).
+GIVEN = "FLP_ENVIRONMENT"
+
+
+def described() -> str:
+    """`Python 3.11.7 (/…/bin/python), torch 2.13.0 (/…/site-packages/torch)`, without loading torch."""
+    found, spec = versions(), find_spec("torch")
+    torch = f"torch {found.get('torch')} ({Path(spec.origin).parent})" if spec and spec.origin else "no torch"
+    return f"Python {found['python']} ({sys.executable}), {torch}"
+
+
+def require_given() -> None:
+    """See to it that a job for which an environment was made runs in it.
+
+    Raises:
+        FLPError: this Python is another's.
+    """
+    given = os.environ.get(GIVEN)
+    if given and Path(sys.prefix).resolve() != Path(given).resolve():
+        raise FLPError(
+            f"this job was given the environment {given}, but runs on {sys.executable}; remove that folder, for "
+            "Snakemake to make it anew"
+        )
