@@ -112,7 +112,8 @@ def run_stage(
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         require_given()
         job = Job(args)
-        print(f"flp {stage}: {described()}", file=sys.stderr, flush=True)
+        if "FLP_PARAMS" in os.environ:  # set by the workflow: a job's log begins with what made it
+            print(f"flp {stage}: {described()}", file=sys.stderr, flush=True)
         if args.profile is None:
             run(job)
         else:

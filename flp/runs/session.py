@@ -26,6 +26,7 @@ from flp.supervision.foresight import foresee_training
 from flp.supervision.health import Health, HopelessError
 from flp.system.artifacts import made_with, write_json
 from flp.system.errors import FLPError
+from flp.system.forced import forced
 from flp.system.locks import alone
 from flp.system.progress import Progress
 from flp.system.resume import Resume, State, join
@@ -83,7 +84,8 @@ def carry_out(
     a, folder, keys = assignment, assignment.folder, assignment.keys
     device = choose_device(a.device)
     with alone(str(folder)):
-        adopt(folder, keys, lenders)
+        if not forced(folder, [folder / name for name in keys]):
+            adopt(folder, keys, lenders)
         clear_others(folder, list(keys))
         missing = [run for run in runs if not is_finished(folder / run.name, keys[run.name])]
         if missing:

@@ -21,6 +21,7 @@ def _stand_in(stage: str, argv: list[str], log: str) -> None:
     from flp.experiment.graph import graph
     from flp.experiment.keys import Keys
     from flp.params.loading import load_params
+    from flp.system.forced import forced
 
     given = dict(zip(argv[::2], argv[1::2], strict=True))
     words = [given.get(name) for name in ("--dataset", "--agent", "--figure")] if len(given) > 2 else ["report"]
@@ -59,6 +60,7 @@ def _stand_in(stage: str, argv: list[str], log: str) -> None:
         time.sleep(float(os.environ.get("FLP_STAND_IN_SECONDS", "600")))
     if os.environ.get("FLP_STAND_IN_FAIL", "nothing") in place:
         fail(f"{place}: told to fail", int(os.environ.get("FLP_STAND_IN_STATUS", "1")))
+    forced(Path(artifact.files[0]).parent, map(Path, artifact.runs))
     run_keys = {}
     for run in map(Path, artifact.runs):
         run_keys[run.name] = artifact.key
@@ -93,6 +95,20 @@ def _without_slurm(modules=pkgutil.iter_modules):
     )
 
 
+def _coarse(kept, utime=os.utime):
+    """As on a file system that keeps times only so exactly; seconds."""
+
+    def cut(path, times=None, **more):
+        import time
+
+        times = times or (time.time(),) * 2
+        utime(path, tuple(when // kept * kept for when in times), **more)
+
+    return cut
+
+
+if "FLP_STAND_IN_SECONDS_KEPT" in os.environ:
+    os.utime = _coarse(int(os.environ["FLP_STAND_IN_SECONDS_KEPT"]))
 if _LOG and "FLP_STAND_IN_SLURM" not in os.environ:
     pkgutil.iter_modules = _without_slurm()
 if _LOG and os.environ.get("FLP_STAND_IN_FAIL") == _TOOL:
