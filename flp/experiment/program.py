@@ -19,7 +19,7 @@ from flp.experiment.keys import Keys
 from flp.params.loading import Params, load_params
 from flp.params.sections import AgentName
 from flp.system.errors import FLPError, nearest
-from flp.system.interpreter import described, require_given
+from flp.system.interpreter import in_place
 from flp.system.layout import split_seeds
 from flp.system.stopping import STOP, InterruptedJobError
 
@@ -86,7 +86,7 @@ def run_tool(
     args = parser.parse_args(argv)
 
     def work() -> int:
-        require_given()
+        in_place(f"flp {tool}")
         return run(Keys(load_params(args.params, *args.preset)), args)
 
     return guarded(work)
@@ -110,10 +110,8 @@ def run_stage(
     def work() -> int:
         # Until training saves its state on a signal, SIGTERM ends a stage as Ctrl-C does: cleaning up.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        require_given()
+        in_place(f"flp {stage}")
         job = Job(args)
-        if "FLP_PARAMS" in os.environ:  # set by the workflow: a job's log begins with what made it
-            print(f"flp {stage}: {described()}", file=sys.stderr, flush=True)
         if args.profile is None:
             run(job)
         else:

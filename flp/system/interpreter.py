@@ -10,7 +10,7 @@ from pathlib import Path
 from flp.system.artifacts import versions
 from flp.system.errors import FLPError
 
-# Snakemake's jobs say here which of its conda environments they have activated (workflow/lib/experiment.py).
+# Snakemake's jobs say here which of its conda environments they have activated (workflow/lib/job_shell.py).
 GIVEN = "FLP_ENVIRONMENT"
 
 
@@ -21,12 +21,14 @@ def described() -> str:
     return f"Python {found['python']} ({sys.executable}), {torch}"
 
 
-def require_given() -> None:
-    """See to it that a job for which an environment was made runs in it.
+def in_place(program: str) -> None:
+    """Begin the log of a workflow's job with what runs it; see to it that this is what the job was given.
 
     Raises:
-        FLPError: this Python is another's.
+        FLPError: an environment was made for the job, and this Python is another's.
     """
+    if "FLP_PARAMS" in os.environ:  # set by the workflow
+        print(f"{program}: {described()}", file=sys.stderr, flush=True)
     given = os.environ.get(GIVEN)
     if given and Path(sys.prefix).resolve() != Path(given).resolve():
         raise FLPError(
