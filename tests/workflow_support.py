@@ -38,6 +38,11 @@ def jobs(**counts: int) -> Jobs:
     return Counter(counts)
 
 
+def recipes() -> list[tuple[str, str]]:
+    """Who runs what in docs/sharing.md, or in which case."""
+    return re.findall(r"^```sh (\w+)\n(.*?)^```$", (REPO / "docs" / "sharing.md").read_text(), re.MULTILINE | re.DOTALL)
+
+
 class Checkout:
     """A clone of the repository."""
 
@@ -67,6 +72,11 @@ class Checkout:
         )
         assert not check or done.returncode == 0, f"{command} failed:\n{done.stdout}\n{done.stderr}"
         return done
+
+    def follow(self, case: str) -> subprocess.CompletedProcess[str]:
+        """Do what docs/sharing.md says for a case."""
+        (text,) = (text for who, text in recipes() if who == case)
+        return self.run("bash", "-euo", "pipefail", "-c", text)
 
     def start(self, *command: str, **env: str) -> subprocess.Popen[bytes]:
         """Start a command in a process group of its own."""

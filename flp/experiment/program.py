@@ -19,6 +19,7 @@ from flp.experiment.keys import Keys
 from flp.params.loading import Params, load_params
 from flp.params.sections import AgentName
 from flp.system.errors import FLPError, nearest, user_error
+from flp.system.interpreter import in_place
 from flp.system.layout import split_seeds
 from flp.system.stopping import STOP, InterruptedJobError
 from flp.system.surroundings import settle
@@ -100,7 +101,12 @@ def _program(name: str, options: dict[str, Any], work: Callable[[argparse.Namesp
         for option, settings in options.items():
             parser.add_argument(f"--{option}", **settings)
         args = parser.parse_args(argv)
-        return guarded(lambda: work(args), f"flp {name}")
+
+        def run() -> int:
+            in_place(f"flp {name}")
+            return work(args)
+
+        return guarded(run, f"flp {name}")
 
     return main
 

@@ -19,7 +19,7 @@ from flp.report.curves import Maze, Panels
 from flp.report.tables import FLOW_METHOD, Cell, SuccessTable
 from flp.report.templating import render
 from flp.system import layout
-from flp.system.artifacts import FORMAT_VERSION, versions, write_json, write_text
+from flp.system.artifacts import FORMAT_VERSION, made_with, versions, write_json, write_text
 from flp.system.hashing import sha256_of
 
 
@@ -92,7 +92,7 @@ def build(keys: Keys) -> str:
     write_json(folder / "metrics.json", tables.metrics([view.success for view in views]))
     files = {name: sha256_of(folder / name) for name in sorted([*texts, "metrics.json"])}
     manifest = {"format_version": FORMAT_VERSION, "kind": "report", "key": keys.report}
-    write_json(folder / "manifest.json", manifest | {"files": files, "versions": versions()})
+    write_json(folder / "manifest.json", manifest | {"files": files, **made_with()})
     return table
 
 

@@ -25,8 +25,9 @@ from flp.runs.shards import Shard, Work, plan, run_shards
 from flp.runs.turns import Turns
 from flp.supervision.foresight import foresee_training
 from flp.supervision.health import Health, HopelessError
-from flp.system.artifacts import write_json
+from flp.system.artifacts import made_with, write_json
 from flp.system.errors import FLPError
+from flp.system.forced import forced
 from flp.system.locks import alone
 from flp.system.progress import Progress
 from flp.system.resume import Resume, State, join
@@ -84,14 +85,16 @@ def carry_out(
     a, folder, keys = assignment, assignment.folder, assignment.keys
     device = choose_device(a.device)
     with alone(str(folder)):
-        adopt(folder, keys, lenders)
+        if not forced(folder, [folder / name for name in keys]):
+            adopt(folder, keys, lenders)
         clear_others(folder, list(keys))
         missing = [run for run in runs if not is_finished(folder / run.name, keys[run.name])]
         if missing:
             shards = plan(a.stage, runs, missing, keys, threads, device.type)
             foresee_training(a.params, a.dataset, [shard.runs for shard in shards], capacity, device)
             run_shards(work, shards, threads, together=device.type == "cpu")
-        write_json(folder / "manifest.json", {"key": key, "dataset": a.dataset, "agent": a.agent, "runs": keys})
+        manifest = {"key": key, "dataset": a.dataset, "agent": a.agent, "runs": keys}
+        write_json(folder / "manifest.json", manifest | made_with())
 
 
 def evaluates_beside(device: torch.device) -> bool:

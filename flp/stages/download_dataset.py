@@ -18,7 +18,7 @@ from flp.experiment.program import Job, stage
 from flp.params.sections import Download
 from flp.supervision.foresight import check, generate_needs
 from flp.system import layout
-from flp.system.artifacts import FORMAT_VERSION, versions, write_json
+from flp.system.artifacts import FORMAT_VERSION, made_with, write_json
 from flp.system.hashing import sha256_of
 from flp.system.locks import once
 
@@ -52,7 +52,7 @@ def make(job: Job, key: str) -> None:
             "label": label(settings),
             "parameters": settings.keyed(),
             "files": rows,
-            "versions": versions(),
+            **made_with(),
         },
     )
 

@@ -17,7 +17,7 @@ from flp.experiment.program import Job, stage
 from flp.learner.trainer import Trainer
 from flp.paper import figure2, paper_tables, sweep_figures
 from flp.system import layout
-from flp.system.artifacts import FORMAT_VERSION, versions, write_json, write_text
+from flp.system.artifacts import FORMAT_VERSION, made_with, write_json, write_text
 from flp.system.hashing import sha256_of
 from flp.system.progress import Progress
 from flp.system.resume import Resume
@@ -39,7 +39,7 @@ def run(job: Job) -> None:
         write_text(base + suffix, text)
     manifest = {"format_version": FORMAT_VERSION, "kind": "figure", "figure": figure, "key": key}
     files = {suffix: sha256_of(base + suffix) for suffix in texts}
-    write_json(base + ".json", manifest | {"files": files, "versions": versions()})
+    write_json(base + ".json", manifest | {"files": files, **made_with()})
     shutil.rmtree(states, ignore_errors=True)
     print(texts[".md" if figure in layout.TABLES else ".csv"], end="")
 

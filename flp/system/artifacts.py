@@ -9,6 +9,7 @@ import os
 import platform
 import secrets
 import stat
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -150,11 +151,16 @@ def versions() -> dict[str, str]:
     return found
 
 
+def made_with() -> dict[str, Any]:
+    """What a manifest says of the program that wrote it: the packages' versions, and which Python."""
+    return {"versions": versions(), "interpreter": sys.executable}
+
+
 def save_tensors(path: Path | str, tensors: dict[str, Any], **manifest: Any) -> None:
     """Save `{name: torch.Tensor}` as safetensors, with its manifest as JSON beside it (`.json`).
 
-    The manifest gains the format version, the file's SHA-256, the tensors' shapes, the library versions
-    and the time. It is written last: a tensor file without a matching manifest is not an artifact.
+    The manifest gains the format version, the file's SHA-256, the tensors' shapes, the library versions,
+    the Python and the time. It is written last: a tensor file without a matching manifest is not an artifact.
     """
     from safetensors.torch import save_file
 
@@ -173,7 +179,7 @@ def save_tensors(path: Path | str, tensors: dict[str, Any], **manifest: Any) -> 
             **manifest,
             "sha256": digest,
             "tensors": {name: list(tensor.shape) for name, tensor in contiguous.items()},
-            "versions": versions(),
+            **made_with(),
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         },
     )

@@ -6,6 +6,7 @@ import sys
 
 _LOG = os.environ.get("FLP_STAND_IN")
 _STAGE = next((part.removeprefix("flp.stages.") for part in sys.orig_argv[1:3] if part.startswith("flp.stages.")), "")
+_TOOL = " ".join(sys.orig_argv[2:4]).removeprefix("flp.cli ")
 
 
 def _stand_in(stage: str, argv: list[str], log: str) -> None:
@@ -20,6 +21,7 @@ def _stand_in(stage: str, argv: list[str], log: str) -> None:
     from flp.experiment.graph import graph
     from flp.experiment.keys import Keys
     from flp.params.loading import load_params
+    from flp.system.forced import forced
 
     given = dict(zip(argv[::2], argv[1::2], strict=True))
     words = [given.get(name) for name in ("--dataset", "--agent", "--figure")] if len(given) > 2 else ["report"]
@@ -28,9 +30,9 @@ def _stand_in(stage: str, argv: list[str], log: str) -> None:
     place = "/".join([stage, *filter(None, words)])
     artifact = graph(Keys(load_params(given["--params"])))[place]
 
-    def fail(why: str) -> None:
+    def fail(why: str, status: int = 1) -> None:
         print(why, flush=True)
-        os._exit(1)
+        os._exit(status)
 
     for source in (source for sources in artifact.inputs.values() for source in sources):
         if not source.is_current():
@@ -57,7 +59,8 @@ def _stand_in(stage: str, argv: list[str], log: str) -> None:
     if os.environ.get("FLP_STAND_IN_SLOW", "nothing") in place:
         time.sleep(float(os.environ.get("FLP_STAND_IN_SECONDS", "600")))
     if os.environ.get("FLP_STAND_IN_FAIL", "nothing") in place:
-        fail(f"{place}: told to fail")
+        fail(f"{place}: told to fail", int(os.environ.get("FLP_STAND_IN_STATUS", "1")))
+    forced(Path(artifact.files[0]).parent, map(Path, artifact.runs))
     run_keys = {}
     for run in map(Path, artifact.runs):
         run_keys[run.name] = artifact.key
@@ -92,8 +95,25 @@ def _without_slurm(modules=pkgutil.iter_modules):
     )
 
 
+def _coarse(kept, utime=os.utime):
+    """As on a file system that keeps times only so exactly; seconds."""
+
+    def cut(path, times=None, **more):
+        import time
+
+        times = times or (time.time(),) * 2
+        utime(path, tuple(when // kept * kept for when in times), **more)
+
+    return cut
+
+
+if "FLP_STAND_IN_SECONDS_KEPT" in os.environ:
+    os.utime = _coarse(int(os.environ["FLP_STAND_IN_SECONDS_KEPT"]))
 if _LOG and "FLP_STAND_IN_SLURM" not in os.environ:
     pkgutil.iter_modules = _without_slurm()
+if _LOG and os.environ.get("FLP_STAND_IN_FAIL") == _TOOL:
+    print(f"{_TOOL}: told to fail", flush=True)
+    os._exit(int(os.environ.get("FLP_STAND_IN_STATUS", "1")))
 if _LOG and _STAGE:
     _stand_in(_STAGE, sys.argv[1:], _LOG)
     sys.stdout.flush()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import os
-import re
 import shutil
 import socket
 import subprocess
@@ -13,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from workflow_support import BIN, DATASETS, REPO, STAND_INS, Checkout, jobs, new_checkout, wait_until
+from workflow_clones import BELOW_OFFLINE_OF_ONE, agrees
+from workflow_support import BIN, DATASETS, REPO, STAND_INS, Checkout, jobs, new_checkout, recipes, wait_until
 
 pytestmark = pytest.mark.slow
 SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
@@ -76,11 +76,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     running.stop()
 
 
-def blocks() -> list[tuple[str, str]]:
-    """Who runs what in docs/sharing.md."""
-    return re.findall(r"^```sh (\w+)\n(.*?)^```$", (REPO / "docs" / "sharing.md").read_text(), re.MULTILINE | re.DOTALL)
-
-
 @pytest.mark.slow(70)
 def test_the_document_works_as_written(tmp_path: Path, server: Server) -> None:
     ana = new_checkout(tmp_path / "ana", datasets=DATASETS[:1])
@@ -105,8 +100,11 @@ def test_the_document_works_as_written(tmp_path: Path, server: Server) -> None:
     below = jobs(offline_train=1, online_finetune=1, report=1)
     everything = jobs(download_dataset=1, pretrain_flow=1, invert_to_latent=1) + below
     ran = []
-    for who, commands in blocks():
-        text = commands
+    cases = {"locked", "conflict"}  # below, and in test_workflow_faults.py
+    assert {who for who, _ in recipes()} == places.keys() | cases
+    for who, text in recipes():
+        if who in cases:
+            continue
         for old, new in replaced.items():
             text = text.replace(old, new)
         done = subprocess.run(
@@ -121,6 +119,70 @@ def test_the_document_works_as_written(tmp_path: Path, server: Server) -> None:
     assert sum(ran[4:], jobs()) == jobs()  # and all else is there
     got = places["elsewhere"] / "flow" / "seed0" / "flow.safetensors"
     assert got.read_text() == ana.read(f"results/{DATASETS[0]}/flow/model/seed0/flow.safetensors")
+
+
+@pytest.mark.slow(70)
+def test_two_who_have_trained_merge_and_only_what_is_new_runs(small: Checkout, tmp_path: Path) -> None:
+    """Ana changes alpha, Ben the page's title: her policies are taken as they are, and the page is made again."""
+    small.run("dvc", "remote", "add", "--default", "team", tmp_path / "remote")
+    small.commit("remote")
+    small.run("git", "checkout", "-q", "-b", "ana")
+    small.change(offline__alpha=3.0)
+    assert small.dvc("repro") == BELOW_OFFLINE_OF_ONE
+    small.commit("alpha 3")
+    small.run("dvc", "push", "-q")
+    policy = "results/cube-single-play/online/flp/seed0/task1_seed0/policy.safetensors"
+    hers = small.read(policy)
+    small.run("git", "checkout", "-q", "main")
+    small.run("dvc", "checkout", "-q")
+    small.change(report__title="Ben's")
+    assert small.dvc("repro") == jobs(report=1)
+    small.commit("title")
+    shutil.rmtree(small.root / ".dvc" / "cache")  # he has not pulled hers
+    small.run("dvc", "commit", "-q", "-f")
+    assert "CONFLICT (content): Merge conflict in dvc.lock" in small.run("git", "merge", "ana", check=False).stdout
+    assert small.run("git", "diff", "--name-only", "--diff-filter=U").stdout.split() == ["dvc.lock"]
+    small.ran()
+    small.follow("conflict")
+    assert small.ran() == jobs(report=1)
+    assert small.read(policy) == hers
+    small.run("git", "commit", "-qm", "merged")
+    assert agrees(small)
+
+
+def test_a_conflict_is_settled_stage_by_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(REPO / "tools"))
+    from merge_lock import merged
+
+    def record(text: str) -> dict[str, str]:
+        return {"md5": text}
+
+    base = {name: record("old") for name in ("same", "hers", "his", "both", "she drops", "he drops")}
+    ours = base | {"hers": record("hers"), "both": record("hers"), "she adds": record("new")}
+    theirs = base | {"his": record("his"), "both": record("his"), "he adds": record("new")}
+    del ours["she drops"], theirs["he drops"]
+    assert merged(base, ours, theirs) == {
+        "same": record("old"),
+        "hers": record("hers"),
+        "his": record("his"),
+        "both": record("hers"),
+        "she adds": record("new"),
+        "he adds": record("new"),
+    }
+
+
+@pytest.mark.slow(30)
+def test_folders_that_are_links_are_refused_by_dvc_alone_and_at_once(small: Checkout, tmp_path: Path) -> None:
+    for name in ("data", "results"):
+        shutil.move(small.root / name, tmp_path / f"scratch-{name}")
+        (small.root / name).symlink_to(tmp_path / f"scratch-{name}")
+    small.change(report__title="Another")
+    assert small.run("git", "status", "--short").stdout.split() == ["M", "params.yaml"]
+    done = small.run("dvc", "repro", "report", check=False)
+    assert done.returncode != 0 and small.ran() == jobs()
+    assert "error: data is a link, and DVC versions nothing that lies behind one" in done.stdout + done.stderr
+    assert small.snakemake() == jobs(report=1)
+    assert small.planned() == jobs()
 
 
 def test_the_stand_ins_are_in_the_way(tmp_path: Path) -> None:

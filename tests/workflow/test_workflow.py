@@ -184,7 +184,7 @@ def test_missing_records_and_lying_clocks_hide_no_change(work: Checkout) -> None
     for path in [*work.root.glob("data/*"), *work.root.glob("results/*/flow/**/*")]:
         os.utime(path, (future, future))
     assert work.snakemake() == BELOW_OFFLINE
-    shutil.rmtree(work.root / ".flp" / "keys")
+    shutil.rmtree(work.root / ".flp")
     assert work.planned() == NOTHING
 
 

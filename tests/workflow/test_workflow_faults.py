@@ -66,7 +66,7 @@ def test_after_kill_9_one_command_unlocks_and_the_next_goes_on(work: Checkout, f
     refused = work.run(*command, check=False)
     assert refused.returncode != 0
     assert "--unlock" in refused.stdout + refused.stderr
-    work.run("snakemake", "--unlock")
+    work.follow("locked")
     work.ran()
     work.run(*command)
     assert work.ran() + finished == BELOW_OFFLINE

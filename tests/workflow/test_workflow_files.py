@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from flp.experiment.graph import Artifact, graph
+from flp.experiment.graph import graph
 from flp.experiment.keys import Keys
 from flp.params.loading import load_params
 from flp.system.artifacts import write_json
@@ -41,7 +40,7 @@ def test_condas_environment_has_pips_pins(lib: None) -> None:
     from write_env import CONDA, normal, pins
 
     wanted, values = pins(), environment()
-    assert values["channels"] == ["conda-forge", "nodefaults"]
+    assert values["channels"] == ["conda-forge"]  # nodefaults is a channel like any other to conda 26.7
     *plain, pip = values["dependencies"]
     assert plain[:2] == ["python=3.11", "pip"]
     assert plain[2:] == [f"{conda}={wanted[name]}" for name, conda in CONDA.items()]
@@ -78,65 +77,40 @@ def test_both_profiles_let_keys_decide() -> None:
         assert profile["rerun-incomplete"] is True
 
 
-# --- key files ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Artifact:
-    monkeypatch.chdir(tmp_path)
-    return Artifact("report", "report", "new", ("out/page", "out/manifest.json"), ("out/manifest.json",))
-
-
-def marked(artifact: Artifact, judge: bool = True) -> tuple[bool, float]:
-    from bookkeeping import key_file, mark
-
-    current = mark([artifact], judge)[artifact]
-    return current, Path(key_file(artifact)).stat().st_mtime
-
-
-def make(key: str, when: float) -> None:
-    write_json("out/manifest.json", {"key": key})
-    Path("out/page").write_text("page")
-    for name in ("page", "manifest.json"):
-        os.utime(f"out/{name}", (when, when))
-
-
-@pytest.mark.parametrize("when", [0.0, 1e6, 1.7e9])
-def test_current_outputs_are_never_older_than_their_key(lib: None, artifact: Artifact, when: float) -> None:
-    make("new", when)
-    current, time_of_key = marked(artifact)
-    assert current and time_of_key <= when
-
-
-@pytest.mark.parametrize("ahead", [-1e6, 0.0, 1e6])
-def test_stale_outputs_are_older_than_their_key_and_new_ones_will_not_be(
-    lib: None, artifact: Artifact, ahead: float
-) -> None:
-    make("old", time.time() + ahead)
-    current, time_of_key = marked(artifact)
-    assert not current
-    assert Path("out/page").stat().st_mtime < time_of_key < time.time() + 0.1
-    assert marked(artifact) == (False, time_of_key)
-
-
-def test_outputs_that_are_not_there_are_made_when_needed(lib: None, artifact: Artifact) -> None:
-    assert marked(artifact) == (False, 86_400.0)
-
-
-def test_a_job_that_parses_again_moves_nothing(lib: None, artifact: Artifact) -> None:
-    make("old", 1.7e9)
-    before = marked(artifact)[1]
-    make("new", 1.8e9)
-    assert marked(artifact, judge=False)[1] == before
+# --- the machine ----------------------------------------------------------------------------------------------------
 
 
 def test_cores_and_gpus_are_those_one_may_use(lib: None, monkeypatch: pytest.MonkeyPatch) -> None:
     from bookkeeping import machine_cores, machine_gpus
 
     assert 1 <= machine_cores() <= len(os.sched_getaffinity(0))
-    for text, count in (("", 0), ("-1", 0), ("0", 1), ("0,1, 3", 3)):
+    here = len(list(Path("/dev").glob("nvidia[0-9]*")))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert machine_gpus() == here
+    for text, count in (("", 0), ("-1", 0), ("NoDevFiles", 0), ("none", 0), ("GPU-", 0), ("0,0", 0)):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", text)
         assert machine_gpus() == count
+
+
+@pytest.mark.parametrize(
+    ("text", "here", "count"),
+    [
+        ("0", 0, 1),  # devices that are not seen under /dev
+        ("0,1, 3", 0, 3),
+        ("0,1, 3", 2, 2),
+        ("0,-1,1", 2, 1),  # what comes after one that is none does not count
+        ("7", 2, 0),
+        ("1,x,0", 2, 1),
+        ("GPU-8932f937,GPU-a1b2", 2, 2),
+        ("GPU-8932f937,0", 2, 1),
+        ("MIG-GPU-8932f937/1/0,MIG-GPU-8932f937/2/0", 1, 1),  # of these CUDA shows a process one
+        ("no_gpu,GPU-8932f937", 2, 0),
+    ],
+)
+def test_visible_gpus_are_counted_as_cuda_counts_them(lib: None, text: str, here: int, count: int) -> None:
+    from bookkeeping import visible_gpus
+
+    assert visible_gpus(text, here) == count
 
 
 # --- flp flows ---------------------------------------------------------------------------------------------------

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
-from bookkeeping import key_file, machine_cores, machine_gpus, mark, write_params
+from bookkeeping import machine_cores, machine_gpus, require_no_links, write_params
+from forcing import PLACE, Forced, tell
 from snakemake.exceptions import WorkflowError
 from snakemake.io import ancient
+from snakemake.logging import logger
 from snakemake.settings.enums import RerunTrigger
 
 from flp.experiment.graph import ON_REQUEST, Artifact, graph
 from flp.experiment.keys import Keys
 from flp.params import loading as parameters
 from flp.params.loading import Params
+from flp.system import layout
 from flp.system.errors import FLPError, user_error
+from flp.system.locks import remove
 from flp.system.surroundings import name_user
 
 _NAMES = {
@@ -48,6 +54,15 @@ def log_file(stage: str, name: str) -> str:
     return f".flp/logs/{stage}/{name}.log"
 
 
+def _folder(artifact: Artifact) -> str:
+    """Where an artifact with runs, or the report, has all that it consists of."""
+    return str(Path(artifact.files[0]).parent)
+
+
+async def _at_any_time(job: Any, outputs: Any) -> None:
+    """In place of a check that would fail jobs whose inputs seem to be from the future: clocks differ."""
+
+
 class Experiment:
     """The parameters, checked; the artifacts, judged.
 
@@ -60,8 +75,10 @@ class Experiment:
 
     def __init__(self, workflow: Any, config: dict[str, Any]) -> None:
         self.workflow = workflow
+        self.root = str(Path(workflow.basedir).parent)
         self.gpus = machine_gpus()
-        self._forced: set[Artifact] | None = None
+        self.forced: set[Artifact] = set()
+        self._decided = False
         try:
             files = [os.path.relpath(file) for file in workflow.configfiles]
             files = files[-1:] + files[:-1]  # params.yaml, then what is laid over it
@@ -72,8 +89,10 @@ class Experiment:
             self.params = parameters.parse(parameters.merge(config, given), " + ".join(files))
             self.keys = Keys(self.params)
             self.artifacts = graph(self.keys)
-            # Jobs parse the workflow again (on a cluster, in a subprocess): only the main process judges and marks.
-            self.current = mark(self.artifacts.values(), judge=workflow.is_main_process)
+            if "DVC_STAGE" in os.environ:
+                require_no_links(file for artifact in self.artifacts.values() for file in artifact.files)
+            # Jobs parse the workflow again (on a cluster, in a subprocess): only the main process judges.
+            self.current = {a: workflow.is_main_process and a.is_current() for a in self.artifacts.values()}
             self._set_environment(write_params(self.params))
         except FLPError as error:
             sys.exit(f"error: {error}")
@@ -83,13 +102,12 @@ class Experiment:
             self._bound_cores()
 
     def _set_environment(self, params_file: str) -> None:
-        """Give the jobs this checkout's flp, this Python and the parameters.
+        """Give the jobs this checkout's flp, this Python (but where conda has one for them) and the parameters.
 
         The parameters' path is no `params:` of a rule: --cache would hash it, and the whole experiment with it.
         """
-        root = str(Path(self.workflow.basedir).parent)
         programs = str(Path(sys.executable).parent)
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [self.root, os.environ.get("PYTHONPATH")]))
         os.environ["PATH"] = os.pathsep.join([programs, os.environ.get("PATH", os.defpath)])
         os.environ["FLP_PARAMS"] = params_file
         name_user()  # Snakemake asks for it
@@ -128,38 +146,69 @@ class Experiment:
         return lambda wildcards: len(self.artifact(stage, wildcards).runs)
 
     def inputs(self, stage: str, name: str | None = None) -> Callable[[Any], dict[str, Any]]:
-        """A job's inputs: its key file, which alone decides whether it must run, and the files it reads.
+        """The files a job reads, by role.
 
-        A job that must run gets the files as they are. One that need not names only those at hand, and as
-        `ancient`: nothing that happens above it (data made anew beside pulled flows) can make it run.
+        A job that need not run names only those at hand. Files are `ancient` where their times could move Snakemake:
+        whether a job must run, its key has said before. Those that are made again first pass on that they are.
         """
 
         def inputs(wildcards: Any) -> dict[str, Any]:
             self._let_keys_decide()
             artifact = self.artifact(stage, wildcards, name)
-            settled = self.current[artifact] and artifact not in self._asked_for()
-            found: dict[str, Any] = {"key": key_file(artifact)}
-            for role, sources in artifact.inputs.items():
-                files = [source.files[0] for source in sources if not settled or source.exists()]
-                found[role] = [ancient(file) for file in files] if settled else files
-            return found
+            settled = self._settled(artifact)
+            return {
+                role: [
+                    ancient(source.files[0]) if settled or self._settled(source) else source.files[0]
+                    for source in sources
+                    if not settled or source.exists()
+                ]
+                for role, sources in artifact.inputs.items()
+            }
 
         return inputs
 
-    def _let_keys_decide(self) -> None:
-        """Also without our profile: records of earlier runs know nothing of files that DVC or git has swapped."""
-        self.workflow.dag_settings.rerun_triggers = frozenset({RerunTrigger.MTIME})
-        self.workflow.dag.max_checksum_file_size = 0
+    def _settled(self, artifact: Artifact) -> bool:
+        return self.current[artifact] and artifact not in self.forced
 
-    def _asked_for(self) -> set[Artifact]:
-        """The artifacts that -f, -F or -R asks for, and those below them."""
-        if self._forced is None:
-            settings = self.workflow.dag_settings
-            names = set(settings.forcerun) | (set(settings.targets) if settings.forcetargets else set())
-            self._forced = set()
-            for artifact in self.artifacts.values():
-                above = {source for sources in artifact.inputs.values() for source in sources}
-                named = artifact.stage in names or not names.isdisjoint(artifact.files)
-                if settings.forceall or named or self._forced & above:
-                    self._forced.add(artifact)
-        return self._forced
+    def _let_keys_decide(self) -> None:
+        """Once, when Snakemake builds its graph: force what is there and stale, or was asked for, and nothing else.
+
+        Also without our profile: records of earlier runs know nothing of files that DVC or git has swapped.
+        """
+        if self._decided:
+            return
+        self._decided = True
+        dag, settings = self.workflow.dag, self.workflow.dag_settings
+        dag.check_output_mtime = _at_any_time
+        if not self.workflow.is_main_process:  # a job of a cluster: it is told what to make
+            return
+        settings.rerun_triggers = frozenset({RerunTrigger.MTIME})
+        dag.max_checksum_file_size = 0
+        dag.clean = partial(self._delete, dag.clean)
+        asked = Forced(settings)
+        self.forced = asked.artifacts(self.artifacts.values())
+        stale = [a for a in self.artifacts.values() if not self.current[a] and any(map(os.path.lexists, a.files))]
+        dag.forcefiles.update(file for artifact in {*stale, *self.forced} for file in artifact.files)
+        if stale:
+            counts = Counter(artifact.stage for artifact in stale)
+            said = ", ".join(f"{stage} {count}" for stage, count in counts.items())
+            logger.info(f"Stale, by their keys: {said}. Where a target needs them, they are made again (forced).")
+        kept = [layout.VIDEOS.format(dataset=d, agent=a) for d, a, _ in self.keys.jobs() if asked.rule("videos")]
+        kept += [_folder(artifact) for artifact in self.forced if artifact.runs]
+        os.environ.pop(PLACE, None)
+        if kept:
+            tell(kept)
+            self.workflow.register_envvars(PLACE)  # for jobs that inherit no environment
+
+    async def _delete(self, declared: Any, only_temp: bool = False, dryrun: bool = False) -> None:
+        """`--delete-all-output`: also what no rule declares (policies, tables, videos), and the next run would keep."""
+        await declared(only_temp, dryrun)
+        jobs = [] if only_temp else list(self.workflow.dag.jobs)
+        files = {file for job in jobs for file in job.output}
+        whole = [a for a in self.artifacts.values() if (a.runs or a.stage == "report") and a.files[0] in files]
+        folders = [_folder(artifact) for artifact in whole]
+        folders += [str(Path(layout.VIDEOS).parents[1]) for job in jobs if job.rule.name == "videos"]
+        for folder in filter(os.path.lexists, folders):
+            logger.info(f"{'Would delete' if dryrun else 'Deleting'} {folder}")
+            if not dryrun:
+                remove(Path(folder))

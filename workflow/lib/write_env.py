@@ -20,7 +20,6 @@ HEADER = """# The stages' environment under --use-conda, written by workflow/lib
 # the CPU build elsewhere.
 channels:
   - conda-forge
-  - nodefaults
 dependencies:
 """
 

@@ -8,6 +8,7 @@ sys.path[:0] = [str(Path(workflow.basedir).parent), str(Path(workflow.basedir, "
 
 from flp.system import layout
 from experiment import Experiment, log_file
+from job_shell import prefix
 
 EXPERIMENT = Experiment(workflow, config)
 # Where there is no GPU, training jobs need not queue for one. On a cluster, its profile says what a job gets.
@@ -22,6 +23,9 @@ wildcard_constraints:
     figure=r"figure\d",
 
 
-# A stage that is asked to stop saves its state first. When a whole process group is asked, the shell waits for the
-# stage (`trap :`, which children do not inherit), and what keeps its log stays until it has spoken (`trap ''`).
-shell.prefix("""trap : INT TERM; keep() {{ trap '' INT TERM; exec tee "$1"; }}; """)
+# Snakemake formats it.
+shell.prefix(
+    prefix(EXPERIMENT.root, workflow.deployment_settings)
+    .replace("{", "{{")
+    .replace("}", "}}")
+)
