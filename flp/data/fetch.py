@@ -82,7 +82,7 @@ def fetch(
     for suffix, target in (("", Path(train_path)), ("-val", Path(val_path))):
         name = f"{spec.dataset}-v0{suffix}.npz"
         # Where no home is known, its `~` stays, and nothing is there.
-        cached = Path(os.path.expanduser(ogbench.utils.DEFAULT_DATASET_DIR)) / name
+        cached = Path(os.path.expanduser(ogbench.utils.DEFAULT_DATASET_DIR)) / name  # noqa: PTH111
         sources = [str(cached)] if cached.exists() else []
         sources += [f"{folder.rstrip('/')}/{name}" for folder in folders]
         getter = _Getter(name, dataset, known.get(name), timeout, retries, progress)
