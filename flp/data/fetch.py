@@ -168,7 +168,7 @@ class _Getter:
         if self.expected is not None and sha256_of(temporary) != self.expected:
             raise _SourceFailedError(f"has another SHA-256 than {self.expected[:12]}... (altered or replaced)")
         try:
-            validate(temporary, self.dataset)
+            validate(temporary, self.dataset, "another copy may be whole")
         except FLPError as error:
             raise _SourceFailedError(f"is bad: {error}".replace(str(temporary), self.name)) from error
 

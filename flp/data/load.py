@@ -74,34 +74,36 @@ class Dataset:
         return int(self.actions.shape[1])
 
 
-def validate(path: Path | str, dataset: str | None = None) -> None:
+def validate(path: Path | str, dataset: str | None = None, remedy: str = _REMEDY) -> None:
     """Check a dataset file from end to end, one array at a time.
 
     Args:
         path: an `.npz` file.
         dataset: name of the dataset that it must fit, if known.
+        remedy: what its owner can do about a bad one.
 
     Raises:
         FLPError: missing, truncated or altered; not an `.npz`; a key that is missing or has the wrong type
             or shape, or NaN, or actions outside [-1, 1]; an unfinished last episode; sizes that are absurd or
             not the dataset's. One line that names the file, the key and the remedy.
     """
-    for _ in checked_arrays(Path(path), dataset):
+    for _ in checked_arrays(Path(path), dataset, remedy):
         pass
 
 
-def load_dataset(path: Path | str, dataset: str | None = None) -> Dataset:
+def load_dataset(path: Path | str, dataset: str | None = None, remedy: str = _REMEDY) -> Dataset:
     """Load and check a dataset file; takes little more memory than its arrays.
 
     Args:
         path: an `.npz` file.
         dataset: name of the dataset that it must fit, if known.
+        remedy: what its owner can do about a bad one.
 
     Raises:
         FLPError: as `validate`.
     """
     path = Path(path)
-    arrays = dict(checked_arrays(path, dataset))
+    arrays = dict(checked_arrays(path, dataset, remedy))
     clipped = _clip(arrays["actions"])
     for array in arrays.values():
         array.flags.writeable = False
@@ -127,13 +129,13 @@ def _clip(actions: NDArray[np.float32]) -> int:
     return outside
 
 
-def checked_arrays(path: Path, dataset: str | None = None) -> Iterator[tuple[str, NDArray[Any]]]:
+def checked_arrays(path: Path, dataset: str | None = None, remedy: str = _REMEDY) -> Iterator[tuple[str, NDArray[Any]]]:
     """Yield `(key, array)` for each array of the format in a file, checked, as it is in the file.
 
     Raises:
         FLPError: as `validate`.
     """
-    with opened(path, _REMEDY, _ABSENT) as archive:
+    with opened(path, remedy, _ABSENT) as archive:
         shapes = _shapes(archive)
         check_shapes(archive, shapes, dataset)
         for key in shapes:

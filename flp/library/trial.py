@@ -50,7 +50,7 @@ def load_dataset(name: str | Path, *, validation: bool = False) -> load.Dataset:
         FLPError: unknown, missing or damaged.
     """
     if Path(name).suffix == ".npz":
-        return load.load_dataset(name)
+        return load.load_dataset(name, remedy="correct it, or let `download.path` convert it (it is left as it is)")
     specification(str(name))
     return load.load_dataset(layout.DATA.format(dataset=name) + ("-val.npz" if validation else ".npz"), str(name))
 

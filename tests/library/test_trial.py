@@ -25,6 +25,13 @@ def test_a_dataset_by_its_name_or_path(experiment, monkeypatch):
         flp.load_dataset("cube-single-play")
 
 
+def test_ones_own_file_is_left_alone(tmp_path):
+    np.savez(tmp_path / "mine.npz", observations=np.zeros((3, 2)))
+    with pytest.raises(flp.FLPError, match="it is left as it is") as caught:
+        flp.load_dataset(tmp_path / "mine.npz")
+    assert "delete" not in str(caught.value)
+
+
 def test_any_function_can_be_tried():
     seen = []
 
