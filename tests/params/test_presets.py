@@ -1,0 +1,59 @@
+"""The presets of the paper's protocol hold what FQL's authors tuned, environment by environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flp.params.loading import load_params
+
+ROOT = Path(__file__).resolve().parents[2]
+PAPER = ROOT / "presets" / "paper.yaml"
+# From FQL's paper, Tables 5 and 6: discount, aggregation, IQL's α, ReBRAC's α₁ and α₂, IFQL's N, FQL's α.
+TUNED = {
+    "antmaze-large-navigate": (0.99, "min", 10, 0.003, 0.01, 32, 10),
+    "antmaze-giant-navigate": (0.995, "min", 10, 0.003, 0.01, 32, 10),
+    "humanoidmaze-medium-navigate": (0.995, "mean", 10, 0.01, 0.01, 32, 30),
+    "humanoidmaze-large-navigate": (0.995, "mean", 10, 0.01, 0.01, 32, 30),
+    "antsoccer-arena-navigate": (0.995, "mean", 1, 0.01, 0.01, 64, 10),
+    "cube-single-play": (0.99, "mean", 1, 1, 0, 32, 300),
+    "cube-double-play": (0.99, "mean", 0.3, 0.1, 0, 32, 300),
+    "scene-play": (0.99, "mean", 10, 0.1, 0.01, 32, 300),
+    "puzzle-3x3-play": (0.99, "mean", 10, 0.3, 0.01, 32, 1000),
+    "puzzle-4x4-play": (0.99, "mean", 3, 0.3, 0.01, 32, 1000),
+}
+
+
+@pytest.fixture(scope="module")
+def paper():
+    return load_params(ROOT / "params.yaml", PAPER)
+
+
+def test_every_environment_has_its_tuned_values(paper):
+    assert set(paper.datasets) == set(TUNED)
+    for dataset, expected in TUNED.items():
+        o = paper.for_dataset(dataset).offline
+        b = o.baselines
+        found = (
+            o.discount,
+            o.aggregation,
+            b.iql.alpha,
+            b.rebrac.alpha_actor,
+            b.rebrac.alpha_critic,
+            b.ifql.candidates,
+            b.fql.alpha,
+        )
+        assert found == expected, dataset
+
+
+def test_fine_tuning_has_fql_s_other_values():
+    params = load_params(ROOT / "params.yaml", PAPER, ROOT / "presets" / "table2.yaml")
+    alphas = {name: params.for_dataset(name).offline.baselines.fql.alpha for name in params.datasets}
+    assert alphas == {
+        "humanoidmaze-medium-navigate": 100,
+        "antsoccer-arena-navigate": 30,
+        "cube-double-play": 300,
+        "scene-play": 300,
+        "puzzle-4x4-play": 1000,
+    }
