@@ -7,6 +7,15 @@ from typing import Literal
 from flp.params.fields import Count, Expectile, NonNegative, Positive, Section
 
 
+class FBRAC(Section):
+    """Flow behaviour-regularised actor-critic (FQL's paper, Eq. 6)."""
+
+    alpha: NonNegative = 100.0
+    """Weight of flow matching beside Q; see presets/ for FQL's value per environment (antsoccer's is open)."""
+    flow_steps: Count = 10
+    """Euler steps of its flow, all of which Q's gradient passes through."""
+
+
 class FQL(Section):
     """Flow Q-learning (FQL, agents/fql.py)."""
 
@@ -62,6 +71,7 @@ class ReBRAC(Section):
 class Baselines(Section):
     """What each baseline has for itself; networks, discount, batch and rates are shared."""
 
+    fbrac: FBRAC = FBRAC()
     fql: FQL = FQL()
     ifql: IFQL = IFQL()
     iql: IQL = IQL()

@@ -14,6 +14,7 @@ OWN = {
     "rebrac": {"alpha_actor": 0.01, "alpha_critic": 0.01},
     "ifql": {"candidates": 16},
     "fql": {"alpha": 0.1},
+    "fbrac": {"alpha": 0.1},
 }
 
 
@@ -95,7 +96,7 @@ def chain(size=4000):
 
 # The best action's value is 1, less under ReBRAC's noise; the 0.9-expectile m of uniform rewards solves
 # 0.9 (1 - m)² = 0.1 m².
-RIGHT = {"fql": 1.0, "rebrac": 0.93, "iql": 0.75, "ifql": 0.75}
+RIGHT = {"fql": 1.0, "fbrac": 1.0, "rebrac": 0.93, "iql": 0.75, "ifql": 0.75}
 
 
 @pytest.mark.parametrize("name", OWN)
