@@ -7,6 +7,17 @@ from typing import Literal
 from flp.params.fields import Count, Expectile, NonNegative, Positive, Section
 
 
+class FAWAC(Section):
+    """Flow advantage-weighted actor-critic (FQL's paper, Eq. 10)."""
+
+    alpha: NonNegative = 3.0
+    """Inverse temperature of the weights; see presets/ for FQL's value per environment (antsoccer's is open)."""
+    max_weight: Positive = 100.0
+    """Largest weight, as IQL's."""
+    flow_steps: Count = 10
+    """Euler steps of its flow."""
+
+
 class FBRAC(Section):
     """Flow behaviour-regularised actor-critic (FQL's paper, Eq. 6)."""
 
@@ -71,6 +82,7 @@ class ReBRAC(Section):
 class Baselines(Section):
     """What each baseline has for itself; networks, discount, batch and rates are shared."""
 
+    fawac: FAWAC = FAWAC()
     fbrac: FBRAC = FBRAC()
     fql: FQL = FQL()
     ifql: IFQL = IFQL()

@@ -22,6 +22,7 @@ NAMES = {
     "fbc": "flow BC",
     "iql": "IQL",
     "rebrac": "ReBRAC",
+    "fawac": "FAWAC",
     "fbrac": "FBRAC",
     "ifql": "IFQL",
     "fql": "FQL",

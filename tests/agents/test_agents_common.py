@@ -23,6 +23,7 @@ CASES = [
     ("ifql", {"flow": "pretrained", "candidates": 5}),
     ("fql", {"flow": "joint", "flow_steps": 3}),
     ("fql", {"flow": "pretrained", "normalize_q": True}),
+    ("fawac", {"flow_steps": 3}),
     ("fbrac", {"flow_steps": 3}),
 ]
 every_case = pytest.mark.parametrize(("name", "own"), CASES, ids=[f"{n}-{o.get('flow', '')}" for n, o in CASES])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from test_agents_common import make
@@ -15,13 +17,14 @@ OWN = {
     "ifql": {"candidates": 16},
     "fql": {"alpha": 0.1},
     "fbrac": {"alpha": 0.1},
+    "fawac": {"alpha": 12.0, "max_weight": 1000.0},
 }
 
 
-def learn(name, data, *, steps, batch=64):
+def learn(name, data, *, steps, batch=64, **own):
     """Train one run on a dataset of a few thousand transitions."""
     observations, actions = data["observations"].shape[-1], data["actions"].shape[-1]
-    agent = make(name, [0], OWN.get(name), observations=observations, actions=actions, **SMALL)
+    agent = make(name, [0], own or OWN.get(name), observations=observations, actions=actions, **SMALL)
     streams = RunStreams([1])
     indices = streams.integers(len(data["rewards"]), steps, batch)[0]
     noise = agent.draw(streams, steps, batch)
@@ -72,6 +75,14 @@ def test_the_rewarded_mode_is_taken(name):
     assert (actions > 0).float().mean() > 0.9
 
 
+@pytest.mark.parametrize("alpha", [0.3, 1.0, 3.0])
+def test_fawac_tilts_the_data_by_its_weights(alpha):
+    # A third of the data is right and worth 1, the rest 0: P(right) = e^α / (e^α + 2), whatever V is.
+    actions = actions_at(learn("fawac", bandit(), steps=800, alpha=alpha), [1.0], draws=4000)
+    weight = math.exp(alpha)
+    assert (actions > 0).float().mean().item() == pytest.approx(weight / (weight + 2), abs=0.08)
+
+
 def chain(size=4000):
     """From the start one goes right (a > 0) or left; at the right a gives (1 + a) / 2, at the left anything gives 0.3.
 
@@ -95,8 +106,8 @@ def chain(size=4000):
 
 
 # The best action's value is 1, less under ReBRAC's noise; the 0.9-expectile m of uniform rewards solves
-# 0.9 (1 - m)² = 0.1 m².
-RIGHT = {"fql": 1.0, "fbrac": 1.0, "rebrac": 0.93, "iql": 0.75, "ifql": 0.75}
+# 0.9 (1 - m)² = 0.1 m². Where a has density e^(12 r), r is 1 - 1/12 on average.
+RIGHT = {"fql": 1.0, "fbrac": 1.0, "fawac": 0.92, "rebrac": 0.93, "iql": 0.75, "ifql": 0.75}
 
 
 @pytest.mark.parametrize("name", OWN)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from copy import deepcopy
 
 import pytest
@@ -49,15 +50,46 @@ class ReferenceFBRAC(ReferenceFlowPolicy):
         return {"flow_loss": flow_loss, "actor_q": q, "critic_loss": critic_loss}
 
 
+class ReferenceFAWAC(ReferenceFlowPolicy):
+    def update(self, batch, noise):
+        flow_losses, value_losses, advantages = [], [], []
+        for i, row in enumerate(samples(batch)):
+            s, a = row["observations"], row["actions"]
+            (v,) = call(self.nets["baseline"], s)
+            value_losses.append(mean((v - q.item()) ** 2 for q in call(self.nets["target_critic"], s, a)))
+            advantages.append(mean(call(self.nets["critic"], s, a)).item() - v.item())
+            weight = min(math.exp(min(self.own["alpha"] * advantages[-1], 700)), self.own.get("max_weight", 100))
+            one = {name: value[i : i + 1] for name, value in batch.items()}
+            flow_losses.append(weight * self.flow_loss(one, {name: value[i : i + 1] for name, value in noise.items()}))
+        flow_loss, value_loss, critic_loss = mean(flow_losses), mean(value_losses), self.critic_loss(batch, noise)
+        self.finish({"own_flow.field": flow_loss, "baseline": value_loss, "critic": critic_loss})
+        advantage = torch.tensor(mean(advantages), dtype=torch.float64)
+        return {"flow_loss": flow_loss, "value_loss": value_loss, "critic_loss": critic_loss, "advantage": advantage}
+
+
 @pytest.mark.parametrize(
     ("reference", "name", "own", "changes"),
     [
+        (ReferenceFAWAC, "fawac", {"alpha": 2.0, "flow_steps": 3}, {}),
+        (ReferenceFAWAC, "fawac", {"alpha": 50.0, "flow_steps": 3}, {}),  # the largest weight is met
+        (ReferenceFAWAC, "fawac", {"alpha": 0.5, "flow_steps": 2}, {"aggregation": "min", "critics": 3}),
         (ReferenceFBRAC, "fbrac", {"alpha": 2.0, "flow_steps": 3}, {}),
         (ReferenceFBRAC, "fbrac", {"alpha": 0.5, "flow_steps": 2}, {"aggregation": "min", "critics": 3}),
     ],
 )
 def test_updates_are_the_reference_s(reference, name, own, changes):
     check_updates(reference, name, own, changes)
+
+
+def test_without_weights_fawac_clones_update_for_update():
+    weighted, cloned = make("fawac", [4, 5], {"alpha": 0.0}), make("fbc", [4, 5])
+    cloned.own_flow.load_state_dict(weighted.own_flow.state_dict())
+    noise = {name: value[0] for name, value in weighted.draw(RunStreams([1, 2]), 1, 7).items()}
+    for i in range(3):
+        batch = make_batch([10 + i, 20 + i])
+        torch.testing.assert_close(weighted.update(batch, noise)["flow_loss"], cloned.update(batch, noise)["flow_loss"])
+    for key, value in cloned.own_flow.state_dict().items():
+        torch.testing.assert_close(weighted.own_flow.state_dict()[key], value)
 
 
 def still_flow(own=None):

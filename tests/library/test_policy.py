@@ -119,7 +119,7 @@ def _by_hand(folder, agent, batch, actions):
                 x = x * tensors[f"{prefix}.scales.{layer}"][member] + tensors[f"{prefix}.shifts.{layer}"][member]
         members.append(x[:, 0])
     both = torch.stack(members)
-    return (both.mean(0) if agent in ("flp", "fql", "fbrac") else both.amin(0)).numpy()
+    return (both.mean(0) if agent in ("flp", "fql", "fawac", "fbrac") else both.amin(0)).numpy()
 
 
 def test_what_it_has_learnt_cannot_be_trained_on(run_of):
