@@ -2,9 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from flp.params.fields import Count, Expectile, NonNegative, Positive, Section
+from pydantic import BeforeValidator, Field
+
+from flp.params.fields import Count, Expectile, Hidden, NonNegative, Positive, Section, number
+
+
+class Diffusion(Section):
+    """What algorithms with a diffusion model of the behaviour and IDQL's values share."""
+
+    expectile: Expectile = 0.9
+    """Expectile of the value loss: 0.9 on the robot arm, 0.7 in mazes (FQL)."""
+    value_hidden: Hidden | None = None
+    """Widths of V's and Q's hidden layers, ReLU: 256×2 on the robot arm, 512×2 in mazes; empty: offline.hidden."""
+    value_layer_norm: bool = False
+    """Normalise what V sees over its dimensions, as IDQL's last code does, its first not (open); no use in two."""
+    diffusion_steps: Annotated[int, Field(gt=0, le=1000)] = 5
+    """T, the levels of noise."""
+    width: Annotated[int, Field(ge=4, le=2**12)] = 256
+    """Width of the noise network's residual stream; its blocks are four times as wide inside."""
+    blocks: Annotated[int, Field(gt=0, le=32)] = 3
+    """Residual blocks of the noise network."""
+    dropout: Annotated[float, Field(ge=0, lt=1), BeforeValidator(number)] = 0.0
+    """Share of every block's inputs that is dropped in training; IDQL's code has 0.1, at much memory (open)."""
+    weight_decay: NonNegative = 1e-4
+    """Decoupled weight decay of the noise network: 1e-4 in IDQL's last code, 0 in its first (open)."""
+    cosine_steps: Count | None = None
+    """Steps over which rates with a cosine fall to zero; empty: offline.steps."""
 
 
 class FAWAC(Section):
@@ -38,6 +63,15 @@ class FQL(Section):
     """Train the behaviour flow jointly, as the authors do, or start from the shared one."""
     flow_steps: Count = 10
     """Euler steps of its behaviour flow."""
+
+
+class IDQL(Diffusion):
+    """Implicit diffusion Q-learning (IDQL, jaxrl5), with batch and steps shared (open: 512, and 3M in FQL's runs)."""
+
+    candidates: Count = 32
+    """Actions drawn from the diffusion model, the best by Q taken."""
+    ema_rate: Annotated[float, Field(gt=0, le=1), BeforeValidator(number)] = 0.001
+    """Rate at which the model that acts follows the one that is trained."""
 
 
 class IFQL(Section):
@@ -85,6 +119,7 @@ class Baselines(Section):
     fawac: FAWAC = FAWAC()
     fbrac: FBRAC = FBRAC()
     fql: FQL = FQL()
+    idql: IDQL = IDQL()
     ifql: IFQL = IFQL()
     iql: IQL = IQL()
     rebrac: ReBRAC = ReBRAC()

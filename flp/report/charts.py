@@ -31,6 +31,7 @@ AGENT_COLORS = {
     "ifql": "#8e6bc4",
     "iql": "#2e9e6b",
     "rebrac": "#c08a12",
+    "idql": "#12a5a8",
     "fawac": "#7f9a1f",
     "fbrac": "#d0489a",
     "bc": "#a1745b",

@@ -22,6 +22,7 @@ NAMES = {
     "fbc": "flow BC",
     "iql": "IQL",
     "rebrac": "ReBRAC",
+    "idql": "IDQL",
     "fawac": "FAWAC",
     "fbrac": "FBRAC",
     "ifql": "IFQL",

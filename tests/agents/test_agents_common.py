@@ -23,6 +23,7 @@ CASES = [
     ("ifql", {"flow": "pretrained", "candidates": 5}),
     ("fql", {"flow": "joint", "flow_steps": 3}),
     ("fql", {"flow": "pretrained", "normalize_q": True}),
+    ("idql", {"candidates": 5, "width": 8, "blocks": 2, "dropout": 0.1}),
     ("fawac", {"flow_steps": 3}),
     ("fbrac", {"flow_steps": 3}),
 ]

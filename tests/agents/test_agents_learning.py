@@ -16,6 +16,7 @@ OWN = {
     "rebrac": {"alpha_actor": 0.01, "alpha_critic": 0.01},
     "ifql": {"candidates": 16},
     "fql": {"alpha": 0.1},
+    "idql": {"candidates": 16, "width": 32, "blocks": 2, "ema_rate": 0.02},
     "fbrac": {"alpha": 0.1},
     "fawac": {"alpha": 12.0, "max_weight": 1000.0},
 }
@@ -24,7 +25,7 @@ OWN = {
 def learn(name, data, *, steps, batch=64, **own):
     """Train one run on a dataset of a few thousand transitions."""
     observations, actions = data["observations"].shape[-1], data["actions"].shape[-1]
-    agent = make(name, [0], own or OWN.get(name), observations=observations, actions=actions, **SMALL)
+    agent = make(name, [0], own or OWN.get(name), observations=observations, actions=actions, steps=steps, **SMALL)
     streams = RunStreams([1])
     indices = streams.integers(len(data["rewards"]), steps, batch)[0]
     noise = agent.draw(streams, steps, batch)
@@ -69,6 +70,16 @@ def test_flow_cloning_keeps_both_modes_and_ignores_reward():
     assert (actions > 0).float().mean().item() == pytest.approx(1 / 3, abs=0.12)
 
 
+def test_diffusion_keeps_both_modes_and_ignores_reward():
+    # Five steps leave a fifth of the draws between the modes, of the best model too.
+    own = {"candidates": 1, "width": 32, "blocks": 2, "ema_rate": 0.02, "diffusion_steps": 20}
+    agent = learn("idql", bandit(), steps=800, **own)
+    actions = actions_at(agent, [1.0])
+    near = ((actions.abs() - 0.6).abs() < 0.25).float().mean().item()
+    assert near > 0.8
+    assert (actions > 0).float().mean().item() == pytest.approx(1 / 3, abs=0.12)
+
+
 @pytest.mark.parametrize("name", OWN)
 def test_the_rewarded_mode_is_taken(name):
     actions = actions_at(learn(name, bandit(), steps=600), [1.0])
@@ -107,7 +118,7 @@ def chain(size=4000):
 
 # The best action's value is 1, less under ReBRAC's noise; the 0.9-expectile m of uniform rewards solves
 # 0.9 (1 - m)² = 0.1 m². Where a has density e^(12 r), r is 1 - 1/12 on average.
-RIGHT = {"fql": 1.0, "fbrac": 1.0, "fawac": 0.92, "rebrac": 0.93, "iql": 0.75, "ifql": 0.75}
+RIGHT = {"fql": 1.0, "fbrac": 1.0, "fawac": 0.92, "rebrac": 0.93, "iql": 0.75, "ifql": 0.75, "idql": 0.75}
 
 
 @pytest.mark.parametrize("name", OWN)

@@ -251,7 +251,7 @@ def doubled(name, own, changes):
     return agent
 
 
-def check_updates(reference, name, own, changes):
+def check_updates(reference, name, own, changes, rtol=1e-9, atol=1e-11):
     """Hold the losses and networks of two runs against the reference, over some updates."""
     agent = doubled(name, own, changes)
     plain = [reference(agent, run, own | {"aggregation": changes.get("aggregation", "mean")}) for run in range(2)]
@@ -262,7 +262,7 @@ def check_updates(reference, name, own, changes):
         for run, one in enumerate(plain):
             expected = one.update({k: v[run] for k, v in batch.items()}, {k: v[i, run] for k, v in noise.items()})
             for key, loss in expected.items():
-                torch.testing.assert_close(logs[key][run], loss.detach(), rtol=1e-9, atol=1e-11)
+                torch.testing.assert_close(logs[key][run], loss.detach(), rtol=rtol, atol=atol)
             one.assert_same()
 
 

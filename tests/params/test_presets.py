@@ -60,3 +60,11 @@ def test_fine_tuning_has_fql_s_other_values():
         "scene-play": 300,
         "puzzle-4x4-play": 1000,
     }
+
+
+def test_idql_is_shaped_for_mazes_and_for_the_robot_arm(paper):
+    for dataset in paper.datasets:
+        idql = paper.for_dataset(dataset).offline.baselines.idql
+        shape = (0.7, [512, 512]) if dataset.endswith("navigate") else (0.9, [256, 256])
+        assert (idql.expectile, idql.value_hidden) == shape, dataset
+        assert (idql.candidates, idql.width, idql.blocks, idql.diffusion_steps) == (32, 256, 3, 5)
