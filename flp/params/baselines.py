@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from flp.params.fields import Count, Expectile, Hidden, NonNegative, Positive, Section, number
+from flp.params.fields import Count, Expectile, Hidden, Natural, NonNegative, Positive, Section, number
 
 
 class Diffusion(Section):
@@ -113,6 +113,19 @@ class ReBRAC(Section):
     """Largest target-policy noise."""
 
 
+class SRPO(Diffusion):
+    """Score-regularised policy optimisation (SRPO, SRPO.py), as FQL's authors made it from IDQL."""
+
+    beta: NonNegative = 0.3
+    """Weight of Q's gradient beside the score; see presets/ for FQL's value per environment (antsoccer's is open)."""
+    actor_hidden: Hidden | None = None
+    """Widths of the policy's hidden layers, ReLU; empty: offline.hidden (open; officially 256×4 in mazes, else ×2)."""
+    normalize_gradient: bool = False
+    """Divide Q's gradient by its root mean square over dimensions, as the official code does in mazes (open)."""
+    actor_start: Natural = 0
+    """Updates of model and values before the policy moves; the official code trains one after the other (open)."""
+
+
 class Baselines(Section):
     """What each baseline has for itself; networks, discount, batch and rates are shared."""
 
@@ -123,3 +136,4 @@ class Baselines(Section):
     ifql: IFQL = IFQL()
     iql: IQL = IQL()
     rebrac: ReBRAC = ReBRAC()
+    srpo: SRPO = SRPO()

@@ -32,6 +32,7 @@ AGENT_COLORS = {
     "iql": "#2e9e6b",
     "rebrac": "#c08a12",
     "idql": "#12a5a8",
+    "srpo": "#4f63d8",
     "fawac": "#7f9a1f",
     "fbrac": "#d0489a",
     "bc": "#a1745b",

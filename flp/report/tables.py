@@ -23,6 +23,7 @@ NAMES = {
     "iql": "IQL",
     "rebrac": "ReBRAC",
     "idql": "IDQL",
+    "srpo": "SRPO",
     "fawac": "FAWAC",
     "fbrac": "FBRAC",
     "ifql": "IFQL",

@@ -13,6 +13,7 @@ CASES = [
     ("fawac", {"flow_steps": 2}),
     ("fbrac", {"flow_steps": 2}),
     ("idql", {"width": 8, "blocks": 2, "dropout": 0.1}),
+    ("srpo", {"width": 8, "blocks": 2}),
 ]
 
 

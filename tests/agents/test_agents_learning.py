@@ -17,6 +17,7 @@ OWN = {
     "ifql": {"candidates": 16},
     "fql": {"alpha": 0.1},
     "idql": {"candidates": 16, "width": 32, "blocks": 2, "ema_rate": 0.02},
+    "srpo": {"beta": 1.0, "width": 32, "blocks": 2},
     "fbrac": {"alpha": 0.1},
     "fawac": {"alpha": 12.0, "max_weight": 1000.0},
 }
@@ -86,6 +87,15 @@ def test_the_rewarded_mode_is_taken(name):
     assert (actions > 0).float().mean() > 0.9
 
 
+@pytest.mark.parametrize(("beta", "expected"), [(0.0, -0.2), (0.3, 0.55)])
+def test_srpo_is_held_by_the_data(beta, expected):
+    # Most of five levels' weight lies where noise blurs the modes: without Q it rests at the data's mean, and a slope
+    # of some 0.8 moves it by 0.3 · 0.8 / c with c = 0.3 (see the known answer in test_agents_reference_diffusion.py).
+    actions = actions_at(learn("srpo", bandit(), steps=600, beta=beta, width=32, blocks=2), [1.0])
+    assert actions.mean().item() == pytest.approx(expected, abs=0.15)
+    assert actions.std() < 1e-6
+
+
 @pytest.mark.parametrize("alpha", [0.3, 1.0, 3.0])
 def test_fawac_tilts_the_data_by_its_weights(alpha):
     # A third of the data is right and worth 1, the rest 0: P(right) = e^α / (e^α + 2), whatever V is.
@@ -118,7 +128,7 @@ def chain(size=4000):
 
 # The best action's value is 1, less under ReBRAC's noise; the 0.9-expectile m of uniform rewards solves
 # 0.9 (1 - m)² = 0.1 m². Where a has density e^(12 r), r is 1 - 1/12 on average.
-RIGHT = {"fql": 1.0, "fbrac": 1.0, "fawac": 0.92, "rebrac": 0.93, "iql": 0.75, "ifql": 0.75, "idql": 0.75}
+RIGHT = {"fql": 1.0, "fbrac": 1.0, "fawac": 0.92, "rebrac": 0.93, "iql": 0.75, "ifql": 0.75, "idql": 0.75, "srpo": 0.75}
 
 
 @pytest.mark.parametrize("name", OWN)

@@ -170,9 +170,39 @@ class ReferenceIDQL(ReferenceDiffusion):
         return candidates[values.index(max(values))]
 
 
+class ReferenceSRPO(ReferenceDiffusion):
+    def __init__(self, agent, run, own):
+        super().__init__(agent, run, own)
+        self.adams.append(AdamW(self.group("actor").values()))
+        self.count = 0
+
+    def update(self, batch, noise):
+        loss = self.diffusion_loss(batch, noise)
+        self.adams[0].step(loss)
+        logs = {"diffusion_loss": loss} | self.update_values(batch)
+        losses, values = [], []
+        for i, row in enumerate(samples(batch)):
+            s, z, k = row["observations"], noise["policy_z"][i], int(5 * noise["policy_u"][i].item())
+            a = torch.tanh(perceptron(self.p, "actor", 0, s))
+            x = math.sqrt(alpha_bar(k)) * a + math.sqrt(1 - alpha_bar(k)) * z
+            score = (denoise(self.diffusion, s, x, k) - z).detach()
+            still = a.detach().requires_grad_()
+            values.append(mean(self.qs(self.target, s, still)))
+            (slope,) = torch.autograd.grad(values[-1], still)
+            if self.own.get("normalize_gradient"):
+                slope = slope / torch.sqrt(mean(slope**2))
+            losses.append((1 - alpha_bar(k)) * (score * a).sum() - self.own["beta"] * (slope * a).sum())
+        self.count += 1
+        if self.count > self.own.get("actor_start", 0):
+            self.adams[3].step(mean(losses))
+        return logs | {"actor_loss": mean(losses), "actor_q": mean(values)}
+
+
 @pytest.mark.parametrize(
     ("reference", "name", "own", "changes"),
     [
+        (ReferenceSRPO, "srpo", SMALL | {"beta": 0.7}, {}),
+        (ReferenceSRPO, "srpo", SMALL | {"beta": 0.7, "normalize_gradient": True, "actor_start": 2}, {"critics": 3}),
         (ReferenceIDQL, "idql", SMALL | {"ema_rate": 0.3, "dropout": 0.2}, {}),
         (ReferenceIDQL, "idql", SMALL | {"ema_rate": 0.3, "value_layer_norm": True}, {"critics": 3}),
     ],
@@ -221,3 +251,27 @@ def test_every_level_is_drawn_alike():
     k = diffusion.level(RunStreams([1]).uniform(20000))
     assert torch.bincount(k[0]).tolist() == pytest.approx([4000] * 5, rel=0.06)
     assert diffusion.level(torch.tensor([0.0, 1 - 2**-24])).tolist() == [0, 4]
+
+
+@pytest.mark.parametrize(("beta", "offset"), [(0.0, 0.5), (0.0, -0.5), (0.4, 0.5), (0.4, -0.5)])
+def test_srpo_is_pulled_to_the_data_and_by_q(beta, offset):
+    """Data N(μ, s²) with its own denoiser, and Q = g · a: E ∂L/∂a = c (a − μ) − β g."""
+    agent = make("srpo", [4], SMALL | {"beta": beta})
+    mu, s, g = torch.tensor([0.1, -0.2]), 0.1, torch.tensor([1.0, -2.0])
+    bars = torch.tensor([alpha_bar(k) for k in range(5)])
+
+    def oracle(observations, x, k):
+        bar = bars[k.long()]
+        return (1 - bar).sqrt() * (x - bar.sqrt() * mu) / (bar * s**2 + 1 - bar)
+
+    agent.diffusion.model.forward = oracle
+    agent.values.target_critic.forward = lambda observations, actions: (actions @ g).unsqueeze(1)
+    actions = (mu + offset).expand(1, 20000, 2).clone().requires_grad_()
+    agent.policy = lambda observations: actions
+    noise = {name: value[0] for name, value in agent.draw(RunStreams([1]), 1, 20000).items()}
+    loss, _ = agent.actor_loss({"observations": torch.zeros(1, 20000, 3)}, noise)
+    (gradient,) = torch.autograd.grad(20000 * loss.sum(), actions)
+    expected = 0.30214 * offset - beta * g
+    torch.testing.assert_close(gradient[0].mean(0), expected, rtol=0, atol=0.005)
+    if beta == 0:
+        assert (gradient[0].mean(0) * offset > 0).all()  # going down leads back to μ
