@@ -169,7 +169,7 @@ def _build(
             f"{file}: offline.{place} is not what this flp knows; load it with the flp that made it ({made_by})"
         ) from None
     sizes = model["observation_dim"], model["action_dim"]
-    _check_sizes(tensors, offline, sizes)
+    _check_sizes(tensors, _layers(name, offline), offline.critics, sizes)
     frozen = None
     if manifest.get("flow_sha256") is not None:
         source = Path(flow) if flow is not None else file.with_name("flow.safetensors")
@@ -188,13 +188,21 @@ def _build(
     return learner.requires_grad_(False)
 
 
-def _check_sizes(tensors: dict[str, Tensor], offline: Offline, sizes: tuple[int, int]) -> None:
+def _layers(name: str, offline: Offline) -> list[list[int]]:
+    """The widths of the hidden layers that an algorithm's networks have, of each kind."""
+    section = getattr(offline.baselines, name, None)
+    own: dict[str, Any] = {} if section is None else section.model_dump()
+    layers = [widths or offline.hidden for key, widths in own.items() if key.endswith("hidden")] or [offline.hidden]
+    return [*layers, [own["width"], 4 * own["width"]]] if "width" in own else layers
+
+
+def _check_sizes(tensors: dict[str, Tensor], layers: list[list[int]], critics: int, sizes: tuple[int, int]) -> None:
     """Refuse sizes that are not the file's, before networks of such sizes are made (`ValueError`)."""
     shapes = {tuple(tensor.shape[-2:]) for tensor in tensors.values()}
     lengths = {length for tensor in tensors.values() for length in tensor.shape}
-    hidden = offline.hidden
-    missing = [pair for pair in pairwise(hidden) if pair not in shapes]
-    if missing or hidden[0] not in lengths or not all(isinstance(n, int) and 0 < n < _LARGEST for n in sizes):
-        raise ValueError(f"layers {hidden}")
-    if offline.critics > max(lengths, default=0):
-        raise ValueError(f"{offline.critics} critics")
+    for hidden in layers:
+        missing = [pair for pair in pairwise(hidden) if pair not in shapes]
+        if missing or hidden[0] not in lengths or not all(isinstance(n, int) and 0 < n < _LARGEST for n in sizes):
+            raise ValueError(f"layers {hidden}")
+    if critics > max(lengths, default=0):
+        raise ValueError(f"{critics} critics")

@@ -2,9 +2,54 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from flp.params.fields import Count, Expectile, NonNegative, Positive, Section
+from pydantic import Field
+
+from flp.params.fields import AsReal, Count, Expectile, Hidden, Natural, NonNegative, Positive, Section
+
+
+class Diffusion(Section):
+    """What algorithms with a diffusion model of the behaviour and IDQL's values share."""
+
+    expectile: Expectile = 0.9
+    """Expectile of the value loss: 0.9 on the robot arm, 0.7 in mazes (FQL)."""
+    value_hidden: Hidden | None = None
+    """Widths of V's and Q's hidden layers, ReLU: 256×2 on the robot arm, 512×2 in mazes; empty: offline.hidden."""
+    value_layer_norm: bool = False
+    """Normalise what V sees over its dimensions, as IDQL's last code does, its first not (open); no use in two."""
+    diffusion_steps: Annotated[int, Field(gt=0, le=1000)] = 5
+    """T, the levels of noise."""
+    width: Annotated[int, Field(ge=4, le=2**12)] = 256
+    """Width of the noise network's residual stream; its blocks are four times as wide inside."""
+    blocks: Annotated[int, Field(gt=0, le=32)] = 3
+    """Residual blocks of the noise network."""
+    dropout: Annotated[float, Field(ge=0, lt=1), AsReal] = 0.0
+    """Share of every block's inputs that is dropped in training; IDQL's code has 0.1, at much memory (open)."""
+    weight_decay: NonNegative = 1e-4
+    """Decoupled weight decay of the noise network: 1e-4 in IDQL's last code, 0 in its first (open)."""
+    cosine_steps: Count | None = None
+    """Steps over which rates with a cosine fall to zero; empty: offline.steps."""
+
+
+class FAWAC(Section):
+    """Flow advantage-weighted actor-critic (FQL's paper, Eq. 10)."""
+
+    alpha: NonNegative = 3.0
+    """Inverse temperature of the weights; see presets/ for FQL's value per environment (antsoccer's is open)."""
+    max_weight: Positive = 100.0
+    """Largest weight, as IQL's."""
+    flow_steps: Count = 10
+    """Euler steps of its flow."""
+
+
+class FBRAC(Section):
+    """Flow behaviour-regularised actor-critic (FQL's paper, Eq. 6)."""
+
+    alpha: NonNegative = 100.0
+    """Weight of flow matching beside Q; see presets/ for FQL's value per environment (antsoccer's is open)."""
+    flow_steps: Count = 10
+    """Euler steps of its flow, all of which Q's gradient passes through."""
 
 
 class BehaviorSource(Section):
@@ -23,6 +68,15 @@ class FQL(BehaviorSource):
     """Weight of distillation; see presets/ for the authors' value per environment."""
     normalize_q: bool = False
     """Divide the actor's Q by its mean absolute value."""
+
+
+class IDQL(Diffusion):
+    """Implicit diffusion Q-learning (IDQL, jaxrl5), with batch and steps shared (open: 512, and 3M in FQL's runs)."""
+
+    candidates: Count = 32
+    """Actions drawn from the diffusion model, the best by Q taken."""
+    ema_rate: Annotated[float, Field(gt=0, le=1), AsReal] = 0.001
+    """Rate at which the model that acts follows the one that is trained."""
 
 
 class IFQL(BehaviorSource):
@@ -60,10 +114,27 @@ class ReBRAC(Section):
     """Largest target-policy noise."""
 
 
+class SRPO(Diffusion):
+    """Score-regularised policy optimisation (SRPO, SRPO.py), as FQL's authors made it from IDQL."""
+
+    beta: NonNegative = 0.3
+    """Weight of Q's gradient beside the score; see presets/ for FQL's value per environment (antsoccer's is open)."""
+    actor_hidden: Hidden | None = None
+    """Widths of the policy's hidden layers, ReLU; empty: offline.hidden (open; officially 256×4 in mazes, else ×2)."""
+    normalize_gradient: bool = False
+    """Divide Q's gradient by its root mean square over dimensions, as the official code does in mazes (open)."""
+    actor_start: Natural = 0
+    """Updates of model and values before the policy moves; the official code trains one after the other (open)."""
+
+
 class Baselines(Section):
     """What each baseline has for itself; networks, discount, batch and rates are shared."""
 
+    fawac: FAWAC = FAWAC()
+    fbrac: FBRAC = FBRAC()
     fql: FQL = FQL()
+    idql: IDQL = IDQL()
     ifql: IFQL = IFQL()
     iql: IQL = IQL()
     rebrac: ReBRAC = ReBRAC()
+    srpo: SRPO = SRPO()

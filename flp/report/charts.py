@@ -32,6 +32,10 @@ AGENT_COLORS = {
     "ifql": "#8e6bc4",
     "iql": "#2e9e6b",
     "rebrac": "#c08a12",
+    "idql": "#12a5a8",
+    "srpo": "#4f63d8",
+    "fawac": "#7f9a1f",
+    "fbrac": "#d0489a",
     "bc": "#a1745b",
     "fbc": "#5b8a9a",
 }

@@ -16,7 +16,19 @@ SUMMARY = ["dataset", "agent", "task", "seed", "phase", "step", "success", "epis
 SWEEP = [*SUMMARY, "variant", "alpha", "candidates"]
 CURVES = ["dataset", "agent", "phase", "step", "success"]
 FLOW_METHOD = "flow"
-NAMES = {"flp": "FLP", "bc": "BC", "fbc": "flow BC", "iql": "IQL", "rebrac": "ReBRAC", "ifql": "IFQL", "fql": "FQL"}
+NAMES = {
+    "flp": "FLP",
+    "bc": "BC",
+    "fbc": "flow BC",
+    "iql": "IQL",
+    "rebrac": "ReBRAC",
+    "idql": "IDQL",
+    "srpo": "SRPO",
+    "fawac": "FAWAC",
+    "fbrac": "FBRAC",
+    "ifql": "IFQL",
+    "fql": "FQL",
+}
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,10 @@ CASES = [
     ("ifql", {"flow": "pretrained", "candidates": 5}),
     ("fql", {"flow": "joint", "flow_steps": 3}),
     ("fql", {"flow": "pretrained", "normalize_q": True}),
+    ("idql", {"candidates": 5, "width": 8, "blocks": 2, "dropout": 0.1}),
+    ("srpo", {"width": 8, "blocks": 2, "normalize_gradient": True, "actor_start": 1}),
+    ("fawac", {"flow_steps": 3}),
+    ("fbrac", {"flow_steps": 3}),
 ]
 every_case = pytest.mark.parametrize(("name", "own"), CASES, ids=[f"{n}-{o.get('flow', '')}" for n, o in CASES])
 
@@ -140,6 +144,19 @@ def test_runs_are_saved_and_come_back(name, own):
         expected = of_run(agent, i, 3)
         for key, value in of_run(other, place, 3).items():
             torch.testing.assert_close(value, expected[key], rtol=1e-4, atol=1e-5)
+
+
+@every_case
+def test_what_is_saved_is_all_it_goes_on_from(name, own):
+    seeds = [4, 5]
+    agent, other = make(name, seeds, own), make(name, seeds, own)
+    train(agent, seeds)
+    other.load_state_dict(agent.state_dict())
+    other.load_optimizer_state(agent.optimizer_state())
+    for one in (agent, other):
+        train(one, seeds)
+    for key, value in (agent.state_dict() | agent.optimizer_state()).items():
+        assert torch.equal((other.state_dict() | other.optimizer_state())[key], value), key
 
 
 @every_case

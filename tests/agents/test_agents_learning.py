@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from test_agents_common import make
@@ -14,13 +16,17 @@ OWN = {
     "rebrac": {"alpha_actor": 0.01, "alpha_critic": 0.01},
     "ifql": {"candidates": 16},
     "fql": {"alpha": 0.1},
+    "idql": {"candidates": 16, "width": 32, "blocks": 2, "ema_rate": 0.02},
+    "srpo": {"beta": 1.0, "width": 32, "blocks": 2},
+    "fbrac": {"alpha": 0.1, "flow_steps": 5},
+    "fawac": {"alpha": 12.0, "max_weight": 1000.0, "flow_steps": 5},
 }
 
 
-def learn(name, data, *, steps, batch=64):
+def learn(name, data, *, steps, batch=64, **own):
     """Train one run on a dataset of a few thousand transitions."""
     observations, actions = data["observations"].shape[-1], data["actions"].shape[-1]
-    agent = make(name, [0], OWN.get(name), observations=observations, actions=actions, **SMALL)
+    agent = make(name, [0], own or OWN.get(name), observations=observations, actions=actions, steps=steps, **SMALL)
     streams = RunStreams([1])
     indices = streams.integers(len(data["rewards"]), steps, batch)[0]
     noise = agent.draw(streams, steps, batch)
@@ -65,10 +71,37 @@ def test_flow_cloning_keeps_both_modes_and_ignores_reward():
     assert (actions > 0).float().mean().item() == pytest.approx(1 / 3, abs=0.12)
 
 
+def test_diffusion_keeps_both_modes_and_ignores_reward():
+    # Five steps leave a fifth of the draws between the modes, of the best model too.
+    own = {"candidates": 1, "width": 32, "blocks": 2, "ema_rate": 0.02, "diffusion_steps": 20}
+    agent = learn("idql", bandit(), steps=800, **own)
+    actions = actions_at(agent, [1.0])
+    near = ((actions.abs() - 0.6).abs() < 0.25).float().mean().item()
+    assert near > 0.8
+    assert (actions > 0).float().mean().item() == pytest.approx(1 / 3, abs=0.12)
+
+
 @pytest.mark.parametrize("name", OWN)
 def test_the_rewarded_mode_is_taken(name):
     actions = actions_at(learn(name, bandit(), steps=600), [1.0])
     assert (actions > 0).float().mean() > 0.9
+
+
+@pytest.mark.parametrize(("beta", "expected"), [(0.0, -0.2), (0.3, 0.55)])
+def test_srpo_is_held_by_the_data(beta, expected):
+    # Most of five levels' weight lies where noise blurs the modes: without Q it rests at the data's mean, and a slope
+    # of some 0.8 moves it by 0.3 · 0.8 / c with c = 0.3 (see the known answer in test_agents_reference_diffusion.py).
+    actions = actions_at(learn("srpo", bandit(), steps=600, beta=beta, width=32, blocks=2), [1.0])
+    assert actions.mean().item() == pytest.approx(expected, abs=0.15)
+    assert actions.std() < 1e-6
+
+
+@pytest.mark.parametrize("alpha", [0.3, 1.0, 3.0])
+def test_fawac_tilts_the_data_by_its_weights(alpha):
+    # A third of the data is right and worth 1, the rest 0: P(right) = e^α / (e^α + 2), whatever V is.
+    actions = actions_at(learn("fawac", bandit(), steps=600, alpha=alpha, flow_steps=5), [1.0], draws=4000)
+    weight = math.exp(alpha)
+    assert (actions > 0).float().mean().item() == pytest.approx(weight / (weight + 2), abs=0.08)
 
 
 def chain(size=4000):
@@ -94,8 +127,8 @@ def chain(size=4000):
 
 
 # The best action's value is 1, less under ReBRAC's noise; the 0.9-expectile m of uniform rewards solves
-# 0.9 (1 - m)² = 0.1 m².
-RIGHT = {"fql": 1.0, "rebrac": 0.93, "iql": 0.75, "ifql": 0.75}
+# 0.9 (1 - m)² = 0.1 m². Where a has density e^(12 r), r is 1 - 1/12 on average.
+RIGHT = {"fql": 1.0, "fbrac": 1.0, "fawac": 0.92, "rebrac": 0.93, "iql": 0.75, "ifql": 0.75, "idql": 0.75, "srpo": 0.75}
 
 
 @pytest.mark.parametrize("name", OWN)

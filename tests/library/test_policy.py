@@ -16,8 +16,8 @@ from flp.flow.checkpoint import load_flow
 from flp.params.sections import AgentName
 
 AGENTS = get_args(AgentName)
-CHOOSING, CRITICLESS = {"flp", "ifql"}, {"bc", "fbc"}
-DETERMINISTIC = {"bc", "iql", "rebrac"}
+CHOOSING, CRITICLESS = {"flp", "ifql", "idql"}, {"bc", "fbc"}
+DETERMINISTIC, DIFFUSING = {"bc", "iql", "rebrac", "srpo"}, {"idql", "srpo"}
 
 
 def states(count: int = 5, seed: int = 0) -> np.ndarray:
@@ -97,12 +97,24 @@ def test_the_critics_value(agent, run_of):
         policy.value(batch, actions[:4])
 
 
+@pytest.mark.parametrize("size", [{"width": 4096}, {"value_hidden": [60000, 60000]}])
+def test_own_sizes_that_are_not_the_files_are_refused(size, run_of):
+    file = run_of("idql") / "policy.json"
+    manifest = json.loads(file.read_text())
+    manifest["model"]["offline"]["baselines"]["idql"] |= size
+    file.write_text(json.dumps(manifest))
+    with pytest.raises(flp.FLPError, match=r"another model than the file holds \(layers"):
+        flp.load_policy(file.parent)
+
+
 def _by_hand(folder, agent, batch, actions):
     """The ensemble's value, layer by layer, from the file's tensors."""
     from safetensors.torch import load_file
 
     tensors = load_file(folder / "policy.safetensors")
-    prefix = "agent/values.critic.net" if agent in ("iql", "ifql") else "agent/critic.net"
+    diffuses = agent in DIFFUSING  # ReLU without normalisation; the target is what chooses
+    prefix = {"iql": "agent/values.critic.net", "ifql": "agent/values.critic.net"}.get(agent, "agent/critic.net")
+    prefix = "agent/values.target_critic.net" if diffuses else prefix
     s = torch.tensor(batch, dtype=torch.float32)
     a = torch.tensor(actions, dtype=torch.float32)
     if agent == "flp":
@@ -113,13 +125,15 @@ def _by_hand(folder, agent, batch, actions):
         x = (torch.cat([s, a], -1) * tensors[f"{prefix}.scale"][member]) + tensors[f"{prefix}.shift"][member]
         for layer in range(3):
             x = x @ tensors[f"{prefix}.weights.{layer}"][member] + tensors[f"{prefix}.biases.{layer}"][member]
-            if layer < 2:
+            if layer < 2 and diffuses:
+                x = x.relu()
+            elif layer < 2:
                 x = torch.nn.functional.gelu(x, approximate="tanh")
                 x = torch.nn.functional.layer_norm(x, x.shape[-1:], eps=1e-6)
                 x = x * tensors[f"{prefix}.scales.{layer}"][member] + tensors[f"{prefix}.shifts.{layer}"][member]
         members.append(x[:, 0])
     both = torch.stack(members)
-    return (both.mean(0) if agent in ("flp", "fql") else both.amin(0)).numpy()
+    return (both.mean(0) if agent in ("flp", "fql", "fawac", "fbrac") else both.amin(0)).numpy()
 
 
 def test_what_it_has_learnt_cannot_be_trained_on(run_of):

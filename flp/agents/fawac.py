@@ -1,0 +1,66 @@
+"""Flow advantage-weighted actor-critic: flow matching weighted by exponentiated advantages (FQL's paper, Eq. 10)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from flp.agents.base import Spec, settings_of
+from flp.agents.flow_policy import FlowPolicy
+from flp.learner.nets import Value, follow
+from flp.learner.optimizers import Adam, descend
+from flp.learner.trainable import Batch, Logs
+from flp.randomness.streams import RunStreams
+
+
+class FAWAC(FlowPolicy):
+    """R flow policies that imitate better actions more, by FQL's critics."""
+
+    def __init__(self, spec: Spec) -> None:
+        o, own = spec.offline, settings_of(spec, "fawac")
+        super().__init__(spec, own.flow_steps)
+        self.alpha, self.max_weight = own.alpha, own.max_weight
+        self.baseline = Value(spec.streams, spec.observation_dim, o.hidden, layer_norm=o.critic_layer_norm)
+        trained = [*self.behavior_parameters(), *self.baseline.parameters(), *self.critic.parameters()]
+        self.optimizers = [Adam(trained, o.learning_rate)]
+
+    def draw(self, streams: RunStreams, updates: int, batch_size: int) -> dict[str, Tensor]:
+        """Latents of the next actions; noise and times of flow matching."""
+        next_z = streams.normal(updates, batch_size, self.action_dim).transpose(0, 1)
+        return {"next_z": next_z} | self.draw_behavior(streams, updates, batch_size)
+
+    def update(self, batch: Batch, noise: dict[str, Tensor]) -> Logs:
+        """One step of flow, V and Q at once; each loss reaches its own network alone."""
+        actor_loss, logs = self.actor_loss(batch, noise)
+        value_loss, value_logs = self.value_loss(batch)
+        critic_loss, critic_logs = self.critic_loss(batch, noise["next_z"])
+        follow(self.target_critic, self.critic, self.target_rate)
+        descend(self.optimizers[0], actor_loss + value_loss + critic_loss)
+        return logs | value_logs | critic_logs
+
+    def actor_loss(self, batch: Batch, noise: dict[str, Tensor]) -> tuple[Tensor, Logs]:
+        """min(exp(α A(s, a)), 100) ‖v(s, x_t, t) − (a − x_0)‖², mean over dimensions and batch, per run `[R]`."""
+        observations, actions, x_0, t = batch["observations"], batch["actions"], noise["x_0"], noise["t"]
+        advantage = self.advantage(batch)
+        weight = (self.alpha * advantage).exp().clamp(max=self.max_weight)
+        velocity = self.behavior.field(observations, torch.lerp(x_0, actions, t), t)
+        loss = (weight * (velocity - (actions - x_0)).square().mean(-1)).mean(1)
+        return loss, {"flow_loss": loss.detach(), "advantage": advantage.mean(1), "weight": weight.mean(1)}
+
+    @torch.no_grad()
+    def advantage(self, batch: Batch) -> Tensor:
+        """Q(s, a) − V(s), `[R, B]`, with the ensemble's mean whatever targets take."""
+        q = self.critic(batch["observations"], batch["actions"]).mean(1)
+        advantage: Tensor = q - self.baseline(batch["observations"])
+        return advantage
+
+    def value_loss(self, batch: Batch) -> tuple[Tensor, Logs]:
+        """(V(s) − Q_φ⁻(s, a))² at the dataset's actions, mean over the ensemble, per run `[R]`.
+
+        FQL's paper does not say how V is made (open); this is how a later code of its second author makes it.
+        """
+        with torch.no_grad():
+            q = self.target_critic(batch["observations"], batch["actions"])
+        v = self.baseline(batch["observations"])
+        loss = (v.unsqueeze(1) - q).square().mean((1, 2))
+        return loss, {"value_loss": loss.detach(), "v": v.detach().mean(1)}

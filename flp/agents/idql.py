@@ -1,0 +1,42 @@
+"""Implicit diffusion Q-learning: in-sample values, and the best of N draws of a diffusion model (IDQL, jaxrl5)."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import torch
+from torch import Tensor
+
+from flp.agents.base import Spec, settings_of
+from flp.agents.diffusion import DiffusionAgent
+from flp.agents.latent import best_of_n
+from flp.learner.nets import follow
+from flp.learner.trainable import Batch, Logs
+from flp.randomness.streams import RunStreams
+
+
+class IDQL(DiffusionAgent):
+    """R diffusion models whose draws are ranked by the target critics; the models' moving averages act."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__(spec, "idql")
+        own = settings_of(spec, "idql")
+        self.candidates, self.ema_rate = (own.candidates,) * len(spec.streams), own.ema_rate
+        self.average = deepcopy(self.diffusion).requires_grad_(False)
+
+    def update(self, batch: Batch, noise: dict[str, Tensor]) -> Logs:
+        """One step of the behaviour model, of V and of Q, one after the other."""
+        logs = self.update_behavior(batch, noise)
+        follow(self.average, self.diffusion, self.ema_rate)
+        return logs | self.update_values(batch)
+
+    @torch.no_grad()
+    def act(self, observations: Tensor, streams: RunStreams) -> tuple[Tensor, Tensor]:
+        """Draw N actions and take the one with the largest min Q_φ⁻."""
+        batch, n = observations.shape[1], self.candidates[0]  # the same for every run
+        repeated = observations.unsqueeze(2).expand(-1, -1, n, -1).flatten(1, 2)
+        noise = streams.normal(batch, n, len(self.average.alphas), self.action_dim).flatten(1, 2)
+        drawn = self.average.sample(repeated, noise)
+        values = self.values.q(repeated, drawn)
+        actions = best_of_n(values.view(-1, batch, n), drawn.view(-1, batch, n, self.action_dim))
+        return actions, actions

@@ -1,0 +1,89 @@
+"""The residual network that tells noise from action in IDQL (networks/resnet.py), with a leading run axis."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flp.learner.nets import _LAYER_NORM_EPSILON, MLP, _head
+from flp.randomness.streams import RunStreams
+
+_FREQUENCY = 0.2  # standard deviation of the time's frequencies at first
+_TRUNCATED = 0.87962566103423978  # standard deviation of N(0, 1) cut at ±2
+
+
+class Dense(nn.Module):
+    """A linear layer per run, of Glorot-uniform weights, or LeCun-normal ones as Flax has by default."""
+
+    def __init__(self, streams: RunStreams, inputs: int, outputs: int, *, lecun: bool = False) -> None:
+        super().__init__()
+        spread = 2 * streams.uniform(inputs, outputs) - 1
+        if lecun:
+            cut = math.sqrt(2) * torch.erfinv(spread * math.erf(math.sqrt(2)))
+            weight = cut / (_TRUNCATED * math.sqrt(inputs))
+        else:
+            weight = spread * math.sqrt(6 / (inputs + outputs))
+        self.weight = nn.Parameter(weight)
+        self.bias = nn.Parameter(weight.new_zeros(len(streams), 1, outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `[R, B, inputs]` to `[R, B, outputs]`."""
+        return torch.baddbmm(self.bias, x, self.weight)
+
+
+class Block(nn.Module):
+    """Dropout, layer normalisation, four times as wide and back; its output is added to its input."""
+
+    def __init__(self, streams: RunStreams, width: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(len(streams), 1, width, device=streams.device))
+        self.shift = nn.Parameter(torch.zeros(len(streams), 1, width, device=streams.device))
+        self.inner = Dense(streams, width, 4 * width, lecun=True)
+        self.outer = Dense(streams, 4 * width, width, lecun=True)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Map `[R, B, width]` to the same, with dropout's mask of that shape or none."""
+        y = x if mask is None else x * mask
+        y = torch.addcmul(self.shift, F.layer_norm(y, y.shape[-1:], eps=_LAYER_NORM_EPSILON), self.scale)
+        y = self.outer(F.silu(self.inner(y)))
+        return torch.add(x, y)
+
+
+class Denoiser(nn.Module):
+    """ε_φ(s, x, k): the noise in x at level k, one network per run.
+
+    Args:
+        streams: the runs' random streams, for initialisation.
+        observation_dim: width of s.
+        action_dim: width of x.
+        width: of the residual stream, at least 4.
+        blocks: residual blocks.
+    """
+
+    def __init__(self, streams: RunStreams, observation_dim: int, action_dim: int, width: int, blocks: int) -> None:
+        super().__init__()
+        self.frequencies = nn.Parameter(_FREQUENCY * streams.normal(1, width // 4))
+        self.time = nn.ModuleList([Dense(streams, 2 * (width // 4), width), Dense(streams, width, width)])
+        # A perceptron without hidden layers: the one layer that sees observations (see `standardize`).
+        self.entry = MLP(streams, observation_dim + action_dim + width, [], width)
+        self.blocks = nn.ModuleList([Block(streams, width) for _ in range(blocks)])
+        self.exit = Dense(streams, width, action_dim)
+
+    def forward(self, observations: Tensor, x: Tensor, k: Tensor, masks: Tensor | None = None) -> Tensor:
+        """Map `[R, B, o]`, `[R, B, a]` and levels `[R, B, 1]` to noise `[R, B, a]`.
+
+        Args:
+            observations: s.
+            x: noisy actions.
+            k: their levels, as numbers.
+            masks: dropout's, `[R, B, blocks, width]`.
+        """
+        phases = 2 * math.pi * k * self.frequencies
+        time = self.time[1](F.silu(self.time[0](torch.cat([phases.cos(), phases.sin()], -1))))
+        hidden = self.entry(torch.cat([observations, x, time], -1)).squeeze(1)
+        for i, block in enumerate(self.blocks):
+            hidden = block(hidden, None if masks is None else masks[:, :, i])
+        return _head(F.silu(hidden), self.exit.weight, self.exit.bias)
