@@ -32,13 +32,13 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 
 from benchmarks.measure import row
 from flp.agents import make_agent
-from flp.agents.base import Spec
 from flp.data.environments import make_environment, seeded_reset, specification
 from flp.evaluation.pool import EnvironmentPool
 from flp.evaluation.rollout import one_thread
 from flp.flow.behavior import Flow
 from flp.flow.velocity import VelocityField
 from flp.params.loading import load_params
+from flp.parts.base import Spec
 from flp.randomness.streams import RunStreams
 
 DATASETS = ("pointmaze-medium-navigate", "humanoidmaze-medium-navigate", "cube-single-play")

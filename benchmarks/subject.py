@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from flp.agents.base import Spec
 from flp.agents.flp import FLP
 from flp.flow.behavior import Flow
 from flp.flow.velocity import VelocityField
@@ -14,6 +13,7 @@ from flp.learner.compiled import Compiled
 from flp.learner.replay import Replay
 from flp.learner.trainer import Trainer
 from flp.params.loading import load_params
+from flp.parts.base import Spec
 from flp.randomness.streams import RunStreams
 
 ROWS = 100_000

@@ -12,11 +12,11 @@ from copy import deepcopy
 import torch
 from torch import nn
 
-from flp.agents.base import Spec
 from flp.agents.flp import FLP
 from flp.flow.behavior import Flow
 from flp.flow.velocity import VelocityField
 from flp.params.sections import Offline
+from flp.parts.base import Spec
 from flp.randomness.streams import RunStreams
 
 SETTINGS = {

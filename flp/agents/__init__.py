@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from flp.agents.base import Agent, Spec
+from flp.parts.base import Agent, Spec
 
 
 def make_agent(name: str, spec: Spec) -> Agent:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flp.agents.base import Agent, Spec
-from flp.agents.common import GaussianActor, log_prob
 from flp.learner.optimizers import Adam, descend
 from flp.learner.trainable import Batch, Logs
+from flp.parts.base import Agent, Spec
+from flp.parts.common import GaussianActor, log_prob
 from flp.randomness.streams import RunStreams
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flp.agents.base import Spec
-from flp.agents.common import FlowAgent
 from flp.learner.optimizers import Adam, descend
 from flp.learner.trainable import Batch, Logs
+from flp.parts.base import Spec
+from flp.parts.common import FlowAgent
 from flp.randomness.streams import RunStreams
 
 _FLOW_STEPS = 10  # FQL's

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from flp.agents.base import Spec, settings_of
-from flp.agents.flow_policy import FlowPolicy
 from flp.learner.nets import follow
 from flp.learner.optimizers import Adam, descend
 from flp.learner.trainable import Batch, Logs
+from flp.parts.base import Spec, settings_of
+from flp.parts.flow_policy import FlowPolicy
 from flp.randomness.streams import RunStreams
 
 

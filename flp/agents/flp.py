@@ -9,12 +9,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flp.agents.base import Agent, Spec
-from flp.agents.common import make_critic, td_loss
-from flp.agents.latent import LatentPolicy, best_of_n, kl_to_prior, sample
 from flp.learner.nets import Critic, aggregate, follow
 from flp.learner.optimizers import Adam, descend
 from flp.learner.trainable import Batch, Logs
+from flp.parts.base import Agent, Spec
+from flp.parts.common import make_critic, td_loss
+from flp.parts.latent import LatentPolicy, best_of_n, kl_to_prior, sample
 from flp.randomness.streams import RunStreams
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flp.agents.base import Spec, settings_of
-from flp.agents.common import FlowAgent, make_critic, td_loss
 from flp.learner.nets import MLP, aggregate, follow
 from flp.learner.optimizers import Adam, descend
 from flp.learner.trainable import Batch, Logs
+from flp.parts.base import Spec, settings_of
+from flp.parts.common import FlowAgent, make_critic, td_loss
 from flp.randomness.streams import RunStreams
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flp.agents.base import Spec, settings_of
-from flp.agents.common import FlowAgent, InSampleValues
-from flp.agents.latent import best_of_n
 from flp.learner.nets import follow
 from flp.learner.optimizers import Adam, descend
 from flp.learner.trainable import Batch, Logs
+from flp.parts.base import Spec, settings_of
+from flp.parts.common import FlowAgent, InSampleValues
+from flp.parts.latent import best_of_n
 from flp.randomness.streams import RunStreams
 
 

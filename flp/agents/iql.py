@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flp.agents.base import Agent, Spec, settings_of
-from flp.agents.common import GaussianActor, InSampleValues, log_prob
 from flp.learner.nets import follow
 from flp.learner.optimizers import Adam, descend
 from flp.learner.trainable import Batch, Logs
+from flp.parts.base import Agent, Spec, settings_of
+from flp.parts.common import GaussianActor, InSampleValues, log_prob
 from flp.randomness.streams import RunStreams
 
 

@@ -7,11 +7,11 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from flp.agents.base import Agent, Spec, settings_of
-from flp.agents.common import GaussianActor, make_critic, td_loss
 from flp.learner.nets import aggregate
 from flp.learner.optimizers import Adam, descend
 from flp.learner.trainable import Batch, Logs
+from flp.parts.base import Agent, Spec, settings_of
+from flp.parts.common import GaussianActor, make_critic, td_loss
 from flp.randomness.streams import RunStreams
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flp.agents.base import Spec, settings_of
-from flp.agents.diffusion import DiffusionAgent
 from flp.learner.cosine import CosineAdamW
 from flp.learner.optimizers import descend
 from flp.learner.rectified import RectifiedMLP
 from flp.learner.trainable import Batch, Logs
+from flp.parts.base import Spec, settings_of
+from flp.parts.diffusion import DiffusionAgent
 from flp.randomness.streams import RunStreams
 
 

@@ -13,10 +13,10 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from flp.agents import make_agent
-from flp.agents.base import Agent, Spec
 from flp.flow.checkpoint import load_flow
 from flp.library.arrays import as_given, batch_of, paired
 from flp.params.sections import AgentName, Offline
+from flp.parts.base import Agent, Spec
 from flp.randomness.streams import RunStreams
 from flp.runs.run_folder import restore_parameters
 from flp.system.artifacts import load_tensors

@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 
 from flp.agents import make_agent
-from flp.agents.base import Agent, Spec
 from flp.flow.behavior import Flow
 from flp.flow.matching import FlowLearner, Pairs
 from flp.flow.velocity import VelocityField
@@ -30,6 +29,7 @@ from flp.learner.replay import Replay
 from flp.learner.trainer import CHUNK, Trainer
 from flp.params.baselines import FQL, Baselines
 from flp.params.sections import Figure2, Offline
+from flp.parts.base import Agent, Spec
 from flp.randomness.seeds import seed_of
 from flp.randomness.streams import RunStreams
 from flp.system.layout import exact

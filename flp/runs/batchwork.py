@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from flp.agents import make_agent
-from flp.agents.base import Agent, Spec
 from flp.data.environments import specification
 from flp.data.load import Dataset, load_dataset
 from flp.data.moments import observation_moments
@@ -23,6 +22,7 @@ from flp.learner.nets import standardize
 from flp.learner.replay import Replay
 from flp.params.loading import Params
 from flp.params.run import Run
+from flp.parts.base import Agent, Spec
 from flp.randomness.seeds import seed_of
 from flp.randomness.streams import RunStreams
 from flp.system import layout

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flp.agents.base import Agent
 from flp.evaluation.pool import EnvironmentPool
 from flp.learner.trainable import Batch
+from flp.parts.base import Agent
 from flp.randomness.seeds import seed_of
 from flp.runs.batchwork import Batchwork
 from flp.supervision.health import Health

@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flp.agents.base import Agent
 from flp.evaluation.rollout import Act, BackgroundEvaluator, Evaluation, Evaluator
 from flp.learner.devices import device_name
 from flp.learner.trainable import Logs
+from flp.parts.base import Agent
 from flp.runs.batchwork import Batchwork
 from flp.runs.run_folder import Row, parameters_of, save_run, write_trajectories
 from flp.supervision.health import Guard, Health

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flp.agents.base import Agent
 from flp.params.run import Run
+from flp.parts.base import Agent
 from flp.system.artifacts import atomic_write, load_manifest, save_tensors, write_csv, write_verified
 from flp.system.errors import FLPError
 from flp.system.hashing import sha256_of

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flp.agents.base import Agent
 from flp.learner.replay import Replay
 from flp.learner.trainable import Learner, Logs
 from flp.params.sections import Offline
+from flp.parts.base import Agent
 
 _Q_LOGS = ("q", "q_max", "actor_q", "v")
 # Beyond what rewards allow by this share of the whole range, Q is suspicious; by this multiple, it has exploded.

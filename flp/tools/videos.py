@@ -103,9 +103,9 @@ def play_run(
     keys: Keys, dataset: str, agent_name: str, run: Run, files: dict[str, tuple[Path, str]], device: str
 ) -> Iterator[tuple[str, Episode]]:
     """Play one run's episode with the behaviour policy (where it has one) and its policies, by their titles."""
-    from flp.agents.base import Agent
     from flp.evaluation.film import open_scene, pictures_apart, play
     from flp.learner.devices import set_up
+    from flp.parts.base import Agent
     from flp.runs.batchwork import Batchwork
     from flp.runs.run_folder import restore_parameters
     from flp.system.artifacts import load_tensors

@@ -206,7 +206,7 @@ def test_the_flow_neither_changes_nor_is_called():
 
 
 def test_flp_needs_its_flow():
-    from flp.agents.base import Spec
+    from flp.parts.base import Spec
 
     agent = make_agent([1])
     with pytest.raises(ValueError, match="flow"):

@@ -9,8 +9,8 @@ import torch
 from reference import SETTINGS, make_batch, make_flow
 
 from flp.agents import make_agent as build
-from flp.agents.base import Spec
 from flp.params.sections import AgentName, Offline
+from flp.parts.base import Spec
 from flp.randomness.streams import RunStreams
 from flp.runs.run_folder import parameters_of, restore_parameters
 

@@ -13,7 +13,7 @@ from reference import SETTINGS
 from test_agents_common import make
 from test_agents_reference import check_updates, doubled, mean, samples
 
-from flp.agents.diffusion import retained
+from flp.parts.diffusion import retained
 from flp.randomness.streams import RunStreams
 
 STEPS = 10  # of the cosine

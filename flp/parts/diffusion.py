@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flp.agents.base import Agent, Spec, settings_of
-from flp.agents.common import InSampleValues, td_loss
 from flp.learner.cosine import CosineAdamW
 from flp.learner.denoiser import Denoiser
 from flp.learner.nets import aggregate, follow
 from flp.learner.optimizers import Adam, descend
 from flp.learner.rectified import RectifiedCritic, RectifiedValue
 from flp.learner.trainable import Batch, Logs
+from flp.parts.base import Agent, Spec, settings_of
+from flp.parts.common import InSampleValues, td_loss
 from flp.randomness.streams import RunStreams
 
 _LEAST, _MOST = 0.1, 10.0  # rates of noise at the ends of the variance-preserving schedule

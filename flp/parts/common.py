@@ -13,11 +13,11 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from flp.agents.base import Agent, Spec
 from flp.flow.behavior import Flow
 from flp.flow.velocity import VelocityField, flow_matching_loss
 from flp.learner.nets import MLP, Critic, Value, aggregate
 from flp.learner.trainable import Batch, Logs
+from flp.parts.base import Agent, Spec
 from flp.randomness.streams import RunStreams
 
 # Variance scaling by 0.01 (FQL, final_fc_init_scale) scales the weights by its root.

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flp.agents.base import Spec
-from flp.agents.common import FlowAgent, make_critic, td_loss
 from flp.learner.nets import aggregate
 from flp.learner.trainable import Batch, Logs
+from flp.parts.base import Spec
+from flp.parts.common import FlowAgent, make_critic, td_loss
 from flp.randomness.streams import RunStreams
 
 
