@@ -38,7 +38,7 @@ def test_both_front_ends_with_the_real_stages(tmp_path: Path, umask: int) -> Non
     whole = [*empty_namespace(), "snakemake", "--cores", "4"]
     assert ran(checkout, *whole, PYTHONPATH=str(NO_NETWORK)) == Counter(STAGES)  # nothing of it needs a network
     made = [path for folder in ("data", "results", ".flp") for path in (checkout.root / folder).rglob("*.*")]
-    assert {".npz", ".safetensors", ".html", ".log", ".key", ".lock"} <= {path.suffix for path in made}
+    assert {".npz", ".safetensors", ".html", ".log", ".lock"} <= {path.suffix for path in made}
     assert {stat.S_IMODE(path.stat().st_mode) for path in made if path.is_file()} == {0o666 & ~umask}
     page = checkout.read("results/report/index.html")
     assert "<html" in page and "://cdn" not in page
