@@ -127,7 +127,7 @@ def model_card(manifest: dict[str, Any]) -> str:
     return f"""# Behaviour flow of {manifest["dataset"]}, seed {manifest["seed"]}
 
 A velocity field v(s, x, t) fitted by flow matching to the actions of `{manifest["dataset"]}`; it carries N(0, I) at
-t = 0 to the behaviour's actions at t = 1. Load it with `flp.flow.checkpoint.load_flow`.
+t = 0 to the behaviour's actions at t = 1. Load it with `flp.load_flow`.
 
 - dataset SHA-256: `{manifest["dataset_sha256"]}`
 - key: `{manifest["key"]}`
