@@ -77,5 +77,8 @@ def test_where_there_are_no_locks_a_warning_says_so(number, tmp_path, monkeypatc
 def test_a_lock_that_cannot_be_written_is_said_in_one_line(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path(".flp").write_text("not a folder")
-    with pytest.raises(FLPError, match=r"^cannot write .*\.flp.*; mend the folder's permissions$"), alone("out"):
+    with (
+        pytest.raises(FLPError, match=r"^cannot write .*\.flp.*; a file stands where a folder .* should: move it away"),
+        alone("out"),
+    ):
         pass
