@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, Protocol, get_args
 
 from flp.data.environments import specification
+from flp.experiment.interpreter import in_place
 from flp.experiment.keys import Keys
 from flp.params.loading import Params, load_params
 from flp.params.sections import AgentName
 from flp.system.errors import FLPError, nearest, user_error
-from flp.system.interpreter import in_place
 from flp.system.layout import split_seeds
 from flp.system.stopping import STOP, InterruptedJobError
 from flp.system.surroundings import settle

@@ -260,7 +260,7 @@ def written(path, form):
     """The default with one field's numbers (1 where there is none) in another form; and the numbers as they were."""
     value = functools.reduce(lambda place, name: place[name], path.split("."), DEFAULT)
     if value is None:
-        value = [1] if path == "online.tasks" else 1
+        value = [1] if path.endswith(("tasks", "hidden")) else 1
     if isinstance(value, list):
         return with_(path, [form(number) for number in value or [1]]), value or [1]
     return with_(path, form(value)), value

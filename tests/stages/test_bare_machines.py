@@ -253,7 +253,7 @@ def test_the_stages_need_no_locale(tmp_path, anywhere):
     assert made == anywhere
 
 
-@pytest.mark.parametrize("program", ["flp.stages.invert_to_latent", "flp.cli", "flp.tools.videos"])
+@pytest.mark.parametrize("program", ["flp.stages.invert_to_latent", "flp.cli", "flp.stages.report"])
 def test_a_module_run_as_a_program_speaks_too(program):
     given = {**os.environ, "PYTHONPATH": str(ROOT)} | LOCALES[0]
     done = subprocess.run([sys.executable, "-m", program, "--help"], env=given, capture_output=True, check=False)

@@ -8,7 +8,7 @@ from typing import Any
 
 from snakemake.settings.types import DeploymentMethod
 
-from flp.system.interpreter import GIVEN
+from flp.experiment.interpreter import GIVEN
 
 # A stage that fails is a failed job, whoever keeps its log (`set`: this takes the place of Snakemake's own prefix).
 # A stage that is asked to stop saves its state first. When a whole process group is asked, the shell waits for the
