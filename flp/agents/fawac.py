@@ -8,17 +8,19 @@ from torch import Tensor
 from flp.learner.nets import Value, follow
 from flp.learner.optimizers import Adam, descend
 from flp.learner.trainable import Batch, Logs
+from flp.parts.actor_critic import ActorCritic
 from flp.parts.base import Spec, settings_of
-from flp.parts.flow_policy import FlowPolicy
+from flp.parts.common import FlowAgent
 from flp.randomness.streams import RunStreams
 
 
-class FAWAC(FlowPolicy):
+class FAWAC(FlowAgent, ActorCritic):
     """R flow policies that imitate better actions more, by FQL's critics."""
 
     def __init__(self, spec: Spec) -> None:
         o, own = spec.offline, settings_of(spec, "fawac")
-        super().__init__(spec, own.flow_steps)
+        super().__init__(spec, "joint", own.flow_steps)
+        self.build_critic(spec)
         self.alpha, self.max_weight = own.alpha, own.max_weight
         self.baseline = Value(spec.streams, spec.observation_dim, o.hidden, layer_norm=o.critic_layer_norm)
         trained = [*self.behavior_parameters(), *self.baseline.parameters(), *self.critic.parameters()]
@@ -37,6 +39,10 @@ class FAWAC(FlowPolicy):
         follow(self.target_critic, self.critic, self.target_rate)
         descend(self.optimizers[0], actor_loss + value_loss + critic_loss)
         return logs | value_logs | critic_logs
+
+    def actions(self, observations: Tensor, z: Tensor) -> Tensor:
+        """f(s, z)."""
+        return self.behavior.decode(observations, z)
 
     def actor_loss(self, batch: Batch, noise: dict[str, Tensor]) -> tuple[Tensor, Logs]:
         """min(exp(α A(s, a)), 100) ‖v(s, x_t, t) − (a − x_0)‖², mean over dimensions and batch, per run `[R]`."""

@@ -8,8 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flp.learner.cosine import CosineAdamW
-from flp.learner.optimizers import descend
+from flp.learner.optimizers import Adam, descend
 from flp.learner.rectified import RectifiedMLP
 from flp.learner.trainable import Batch, Logs
 from flp.parts.base import Spec, settings_of
@@ -28,7 +27,7 @@ class SRPO(DiffusionAgent):
         # Counted on the device, so that captured updates know which of them move the actor.
         self.updates: Tensor
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64, device=spec.streams.device))
-        self.optimizers.append(CosineAdamW(self.actor.parameters(), o.learning_rate, own.cosine_steps or o.steps))
+        self.optimizers.append(Adam(self.actor.parameters(), o.learning_rate, decay_steps=own.cosine_steps or o.steps))
 
     def draw(self, streams: RunStreams, updates: int, batch_size: int) -> dict[str, Tensor]:
         """Noise and uniform levels, of denoising and of the policy's actions."""

@@ -1,7 +1,8 @@
-"""Optimizers over stacked parameters: element-wise, so that runs never mix."""
+"""One optimizer over stacked parameters, whose runs never mix: Adam, with what some algorithms add to it."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -19,39 +20,71 @@ class Adam:
     Args:
         parameters: what to optimize.
         learning_rate: the step size.
+        decay_steps: steps after which the rate has fallen to zero along half a cosine; None keeps it.
+        weight_decay: the share by which a rate of 1 would shrink every parameter beside the step (AdamW, Loshchilov
+            and Hutter, 2019).
+        clip_norm: the largest norm of a run's gradient over all parameters; None bounds nothing.
+        runs: how many runs the parameters hold along their first axis; what `clip_norm` needs.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float) -> None:
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        learning_rate: float,
+        *,
+        decay_steps: int | None = None,
+        weight_decay: float = 0.0,
+        clip_norm: float | None = None,
+        runs: int = 1,
+    ) -> None:
         self.parameters: list[Tensor] = list(parameters)
-        self.learning_rate = learning_rate
+        self.learning_rate, self.decay_steps, self.weight_decay = learning_rate, decay_steps, weight_decay
+        self.clip_norm, self.runs = clip_norm, runs
         self.mean = [torch.zeros_like(p) for p in self.parameters]
         self.variance = [torch.zeros_like(p) for p in self.parameters]
         self.steps = [torch.zeros((), device=p.device) for p in self.parameters]
 
+    def rate(self) -> Tensor | float:
+        """The next step's rate; a decaying one is a tensor without dimension, so that captured updates know it."""
+        if self.decay_steps is None:
+            return self.learning_rate
+        done = (self.steps[0] / self.decay_steps).clamp(max=1)
+        return 0.5 * self.learning_rate * (1 + torch.cos(math.pi * done))
+
+    def clipped(self, gradients: Sequence[Tensor]) -> list[Tensor]:
+        """The gradients, every run's shortened to `clip_norm` (as `torch.nn.utils.clip_grad_norm_` does)."""
+        if self.clip_norm is None:
+            return list(gradients)
+        squares = [g.reshape(self.runs, -1).square().sum(1) for g in gradients]
+        norm = torch.stack(squares).sum(0).sqrt()
+        factor = (self.clip_norm / (norm + 1e-6)).clamp(max=1)
+        return [(g.reshape(self.runs, -1) * factor[:, None]).reshape(g.shape) for g in gradients]
+
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor]) -> None:
         """Move the parameters down their gradients, in the parameters' order."""
+        rate, gradients = self.rate(), self.clipped(gradients)
         if torch.compiler.is_dynamo_compiling():
-            self._step_in_parts(gradients)
+            self._step_in_parts(gradients, rate)
             return
         torch._foreach_add_(self.steps, 1)
-        torch._fused_adam_(
+        torch._fused_adamw_(
             self.parameters,
-            list(gradients),
+            gradients,
             self.mean,
             self.variance,
             [],
             self.steps,
-            lr=self.learning_rate,
+            lr=rate,
             beta1=_BETA_1,
             beta2=_BETA_2,
-            weight_decay=0.0,
+            weight_decay=self.weight_decay,
             eps=_EPSILON,
             amsgrad=False,
             maximize=False,
         )
 
-    def _step_in_parts(self, gradients: Sequence[Tensor]) -> None:
+    def _step_in_parts(self, gradients: Sequence[Tensor], rate: Tensor | float) -> None:
         """The same in plain operations: the compiler fuses those, and cannot look into the kernel."""
         for p, g, mean, variance, steps in zip(
             self.parameters, gradients, self.mean, self.variance, self.steps, strict=True
@@ -60,7 +93,9 @@ class Adam:
             mean.lerp_(g, 1 - _BETA_1)
             variance.lerp_(g.square(), 1 - _BETA_2)
             root = (variance / (1 - _BETA_2**steps)).sqrt()
-            p.sub_(self.learning_rate / (1 - _BETA_1**steps) * mean / (root + _EPSILON))
+            if self.weight_decay:
+                p.mul_(1 - rate * self.weight_decay)
+            p.sub_(rate / (1 - _BETA_1**steps) * mean / (root + _EPSILON))
 
     def state(self) -> dict[str, Tensor]:
         """The moments and step counts, `{parameter}.{field}`."""

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flp.learner.cosine import CosineAdamW
 from flp.learner.denoiser import Denoiser
 from flp.learner.nets import aggregate, follow
 from flp.learner.optimizers import Adam, descend
@@ -108,8 +107,8 @@ class DiffusionAgent(Agent):
         self.diffusion = Diffusion(spec, own)
         self.values = RectifiedValues(spec, own)
         decay_steps = own.cosine_steps or o.steps
-        self.optimizers: list[Adam] = [
-            CosineAdamW(self.diffusion.parameters(), o.learning_rate, decay_steps, own.weight_decay),
+        self.optimizers = [
+            Adam(self.diffusion.parameters(), o.learning_rate, decay_steps=decay_steps, weight_decay=own.weight_decay),
             Adam(self.values.value.parameters(), o.learning_rate),
             Adam(self.values.critic.parameters(), o.learning_rate),
         ]

@@ -8,9 +8,9 @@ import math
 import pytest
 import torch
 
-from flp.learner.cosine import CosineAdamW
 from flp.learner.denoiser import Denoiser, Dense
 from flp.learner.nets import standardize
+from flp.learner.optimizers import Adam
 from flp.learner.rectified import RectifiedMLP
 from flp.randomness.streams import RunStreams
 
@@ -56,7 +56,7 @@ def test_the_rate_falls_along_a_cosine(in_parts, monkeypatch):
     monkeypatch.setattr(torch.compiler, "is_dynamo_compiling", lambda: in_parts)
     generator = torch.Generator().manual_seed(0)
     ours, theirs = (torch.nn.Parameter(torch.linspace(-1, 1, 9).view(3, 3)) for _ in range(2))
-    optimizer = CosineAdamW([ours], 0.1, 8, 0.3)
+    optimizer = Adam([ours], 0.1, decay_steps=8, weight_decay=0.3)
     expected = torch.optim.AdamW([theirs], 0.1, weight_decay=0.3)
     schedule = torch.optim.lr_scheduler.LambdaLR(expected, lambda t: 0.5 * (1 + math.cos(math.pi * min(t, 8) / 8)))
     for step in range(11):
