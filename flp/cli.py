@@ -24,6 +24,7 @@ TOOLS = {
     "videos": "draw rollouts: flow, policy and fine-tuned policy side by side",
     "rollout": "let a trained policy play: success and return with intervals",
     "compare": "set two experiments' results side by side, with paired intervals and what differs in parameters",
+    "watch": "show all running and finished jobs of this checkout on one screen",
     "clean": "show and remove stale resume states, temporary files and outputs of other experiments",
     "schema": "print the JSON schema of params.yaml",
 }

@@ -25,6 +25,7 @@ from flp.runs.shards import Shard, Work, plan, run_shards
 from flp.runs.turns import Turns
 from flp.supervision.foresight import foresee_training
 from flp.supervision.health import Health, HopelessError
+from flp.supervision.status import Status
 from flp.system.artifacts import made_with, write_json
 from flp.system.errors import FLPError
 from flp.system.forced import forced
@@ -143,9 +144,11 @@ class Session(AbstractContextManager["Session", None]):
         )
         self.resume = Resume(shard.folder, clock=turns.clock)
         label = f"{assignment.agent} {assignment.dataset} {phase}"
-        self.progress = Progress(label, steps, quiet=turns.index > 0)
-        rescue = partial(keep_last_good, self.work, self.resume, assignment.folder, assignment.keys)
         names = [run.name for run in shard.runs]
+        about = {"stage": assignment.stage, "dataset": assignment.dataset, "agent": assignment.agent}
+        self.status = Status(shard.folder, steps, **about, makes=str(assignment.folder), runs=names)
+        self.progress = Progress(label, steps, quiet=turns.index > 0, tell=self.status.reach)
+        rescue = partial(keep_last_good, self.work, self.resume, assignment.folder, assignment.keys)
         self.health = Health(label, names, params.offline, self.replay, self.agent, rescue)
         tick = partial(self.resume.stop_if_asked, self.state)
         beside = evaluates_beside(device)
@@ -163,6 +166,7 @@ class Session(AbstractContextManager["Session", None]):
             return False
         for part in self.parts:
             part.restore(*saved)
+        self.status.note(success=self.recorder.success)
         return True
 
     def evaluate(self, step: int) -> None:
@@ -178,6 +182,7 @@ class Session(AbstractContextManager["Session", None]):
         with self.progress.section("evaluation"):
             for line in evaluate():
                 self.progress.say(line)
+        self.status.note(success=self.recorder.success)
 
     def fit(self, before_update: Callable[[], None] | None = None) -> None:
         """Train to the end and write the runs down.

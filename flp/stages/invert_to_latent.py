@@ -24,11 +24,12 @@ from flp.flow.checkpoint import load_flow
 from flp.flow.inversion import invert
 from flp.flow.quality import judge, negative_log_likelihood
 from flp.learner.devices import set_up, to_device
+from flp.supervision.status import Status
 from flp.system import layout
 from flp.system.artifacts import atomic_write, save_tensors, write_json
 from flp.system.errors import FLPError
 from flp.system.locks import once
-from flp.system.progress import Progress
+from flp.system.progress import Progress, Tell
 from flp.system.resume import Resume, State
 
 PIECE = 2**15  # actions between two looks at the clock: some seconds on a core
@@ -54,7 +55,8 @@ def invert_dataset(job: Job, path: str, key: str) -> None:
     actions = to_device(train.actions[train.transitions], device)
     made_by = {"batch_size": settings.batch_size, "device": device.type}
     resume = Resume(layout.resume_folder("invert-to-latent", key), made_by=made_by)
-    latents, errors = invert_all(flow, observations, actions, settings.batch_size, threads, resume)
+    status = Status(resume.file.parent, len(actions), stage="invert-to-latent", dataset=name, makes=path)
+    latents, errors = invert_all(flow, observations, actions, settings.batch_size, threads, resume, status.reach)
     quality = {"key": key, "dataset": name, "seed": seed, **judge(latents.numpy(), errors.numpy())}
     rows = validation.transitions[: settings.likelihood_samples]
     quality |= {
@@ -95,7 +97,13 @@ def invert_dataset(job: Job, path: str, key: str) -> None:
 
 
 def invert_all(
-    flow: Flow, observations: Tensor, actions: Tensor, batch_size: int, threads: int, resume: Resume
+    flow: Flow,
+    observations: Tensor,
+    actions: Tensor,
+    batch_size: int,
+    threads: int,
+    resume: Resume,
+    tell: Tell = lambda step: None,
 ) -> tuple[Tensor, Tensor]:
     """Latents and round-trip errors, `[n, a]` each, on the CPU: piece by piece, from the saved state if there is one.
 
@@ -110,7 +118,7 @@ def invert_all(
 
     whole = batch_size * threads
     piece = whole * max(1, PIECE // whole)
-    progress = Progress("inverting", len(actions), "actions")
+    progress = Progress("inverting", len(actions), "actions", tell=tell)
     progress.begin(done)
     for start in range(done, len(actions), piece):
         rows = slice(start, start + piece)

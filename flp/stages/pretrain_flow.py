@@ -25,11 +25,12 @@ from flp.learner.trainable import Logs
 from flp.learner.trainer import Trainer
 from flp.randomness.seeds import seed_of
 from flp.randomness.streams import RunStreams
+from flp.supervision.status import Status
 from flp.system import layout
 from flp.system.artifacts import write_csv, write_text
 from flp.system.errors import FLPError
 from flp.system.locks import once
-from flp.system.progress import Progress
+from flp.system.progress import Progress, Tell
 from flp.system.resume import Resume, join
 
 Curve = list[dict[str, float]]
@@ -57,7 +58,9 @@ def train_flow(job: Job, path: str, key: str) -> None:
     trainer = Trainer(learner, pairs(train, device), streams, settings.batch_size)
     # The streams of one kind of device are not the other's.
     resume = Resume(layout.resume_folder("pretrain-flow", key), made_by={"device": device.type})
-    curve = fit(trainer, learner, pairs(validation, device), settings, resume, f"flow {name} seed {seed}")
+    status = Status(resume.file.parent, settings.steps, stage="pretrain-flow", dataset=name, makes=path)
+    held_out, label = pairs(validation, device), f"flow {name} seed {seed}"
+    curve = fit(trainer, learner, held_out, settings, resume, label, status.reach)
     write_csv(path + ".csv", curve)
     manifest = {
         "kind": "flow",
@@ -89,10 +92,18 @@ def pairs(data: Dataset, device: torch.device) -> Pairs:
     return Pairs(*(to_device(array, device) for array in (data.observations, data.actions, data.transitions)))
 
 
-def fit(trainer: Trainer, learner: FlowLearner, validation: Pairs, settings: Any, resume: Resume, label: str) -> Curve:
+def fit(
+    trainer: Trainer,
+    learner: FlowLearner,
+    validation: Pairs,
+    settings: Any,
+    resume: Resume,
+    label: str,
+    tell: Tell = lambda step: None,
+) -> Curve:
     """Train to the end, from the saved state if there is one; return the loss curve."""
     curve: Curve = []
-    progress = Progress(label, settings.steps)
+    progress = Progress(label, settings.steps, tell=tell)
     if saved := resume.start():
         trainer.restore(*saved)
         curve = saved[1]["curve"]
