@@ -23,6 +23,7 @@ TOOLS = {
     "flows": "list the flows at hand: key, quality, size, whether the experiment needs them",
     "videos": "draw rollouts: flow, policy and fine-tuned policy side by side",
     "rollout": "let a trained policy play: success and return with intervals",
+    "export": "write a trained policy as one file that runs without flp (PyTorch or ONNX)",
     "compare": "set two experiments' results side by side, with paired intervals and what differs in parameters",
     "watch": "show all running and finished jobs of this checkout on one screen",
     "clean": "show and remove stale resume states, temporary files and outputs of other experiments",
