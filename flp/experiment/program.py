@@ -37,6 +37,8 @@ class Job:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
         whole = load_params(args.params, *args.preset)
+        if getattr(args, "tensorboard", False):
+            whole = whole.model_copy(update={"report": whole.report.model_copy(update={"tensorboard": True})})
         self.keys = Keys(whole)
         self.params: Params = whole
         if dataset := getattr(args, "dataset", None):
@@ -200,5 +202,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": "CPU threads and worker processes to use (default: every core)",
     },
     "device": {"default": "auto", "metavar": "NAME", "help": "auto, cpu, cuda or cuda:1 (default: auto)"},
+    "tensorboard": {
+        "action": "store_true",
+        "help": "show curves while it trains, in results/tensorboard, as report.tensorboard: true does",
+    },
     "profile": {"metavar": "DIR", "help": "write a trace for chrome://tracing or ui.perfetto.dev to DIR"},
 }

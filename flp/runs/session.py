@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +23,7 @@ from flp.runs.recorder import Recorder, keep_last_good
 from flp.runs.run_folder import adopt, clear_others, is_finished
 from flp.runs.shards import Shard, Work, plan, run_shards
 from flp.runs.turns import Turns
+from flp.supervision.boards import Boards
 from flp.supervision.foresight import foresee_training
 from flp.supervision.health import Health, HopelessError
 from flp.supervision.status import Status
@@ -152,6 +153,7 @@ class Session(AbstractContextManager["Session", None]):
         self.health = Health(label, names, params.offline, self.replay, self.agent, rescue)
         tick = partial(self.resume.stop_if_asked, self.state)
         beside = evaluates_beside(device)
+        self.boards = Boards(params.report, assignment.folder, self.work.shown, {r.name: asdict(r) for r in shard.runs})
         self.recorder = Recorder(self.work, phase, self.agent, shard.threads, self.health, tick, beside=beside)
         self.parts: list[Part] = [self.trainer, self.recorder, self.health]
 
@@ -183,6 +185,7 @@ class Session(AbstractContextManager["Session", None]):
             for line in evaluate():
                 self.progress.say(line)
         self.status.note(success=self.recorder.success)
+        self.boards.follow("evaluation", self.recorder.evaluations)
 
     def fit(self, before_update: Callable[[], None] | None = None) -> None:
         """Train to the end and write the runs down.
@@ -198,6 +201,7 @@ class Session(AbstractContextManager["Session", None]):
             if step % every == 0 or step == self.steps:
                 self.evaluate(step)
             self.recorder.log(step, logs)
+            self.boards.follow("training", self.recorder.logs)
 
         def checkpoint() -> None:
             with self.progress.section("checkpoint"):
@@ -213,8 +217,9 @@ class Session(AbstractContextManager["Session", None]):
             raise FLPError(self.health.message())
 
     def close(self) -> None:
-        """Close the environments."""
+        """Close the environments and the boards."""
         self.recorder.close()
+        self.boards.close()
 
     def __exit__(self, *exception: object) -> None:
         self.close()

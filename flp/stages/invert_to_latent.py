@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import sys
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from flp.flow.checkpoint import load_flow
 from flp.flow.inversion import invert
 from flp.flow.quality import judge, negative_log_likelihood
 from flp.learner.devices import set_up, to_device
+from flp.supervision.boards import Boards
 from flp.supervision.status import Status
 from flp.system import layout
 from flp.system.artifacts import atomic_write, save_tensors, write_json
@@ -78,6 +80,8 @@ def invert_dataset(job: Job, path: str, key: str) -> None:
     with atomic_write(folder / "latent.png") as file:
         file.write(picture(latents.numpy(), quality))
     write_json(folder / "quality.json", quality)
+    with closing(Boards(job.params.report, folder, settings.keyed() | manifest["parameters"])) as boards:
+        boards.follow("quality", [quality | {"step": manifest["parameters"]["steps"]}])
     save_tensors(
         path + ".safetensors",
         {"latents": latents},
@@ -173,7 +177,7 @@ def picture(latents: NDArray[np.float32], quality: dict[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-main = stage("invert-to-latent", ("dataset", "seed"), run, __doc__)
+main = stage("invert-to-latent", ("dataset", "seed", "tensorboard"), run, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,6 +7,8 @@ its loss curve (.csv) and its model card (.md).
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from flp.learner.trainable import Logs
 from flp.learner.trainer import Trainer
 from flp.randomness.seeds import seed_of
 from flp.randomness.streams import RunStreams
+from flp.supervision.boards import Boards
 from flp.supervision.status import Status
 from flp.system import layout
 from flp.system.artifacts import write_csv, write_text
@@ -60,7 +63,9 @@ def train_flow(job: Job, path: str, key: str) -> None:
     resume = Resume(layout.resume_folder("pretrain-flow", key), made_by={"device": device.type})
     status = Status(resume.file.parent, settings.steps, stage="pretrain-flow", dataset=name, makes=path)
     held_out, label = pairs(validation, device), f"flow {name} seed {seed}"
-    curve = fit(trainer, learner, held_out, settings, resume, label, status.reach)
+    with closing(Boards(job.params.report, Path(path).parent, settings.keyed())) as boards:
+        show = partial(boards.follow, "flow")
+        curve = fit(trainer, learner, held_out, settings, resume, label, status.reach, show)
     write_csv(path + ".csv", curve)
     manifest = {
         "kind": "flow",
@@ -100,8 +105,9 @@ def fit(
     resume: Resume,
     label: str,
     tell: Tell = lambda step: None,
+    show: Callable[[Curve], None] = lambda curve: None,
 ) -> Curve:
-    """Train to the end, from the saved state if there is one; return the loss curve."""
+    """Train to the end, from the saved state if there is one; return the loss curve, which is shown as it grows."""
     curve: Curve = []
     progress = Progress(label, settings.steps, tell=tell)
     if saved := resume.start():
@@ -122,6 +128,7 @@ def fit(
                 "flow.learning_rate"
             )
         curve.append({"step": step, "loss": float(logs["loss"]), "validation_loss": loss})
+        show(curve)
         progress.notes = f"validation loss {loss:.4f}"
 
     def checkpoint() -> None:
@@ -155,7 +162,7 @@ Its quality (round trip, latents against the prior, likelihood) is in
 """
 
 
-main = stage("pretrain-flow", ("dataset", "seed"), run, __doc__)
+main = stage("pretrain-flow", ("dataset", "seed", "tensorboard"), run, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())
