@@ -24,6 +24,8 @@ from flp.system.layout import split_seeds
 from flp.system.stopping import STOP, InterruptedJobError
 from flp.system.surroundings import settle
 
+BOARDS = ("tensorboard", "wandb")
+
 
 class Job:
     """What a stage program was asked to do.
@@ -37,8 +39,8 @@ class Job:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
         whole = load_params(args.params, *args.preset)
-        if getattr(args, "tensorboard", False):
-            whole = whole.model_copy(update={"report": whole.report.model_copy(update={"tensorboard": True})})
+        if boards := {name: True for name in BOARDS if getattr(args, name, False)}:
+            whole = whole.model_copy(update={"report": whole.report.model_copy(update=boards)})
         self.keys = Keys(whole)
         self.params: Params = whole
         if dataset := getattr(args, "dataset", None):
@@ -206,5 +208,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "action": "store_true",
         "help": "show curves while it trains, in results/tensorboard, as report.tensorboard: true does",
     },
+    "wandb": {"action": "store_true", "help": "show them by Weights & Biases, as report.wandb: true does"},
     "profile": {"metavar": "DIR", "help": "write a trace for chrome://tracing or ui.perfetto.dev to DIR"},
 }

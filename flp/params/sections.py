@@ -185,6 +185,8 @@ class Report(Section):
     """Heading of the page."""
     tensorboard: bool = Field(default=False, json_schema_extra=UNKEYED)
     """Show curves while it trains, in results/tensorboard (the extra `tensorboard`)."""
+    wandb: bool = Field(default=False, json_schema_extra=UNKEYED)
+    """Show them by Weights & Biases (the extra `wandb`), as its environment variables say."""
 
 
 class Figure2(Section):

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flp.data.load import load_dataset
-from flp.experiment.program import Job, stage
+from flp.experiment.program import BOARDS, Job, stage
 from flp.flow.behavior import Flow
 from flp.flow.checkpoint import load_flow
 from flp.flow.inversion import invert
@@ -177,7 +177,7 @@ def picture(latents: NDArray[np.float32], quality: dict[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-main = stage("invert-to-latent", ("dataset", "seed", "tensorboard"), run, __doc__)
+main = stage("invert-to-latent", ("dataset", "seed", *BOARDS), run, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

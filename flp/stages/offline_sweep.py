@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from flp.experiment import variants
-from flp.experiment.program import Job, stage
+from flp.experiment.program import BOARDS, Job, stage
 from flp.runs.session import Assignment, carry_out
 from flp.stages.offline_train import train
 from flp.system import layout
@@ -38,7 +38,7 @@ def run(job: Job) -> None:
     carry_out(assignment, runs, job.keys.job_of(name, "flp", runs), partial(train, assignment), job.args.threads)
 
 
-main = stage("offline-sweep", ("dataset", "figure", "seeds", "tensorboard"), run, __doc__)
+main = stage("offline-sweep", ("dataset", "figure", "seeds", *BOARDS), run, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

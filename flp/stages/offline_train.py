@@ -11,7 +11,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from flp.experiment.program import Job, stage
+from flp.experiment.program import BOARDS, Job, stage
 from flp.runs.session import Assignment, Session, carry_out
 from flp.runs.shards import Shard
 from flp.runs.turns import Turns
@@ -39,7 +39,7 @@ def train(assignment: Assignment, shard: Shard, turns: Turns) -> None:
         session.fit()
 
 
-main = stage("offline-train", ("dataset", "agent", "seeds", "tensorboard"), run, __doc__)
+main = stage("offline-train", ("dataset", "agent", "seeds", *BOARDS), run, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

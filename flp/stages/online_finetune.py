@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from flp.experiment.keys import OFFLINE_ONLY
-from flp.experiment.program import Job, stage
+from flp.experiment.program import BOARDS, Job, stage
 from flp.runs.interaction import Interaction
 from flp.runs.run_folder import restore_parameters
 from flp.runs.session import Assignment, Session, carry_out
@@ -65,7 +65,7 @@ def finetune(assignment: Assignment, before: dict[str, tuple[Path, str]], shard:
         session.fit(before_update=interact)
 
 
-main = stage("online-finetune", ("dataset", "agent", "seeds", "tensorboard"), run, __doc__)
+main = stage("online-finetune", ("dataset", "agent", "seeds", *BOARDS), run, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

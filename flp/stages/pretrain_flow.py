@@ -17,7 +17,7 @@ import torch
 
 from flp.data.load import Dataset, load_dataset
 from flp.data.moments import observation_moments
-from flp.experiment.program import Job, stage
+from flp.experiment.program import BOARDS, Job, stage
 from flp.flow.checkpoint import save_flow
 from flp.flow.matching import FlowLearner, Pairs, validation_loss
 from flp.flow.velocity import VelocityField
@@ -162,7 +162,7 @@ Its quality (round trip, latents against the prior, likelihood) is in
 """
 
 
-main = stage("pretrain-flow", ("dataset", "seed", "tensorboard"), run, __doc__)
+main = stage("pretrain-flow", ("dataset", "seed", *BOARDS), run, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

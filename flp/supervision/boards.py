@@ -1,7 +1,9 @@
-"""Curves as they grow, for TensorBoard; nothing of it is imported where nobody asks."""
+"""Curves as they grow, for TensorBoard or Weights & Biases; nothing of either is imported where nobody asks."""
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -15,6 +17,7 @@ import yaml
 from flp.params.sections import Report
 from flp.system import layout
 from flp.system.errors import FLPError
+from flp.system.hashing import hash_of
 
 Row = Mapping[str, Any]
 
@@ -138,4 +141,35 @@ class TensorBoard:
         self.writer.close()
 
 
-KINDS: dict[str, Callable[[Path, dict[str, bool | str | float]], Board]] = {"tensorboard": TensorBoard}
+class WandB:
+    """One run of Weights & Biases, by its own client: where it goes, or stays, is said by its environment variables."""
+
+    def __init__(self, place: Path, parameters: dict[str, bool | str | float]) -> None:
+        wandb: Any = import_module("wandb")
+        # The same name again takes the place of the run that had it.
+        name = hash_of(str(Path.cwd()), str(place), parameters)
+        for old in layout.WANDB.glob(f"offline-run-*-{name}"):
+            shutil.rmtree(old)
+        quiet = wandb.Settings(console="off", silent=True, x_disable_stats=True, disable_git=True, save_code=False)
+        self.run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "flp"),
+            dir=str(layout.WANDB.parent),
+            id=name,
+            name=str(place),
+            config=parameters,
+            reinit="create_new",  # several runs at once
+            settings=quiet,
+        )
+        self.run.define_metric("*", step_metric="step")
+
+    def show(self, step: int, values: dict[str, float]) -> None:
+        """Add a point to some curves."""
+        self.run.log({"step": step, **values})
+
+    def close(self) -> None:
+        """Write what is not written yet."""
+        self.run.finish()
+
+
+Parameters = dict[str, bool | str | float]
+KINDS: dict[str, Callable[[Path, Parameters], Board]] = {"tensorboard": TensorBoard, "wandb": WandB}

@@ -21,6 +21,7 @@ RESULTS = Path("results")
 REPORT = "results/report"
 # Curves for TensorBoard, laid out as the results are; no stage reads them and DVC does not version them.
 BOARDS = Path("results/tensorboard")
+WANDB = Path("results/wandb")  # the client's own name for its folder
 # Runs that a figure of the paper needs beside the experiment's own: `{figure}` is figure3, figure4 or figure5.
 SWEEP = "results/{dataset}/sweep/{figure}/seed{seeds}"
 FIGURE = "results/figures/{figure}"

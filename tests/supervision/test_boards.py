@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -137,6 +138,54 @@ def test_a_killed_run_goes_on_without_a_step_twice(here, monkeypatch, signals):
 
 def train_shown():
     trained("--tensorboard")
+
+
+def records(content: bytes):
+    """The records of LevelDB's log format, in which the client writes: blocks of 32 KiB, pieces of records in them."""
+    place, whole = 7, b""  # after the file's own header
+    while place < len(content):
+        if 2**15 - place % 2**15 < 7:  # too little of the block is left for a header
+            place += 2**15 - place % 2**15
+            continue
+        length, kind = struct.unpack_from("<HB", content, place + 4)
+        whole += content[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # all of a record, or its last piece
+            yield whole
+            whole = b""
+
+
+def logged(name: str) -> list[dict]:
+    """The rows in the offline file of the one run of this name."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    found = []
+    for file in layout.WANDB.glob("offline-run-*/*.wandb"):
+        rows, names = [], []
+        for data in records(file.read_bytes()):
+            record = Record.FromString(data)
+            names += [record.run.display_name] if record.WhichOneof("record_type") == "run" else []
+            items = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
+            rows += [items] if items else []
+        found += [rows] if name in names else []
+    (rows,) = found
+    return rows
+
+
+@pytest.mark.slow(30)
+def test_weights_and_biases_are_shown_the_same_offline(here, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    for _ in range(2):  # the second time it takes the place of the first
+        trained("--wandb")
+        rows = logged(f"{DATASET}/{JOB}/task2_seed0")
+        q = [(row["step"], row["training/q"]) for row in rows if "training/q" in row]
+        log = pd.read_csv(here / "task2_seed0/log.csv")
+        assert q == [(s, pytest.approx(v)) for s, v in zip(log["step"], log["q"], strict=True)] and len(q) == 6
+        assert [row["step"] for row in rows if "evaluation/success" in row] == [60]
+        for manifest in here.glob("*/policy.json"):
+            manifest.unlink()
+    assert len(list(layout.WANDB.glob("offline-run-*"))) == 2
 
 
 def test_it_shapes_nothing(here):
