@@ -19,6 +19,7 @@ OWN = {
     "idql": {"candidates": 16, "width": 32, "blocks": 2, "ema_rate": 0.02},
     "srpo": {"beta": 1.0, "width": 32, "blocks": 2},
     "fbrac": {"alpha": 0.1, "flow_steps": 5},
+    "rlpd": {"initial_temperature": 0.1},
     "fawac": {"alpha": 12.0, "max_weight": 1000.0, "flow_steps": 5},
 }
 
@@ -128,7 +129,8 @@ def chain(size=4000):
 
 # The best action's value is 1, less under ReBRAC's noise; the 0.9-expectile m of uniform rewards solves
 # 0.9 (1 - m)² = 0.1 m². Where a has density e^(12 r), r is 1 - 1/12 on average.
-RIGHT = {"fql": 1.0, "fbrac": 1.0, "fawac": 0.92, "rebrac": 0.93, "iql": 0.75, "ifql": 0.75, "idql": 0.75, "srpo": 0.75}
+RIGHT = {"fql": 1.0, "rlpd": 1.0, "fbrac": 1.0, "fawac": 0.92, "rebrac": 0.93}
+RIGHT |= dict.fromkeys(("iql", "ifql", "idql", "srpo"), 0.75)
 
 
 @pytest.mark.parametrize("name", OWN)
