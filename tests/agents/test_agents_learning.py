@@ -32,6 +32,8 @@ def learn(name, data, *, steps, batch=64, **own):
     indices = streams.integers(len(data["rewards"]), steps, batch)[0]
     noise = agent.draw(streams, steps, batch)
     for k in range(steps):
+        for optimizer in agent.optimizers:  # in the second half the rate falls, for values come to rest
+            optimizer.learning_rate = SMALL["learning_rate"] * min(1, 2 * (1 - k / steps))
         rows = {key: value[indices[k]][None] for key, value in data.items()}
         agent.update(rows, {key: value[k] for key, value in noise.items()})
     return agent
@@ -141,5 +143,5 @@ def test_value_is_carried_back_along_a_chain(name):
     critic = agent.critic if hasattr(agent, "critic") else agent.values.critic
     start = torch.tensor([[[1.0, 0.0, 0.0]]])
     right, left = (critic(start, torch.tensor([[[a]]])).mean().item() for a in (0.6, -0.6))
-    assert right == pytest.approx(0.9 * RIGHT[name], abs=0.12)
-    assert left == pytest.approx(0.9 * 0.3, abs=0.1)
+    assert right == pytest.approx(0.9 * RIGHT[name], abs=0.05)
+    assert left == pytest.approx(0.9 * 0.3, abs=0.05)
