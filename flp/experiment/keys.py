@@ -21,7 +21,10 @@ from flp.system import layout
 from flp.system.hashing import hash_of
 
 # Parameters only FLP reads: changing them leaves the baselines alone.
-_FLP_ONLY = ("alpha", "candidates", "log_std_min", "log_std_max")
+_FLP_ONLY = (
+    *("alpha", "candidates", "target_candidates", "selection", "temperature", "kl_budget"),
+    *("log_std_min", "log_std_max"),
+)
 # What computes and draws each of the paper's figures and tables.
 FIGURE_SOURCES = {
     "figure2": "flp.paper.figure2",
