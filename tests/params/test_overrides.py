@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from test_params import DEFAULT, MAZE, with_
 
+from flp.experiment.keys import Keys
 from flp.params.loading import parse
 from flp.system.errors import FLPError
 
@@ -22,6 +23,14 @@ def test_what_is_an_algorithm_s_own_changes_it_alone_and_may_differ_between_data
     assert (maze.offline.steps, maze.evaluation.every, maze.offline.hidden) == (7, 3, DEFAULT["offline"]["hidden"])
     assert (cube.offline.steps, cube.evaluation.every, cube.offline.hidden) == (7, 3, [9])
     assert maze.agents == {}
+
+
+def test_one_algorithm_alone_may_learn_online():
+    values = with_("agents", {"rlpd": {"online": {"steps": 5}}})
+    values["offline"]["agents"], values["online"]["steps"] = ["fql", "rlpd"], 0
+    keys = Keys(parse(values))
+    assert [agent for _, agent, _ in keys.online_jobs()] == ["rlpd"]
+    assert [agent for _, agent, _ in keys.jobs()] == ["fql", "rlpd"]
 
 
 def test_what_learns_online_only_needs_something_online():
