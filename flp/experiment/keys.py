@@ -200,5 +200,6 @@ class TableKeys(Keys):
         return [run for run in super().runs(dataset, agent, seeds) if not run.variant]
 
 
-# Behaviour cloning has nothing to fine-tune with; of IDQL and SRPO only the critics could go on.
-OFFLINE_ONLY = ("bc", "fbc", "idql", "srpo")
+# Behaviour cloning has nothing to fine-tune with; of IDQL and SRPO only the critics could go on; what CAC's schedule of
+# noise levels should do then, nobody has said.
+OFFLINE_ONLY = ("bc", "fbc", "idql", "srpo", "cac")

@@ -24,6 +24,7 @@ NAMES = {
     "rebrac": "ReBRAC",
     "idql": "IDQL",
     "srpo": "SRPO",
+    "cac": "CAC",
     "fawac": "FAWAC",
     "fbrac": "FBRAC",
     "ifql": "IFQL",
