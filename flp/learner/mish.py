@@ -55,13 +55,15 @@ class MishTime(nn.Module):
 
     def __init__(self, streams: RunStreams, width: int) -> None:
         super().__init__()
-        self.frequencies = [_LONGEST ** (-i / (width // 2 - 1)) for i in range(width // 2)]
+        frequencies = [_LONGEST ** (-i / (width // 2 - 1)) for i in range(width // 2)]
+        self.frequencies: Tensor  # not saved: the same for all
+        self.register_buffer("frequencies", torch.tensor(frequencies, device=streams.device), persistent=False)
         self.inner, self.outer = Dense(streams, width, 2 * width), Dense(streams, 2 * width, width)
         for layer in (self.inner, self.outer):
             start_as_torch(streams, layer.weight, layer.bias)
 
     def forward(self, t: Tensor) -> Tensor:
         """Map `[R, B, 1]` to `[R, B, width]`."""
-        phases = torch.cat([t * frequency for frequency in self.frequencies], -1)
+        phases = t * self.frequencies
         out: Tensor = self.outer(F.mish(self.inner(torch.cat([phases.sin(), phases.cos()], -1))))
         return out

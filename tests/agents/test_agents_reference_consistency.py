@@ -32,7 +32,7 @@ def perceptron(p, prefix, member, x):
 
 def consistency(p, s, x, t):
     """f on one sample, t a number."""
-    phases = [t * math.exp(-math.log(10000) / 7 * i) for i in range(8)]
+    phases = [t * torch.tensor(math.exp(-math.log(10000) / 7 * i)).item() for i in range(8)]  # in float32
     time = torch.tensor([*map(math.sin, phases), *map(math.cos, phases)], dtype=x.dtype)
     time = mish(time @ p["time.inner.weight"][0] + p["time.inner.bias"][0, 0])
     time = time @ p["time.outer.weight"][0] + p["time.outer.bias"][0, 0]
