@@ -98,9 +98,10 @@ class Sweep(Section):
     """Values of `offline.candidates` (Figure 5)."""
 
 
-AgentName = Literal["flp", "bc", "fbc", "iql", "rebrac", "idql", "srpo", "fawac", "fbrac", "rlpd", "ifql", "fql"]
-# Behaviour cloning has nothing to fine-tune with; of IDQL and SRPO only the critics could go on.
-OFFLINE_ONLY = ("bc", "fbc", "idql", "srpo")
+AgentName = Literal["flp", "bc", "fbc", "iql", "rebrac", "idql", "srpo", "cac", "fawac", "fbrac", "rlpd", "ifql", "fql"]
+# Behaviour cloning has nothing to fine-tune with; of IDQL and SRPO only the critics could go on; what CAC's schedule of
+# noise levels should do then, nobody has said.
+OFFLINE_ONLY = ("bc", "fbc", "idql", "srpo", "cac")
 # Its policy is as untrained after the offline stage as before.
 ONLINE_ONLY = ("rlpd",)
 
