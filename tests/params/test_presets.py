@@ -81,3 +81,19 @@ def test_idql_and_srpo_are_shaped_for_mazes_and_for_the_robot_arm(paper):
         assert (idql.candidates, idql.width, idql.blocks, idql.diffusion_steps) == (32, 256, 3, 5)
         shared = idql.model_dump(exclude={"candidates", "ema_rate"})
         assert shared.items() <= srpo.model_dump().items(), dataset  # "with IDQL's tuned hyperparameters"
+
+
+def test_cac_is_its_authors_but_for_its_targets(paper):
+    for dataset in paper.datasets:
+        cac = paper.for_dataset(dataset).offline.baselines.cac
+        assert cac.model_dump(exclude={"eta"}) == {
+            "hidden": [256, 256, 256],
+            "max_backup": 10,
+            "normalize_target": False,
+            "clip_norm": 5.0,
+            "ema_rate": 0.005,
+            "ema_every": 5,
+            "ema_start": 1000,
+            "restart": 50_000,
+            "candidates": 50,
+        }, dataset
