@@ -32,6 +32,21 @@ class Diffusion(Section):
     """Steps over which rates with a cosine fall to zero; empty: offline.steps."""
 
 
+class CalQL(Section):
+    """Calibrated Q-learning (Cal-QL, JaxCQL); online, half of every batch is the dataset's."""
+
+    weight: NonNegative = 5.0
+    """Weight of the conservative penalty; see presets/ for FQL's value per environment (five are open)."""
+    lagrange_gap: NonNegative | None = None
+    """Penalty that a learnt factor of the weight holds it at, as FQL's in mazes (weight 5 then, open); empty: none."""
+    reward_scale: Positive = 10.0
+    """What rewards are multiplied by inside, and Q in the logs divided by; FQL's, without its authors' shift (open)."""
+    draws: Annotated[int, Field(gt=0, le=1024)] = 10
+    """Actions of each kind in the penalty (uniform, the policy's here and at s'), and in targets."""
+    policy_learning_rate: Positive = 1e-4
+    """Adam's step size of policy and temperature, its authors'; the critics have offline.learning_rate."""
+
+
 class FAWAC(Section):
     """Flow advantage-weighted actor-critic (FQL's paper, Eq. 10)."""
 
@@ -130,6 +145,7 @@ class SRPO(Diffusion):
 class Baselines(Section):
     """What each baseline has for itself; networks, discount, batch and rates are shared."""
 
+    calql: CalQL = CalQL()
     fawac: FAWAC = FAWAC()
     fbrac: FBRAC = FBRAC()
     fql: FQL = FQL()

@@ -98,7 +98,7 @@ class Sweep(Section):
     """Values of `offline.candidates` (Figure 5)."""
 
 
-AgentName = Literal["flp", "bc", "fbc", "iql", "rebrac", "idql", "srpo", "fawac", "fbrac", "ifql", "fql"]
+AgentName = Literal["flp", "bc", "fbc", "iql", "rebrac", "idql", "srpo", "fawac", "fbrac", "calql", "ifql", "fql"]
 
 
 class Offline(Section):

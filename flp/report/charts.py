@@ -36,6 +36,7 @@ AGENT_COLORS = {
     "srpo": "#4f63d8",
     "fawac": "#7f9a1f",
     "fbrac": "#d0489a",
+    "calql": "#b8452f",
     "bc": "#a1745b",
     "fbc": "#5b8a9a",
 }

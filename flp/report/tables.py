@@ -26,6 +26,7 @@ NAMES = {
     "srpo": "SRPO",
     "fawac": "FAWAC",
     "fbrac": "FBRAC",
+    "calql": "Cal-QL",
     "ifql": "IFQL",
     "fql": "FQL",
 }
