@@ -14,6 +14,7 @@ import yaml
 from flp.experiment.keys import Keys
 from flp.params.loading import merge, parse
 from flp.params.run import Run
+from flp.params.sections import ONLINE_ONLY
 from flp.system import layout
 
 REPO = Path(__file__).resolve().parents[1]
@@ -88,6 +89,8 @@ def make_inputs(overlay: dict[str, Any], success: Callable[[str, Run], list[floa
         folder = layout.OFFLINE.format(dataset=dataset, agent=agent, seeds=layout.join_seeds(seeds))
         for run in keys.runs(dataset, agent, seeds):
             table = evaluations("offline", [100, 200, 300, 400], success(agent, run))
+            if agent in ONLINE_ONLY:
+                table = evaluations("offline", [0], [0.02])
             if agent == "flp":
                 table = pd.concat([evaluations("behavior", [0], [0.1]), table])
             write_run(Path(folder, run.name), keys.offline_run(dataset, agent, run), run, table, agent)

@@ -18,7 +18,7 @@ from flp.learner.trainable import Batch, Logs
 from flp.params.sections import Offline
 from flp.parts.base import Agent, Spec, settings_of
 from flp.parts.common import critic_logs
-from flp.parts.scaled_gaussian import ScaledTanhGaussian
+from flp.parts.tanh_gaussian import ScaledTanhGaussian, squashed
 from flp.randomness.streams import RunStreams
 
 _MOST = 1e6  # of the learnt strength of the penalty
@@ -74,7 +74,7 @@ class CalQL(Agent):
 
     def actor_loss(self, batch: Batch, noise: Tensor) -> tuple[Tensor, Logs]:
         """α log π − min Q(s, a), and −log α · (log π + H̄) with H̄ = −|A|, per run `[R]`."""
-        actions, log_prob = self.policy(batch["observations"], noise)
+        actions, log_prob = self.drawn(batch["observations"], noise)
         q = aggregate(self.ranked(self.critic, batch["observations"], actions), "min")
         alpha = self.log_alpha.exp().detach()
         loss = alpha * log_prob.mean((1, 2)) - q.mean((1, 2))
@@ -106,8 +106,8 @@ class CalQL(Agent):
         """
         n, observations = self.draws, batch["observations"]
         with torch.no_grad():
-            at_next, next_log_prob = self.policy(batch["next_observations"], noise["next"])
-            at_now, now_log_prob = self.policy(observations, noise["now"])
+            at_next, next_log_prob = self.drawn(batch["next_observations"], noise["next"])
+            at_now, now_log_prob = self.drawn(observations, noise["now"])
         actions = torch.cat([2 * noise["random"] - 1, at_next, at_now, batch["actions"].unsqueeze(2)], 2)
         by_chance, policy_s, q = torch.split(self.ranked(self.critic, observations, actions), [n, 2 * n, 1], -1)
         least = (self.scale * batch["returns"])[:, None, :, None]
@@ -120,10 +120,15 @@ class CalQL(Agent):
     @torch.no_grad()
     def target(self, batch: Batch, noise: Tensor) -> Tensor:
         """y = r + γ · mask · max over draws a′ of min Q_φ⁻(s′, a′), without entropy, `[R, B]`."""
-        actions, _ = self.policy(batch["next_observations"], noise)
+        actions, _ = self.drawn(batch["next_observations"], noise)
         q = aggregate(self.ranked(self.target_critic, batch["next_observations"], actions), "min").amax(-1)
         y: Tensor = self.scale * batch["rewards"] + self.discount * batch["masks"] * q
         return y
+
+    def drawn(self, observations: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """The policy's actions `[R, B, n, a]` from noise of that shape, and log π of them, `[R, B, n]`."""
+        mean, log_std = self.policy(observations)
+        return squashed(mean.unsqueeze(2), log_std.unsqueeze(2), noise)
 
     def ranked(self, critic: Critic, observations: Tensor, actions: Tensor) -> Tensor:
         """Q of several actions `[R, B, n, a]` in each state, `[R, members, B, n]`."""
@@ -141,12 +146,12 @@ class CalQL(Agent):
     @torch.no_grad()
     def act(self, observations: Tensor, streams: RunStreams) -> tuple[Tensor, Tensor]:
         """The policy without noise."""
-        actions = self.policy.gaussian(observations)[0].tanh()
+        actions = self.policy(observations)[0].tanh()
         return actions, actions
 
     @torch.no_grad()
     def explore(self, observations: Tensor, streams: RunStreams) -> tuple[Tensor, Tensor]:
         """One draw of the policy."""
-        drawn, _ = self.policy(observations, streams.normal(observations.shape[1], 1, self.action_dim))
+        drawn, _ = self.drawn(observations, streams.normal(observations.shape[1], 1, self.action_dim))
         actions = drawn.squeeze(2)
         return actions, actions

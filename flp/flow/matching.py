@@ -46,6 +46,7 @@ class Pairs:
 
     def __init__(self, observations: Tensor, actions: Tensor, transitions: Tensor) -> None:
         self.observations, self.actions, self.transitions = observations, actions, transitions
+        self.offline_size = len(transitions)
 
     def __len__(self) -> int:
         return len(self.transitions)

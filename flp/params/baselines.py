@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from flp.params.fields import AsReal, Count, Expectile, Hidden, Natural, NonNegative, Positive, Section
+from flp.params.fields import AsReal, Count, Expectile, Float, Hidden, Natural, NonNegative, Positive, Section
 
 
 class Diffusion(Section):
@@ -129,6 +129,15 @@ class ReBRAC(Section):
     """Largest target-policy noise."""
 
 
+class RLPD(Section):
+    """Online learning with offline data in every batch (FQL, agents/sac.py)."""
+
+    target_entropy: Float = -0.5
+    """The policy's target entropy per dimension of the action."""
+    initial_temperature: Positive = 1.0
+    """Weight of the entropy at first."""
+
+
 class SRPO(Diffusion):
     """Score-regularised policy optimisation (SRPO, SRPO.py), as FQL's authors made it from IDQL."""
 
@@ -153,4 +162,5 @@ class Baselines(Section):
     ifql: IFQL = IFQL()
     iql: IQL = IQL()
     rebrac: ReBRAC = ReBRAC()
+    rlpd: RLPD = RLPD()
     srpo: SRPO = SRPO()

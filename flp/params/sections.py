@@ -98,7 +98,13 @@ class Sweep(Section):
     """Values of `offline.candidates` (Figure 5)."""
 
 
-AgentName = Literal["flp", "bc", "fbc", "iql", "rebrac", "idql", "srpo", "fawac", "fbrac", "calql", "ifql", "fql"]
+AgentName = Literal[
+    "flp", "bc", "fbc", "iql", "rebrac", "idql", "srpo", "fawac", "fbrac", "calql", "rlpd", "ifql", "fql"
+]
+# Behaviour cloning has nothing to fine-tune with; of IDQL and SRPO only the critics could go on.
+OFFLINE_ONLY = ("bc", "fbc", "idql", "srpo")
+# Its policy is as untrained after the offline stage as before.
+ONLINE_ONLY = ("rlpd",)
 
 
 class Offline(Section):

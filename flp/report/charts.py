@@ -36,7 +36,8 @@ AGENT_COLORS = {
     "srpo": "#4f63d8",
     "fawac": "#7f9a1f",
     "fbrac": "#d0489a",
-    "calql": "#b8452f",
+    "calql": "#9b1c3a",
+    "rlpd": "#b5562a",
     "bc": "#a1745b",
     "fbc": "#5b8a9a",
 }

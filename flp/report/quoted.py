@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 from io import StringIO
 
 import pandas as pd
 
 from flp.data.environments import specification
-from flp.experiment.keys import OFFLINE_ONLY
+from flp.params.loading import Params
+from flp.params.sections import OFFLINE_ONLY, ONLINE_ONLY
 from flp.report.collect import Results
 from flp.report.tables import NAMES, Cell, cell, name_of
 
@@ -24,6 +25,14 @@ def quoted() -> pd.DataFrame:
     return pd.read_csv(StringIO(text), keep_default_na=False, dtype=str)
 
 
+def _with_own(results: Results, dataset: str, show: Callable[[Params], str]) -> str:
+    """What holds for a dataset, with the algorithms of whom something else does: `1000000 (IDQL 3000000)`."""
+    shared = show(results.of(dataset))
+    own = {agent: show(results.keys.agent_params(dataset, agent)) for agent in results.of(dataset).offline.agents}
+    others = [f"{name_of(agent)} {value}" for agent, value in own.items() if value != shared]
+    return f"{shared} ({', '.join(others)})" if others else shared
+
+
 def table1(results: Results, final: pd.DataFrame) -> pd.DataFrame:
     """Offline results of the paper's ten environments and of ours: `paper …` and `measured …` columns."""
     rows = []
@@ -31,11 +40,13 @@ def table1(results: Results, final: pd.DataFrame) -> pd.DataFrame:
         if dataset in results.params.datasets:
             here = _base(final, dataset, "offline")
             for agent in results.of(dataset).offline.agents:
+                if agent in ONLINE_ONLY:
+                    continue
                 value = cell(here[here["agent"] == agent], results.params.report.bootstrap)
                 row[f"measured {name_of(agent)}"] = value.text if value else ""
-            row |= _scale(results, dataset, here, f"{results.of(dataset).offline.steps}")
+            row |= _scale(results, dataset, here, lambda params: f"{params.offline.steps}")
         rows.append(row)
-    return pd.DataFrame(rows, columns=_columns(results, OFFLINE, ()), dtype=object).fillna("")
+    return pd.DataFrame(rows, columns=_columns(results, OFFLINE, ONLINE_ONLY), dtype=object).fillna("")
 
 
 def table2(results: Results, final: pd.DataFrame) -> pd.DataFrame:
@@ -55,8 +66,7 @@ def table2(results: Results, final: pd.DataFrame) -> pd.DataFrame:
                     _last(part[part["agent"] == agent], results.params.report.bootstrap) for part in (offline, online)
                 ]
                 row[f"measured {name_of(agent)}"] = "→".join(c.text if c else "" for c in cells)
-            params = results.of(dataset)
-            row |= _scale(results, dataset, online, f"{params.offline.steps} + {params.online.steps}")
+            row |= _scale(results, dataset, online, lambda params: f"{params.offline.steps} + {params.online.steps}")
             row["evaluations"] = "1"
         rows.append(row)
     return pd.DataFrame(rows, columns=_columns(results, ONLINE, OFFLINE_ONLY), dtype=object).fillna("")
@@ -95,17 +105,20 @@ def _columns(results: Results, paper: list[str], without: Sequence[str]) -> list
     return ["environment", *(f"paper {name}" for name in paper), *measured, *SCALE]
 
 
-def _scale(results: Results, dataset: str, final: pd.DataFrame, steps: str) -> dict[str, str]:
+def _scale(results: Results, dataset: str, final: pd.DataFrame, steps: Callable[[Params], str]) -> dict[str, str]:
     """What was run here: the reader compares scales before numbers."""
     params = results.of(dataset)
-    hidden = params.offline.hidden
-    same = len(set(hidden)) == 1
     return {
         "data": results.label(dataset),
-        "steps": steps,
+        "steps": _with_own(results, dataset, steps),
         "evaluations": str(int(final["evaluations"].min())) if len(final) else "",
         "episodes": str(params.evaluation.episodes),
         "seeds": str(final["seed"].nunique()),
         "tasks": " ".join(str(task) for task in sorted(final["task"].unique())),
-        "networks": f"{len(hidden)}×{hidden[0]}" if same else "-".join(map(str, hidden)),
+        "networks": _with_own(results, dataset, _networks),
     }
+
+
+def _networks(params: Params) -> str:
+    hidden = params.offline.hidden
+    return f"{len(hidden)}×{hidden[0]}" if len(set(hidden)) == 1 else "-".join(map(str, hidden))

@@ -11,8 +11,8 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
-from flp.experiment.keys import OFFLINE_ONLY
 from flp.experiment.program import Job, stage
+from flp.params.sections import OFFLINE_ONLY
 from flp.runs.interaction import Interaction
 from flp.runs.run_folder import restore_parameters
 from flp.runs.session import Assignment, Session, carry_out
@@ -27,7 +27,7 @@ def run(job: Job) -> None:
     """Fine-tune the job's runs that are not there yet."""
     name, agent, seeds, steps = job.args.dataset, job.require_agent(), job.seeds, job.params.online.steps
     if agent in OFFLINE_ONLY:
-        raise FLPError(f"--agent {agent}: behaviour cloning has no critic and nothing to fine-tune with")
+        raise FLPError(f"--agent {agent}: this algorithm learns offline only")
     if steps == 0:
         raise FLPError("online.steps is 0: there is nothing to do; set it in params.yaml")
     where = {"dataset": name, "agent": agent, "seeds": layout.join_seeds(seeds)}

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from flp.evaluation.headless import choose_renderer
 from flp.experiment.fingerprint import fingerprint
-from flp.experiment.keys import OFFLINE_ONLY, Keys
+from flp.experiment.keys import Keys
 from flp.experiment.program import OPTIONS, tool
 from flp.params.run import Run
+from flp.params.sections import OFFLINE_ONLY
 from flp.system import layout
 from flp.system.artifacts import atomic_write, load_manifest, read_json, write_json
 from flp.system.errors import FLPError, nearest

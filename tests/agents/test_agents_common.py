@@ -27,6 +27,7 @@ CASES = [
     ("srpo", {"width": 8, "blocks": 2, "normalize_gradient": True, "actor_start": 1}),
     ("fawac", {"flow_steps": 3}),
     ("fbrac", {"flow_steps": 3}),
+    ("rlpd", {}),
     ("calql", {"draws": 3}),
     ("calql", {"draws": 3, "lagrange_gap": 0.5}),
 ]

@@ -14,6 +14,7 @@ CASES = [
     ("fbrac", {"flow_steps": 2}),
     ("idql", {"width": 8, "blocks": 2, "dropout": 0.1}),
     ("srpo", {"width": 8, "blocks": 2}),
+    ("rlpd", {}),
 ]
 
 

@@ -19,6 +19,7 @@ OWN = {
     "idql": {"candidates": 16, "width": 32, "blocks": 2, "ema_rate": 0.02},
     "srpo": {"beta": 1.0, "width": 32, "blocks": 2},
     "fbrac": {"alpha": 0.1, "flow_steps": 5},
+    "rlpd": {"initial_temperature": 0.1},
     "fawac": {"alpha": 12.0, "max_weight": 1000.0, "flow_steps": 5},
     "calql": {"weight": 0.1, "draws": 4, "policy_learning_rate": 3e-3},
 }
@@ -32,6 +33,8 @@ def learn(name, data, *, steps, batch=64, **own):
     indices = streams.integers(len(data["rewards"]), steps, batch)[0]
     noise = agent.draw(streams, steps, batch)
     for k in range(steps):
+        for optimizer in agent.optimizers:  # in the second half the rate falls, for values come to rest
+            optimizer.learning_rate = SMALL["learning_rate"] * min(1, 2 * (1 - k / steps))
         rows = {key: value[indices[k]][None] for key, value in data.items()}
         agent.update(rows, {key: value[k] for key, value in noise.items()})
     return agent
@@ -133,7 +136,8 @@ def chain(size=4000):
 # The best action's value is 1, less under ReBRAC's noise; the 0.9-expectile m of uniform rewards solves
 # 0.9 (1 - m)² = 0.1 m². Where a has density e^(12 r), r is 1 - 1/12 on average. Cal-QL takes the best of four draws,
 # and the penalty its part of it.
-RIGHT = {"fql": 1.0, "fbrac": 1.0, "fawac": 0.92, "rebrac": 0.93, "iql": 0.75, "ifql": 0.75, "idql": 0.75, "srpo": 0.75}
+RIGHT = {"fql": 1.0, "rlpd": 1.0, "fbrac": 1.0, "fawac": 0.92, "rebrac": 0.93}
+RIGHT |= dict.fromkeys(("iql", "ifql", "idql", "srpo"), 0.75)
 RIGHT |= {"calql": 0.94}
 
 
@@ -146,8 +150,8 @@ def test_value_is_carried_back_along_a_chain(name):
     start = torch.tensor([[[1.0, 0.0, 0.0]]])
     scale = getattr(agent, "scale", 1.0)
     right, left = (critic(start, torch.tensor([[[a]]])).mean().item() / scale for a in (0.6, -0.6))
-    assert right == pytest.approx(0.9 * RIGHT[name], abs=0.12)
-    assert left == pytest.approx(0.9 * 0.3, abs=0.1)
+    assert right == pytest.approx(0.9 * RIGHT[name], abs=0.05)
+    assert left == pytest.approx(0.9 * 0.3, abs=0.05)
 
 
 @pytest.mark.slow(10)

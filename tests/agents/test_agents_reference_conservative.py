@@ -129,8 +129,8 @@ def test_updates_are_the_reference_s(own, changes):
 
 def constant_policy(agent, log_prob):
     """Let every draw have this log density."""
-    drawn = agent.policy.forward
-    agent.policy.forward = lambda *inputs: (drawn(*inputs)[0], torch.full_like(drawn(*inputs)[1], log_prob))
+    drawn = agent.drawn
+    agent.drawn = lambda *inputs: (drawn(*inputs)[0], torch.full_like(drawn(*inputs)[1], log_prob))
 
 
 def penalty_of(agent, batch, values=None):
@@ -217,8 +217,8 @@ def test_the_policy_s_density_is_one():
     agent = make("calql", [4], actions=1).double()
     agent.policy.net.biases[-1].data += 0.4
     s, a = torch.zeros(1, 1, 3).double(), torch.linspace(-1, 1, 20_001, dtype=torch.float64)[1:-1]
-    mu, log_std = agent.policy.gaussian(s)
-    actions, log_prob = agent.policy(s, ((torch.atanh(a) - mu) / log_std.exp()).view(1, 1, -1, 1))
+    mu, log_std = agent.policy(s)
+    actions, log_prob = agent.drawn(s, ((torch.atanh(a) - mu) / log_std.exp()).view(1, 1, -1, 1))
     torch.testing.assert_close(actions.flatten(), a)
     assert torch.trapezoid(log_prob.flatten().exp(), a).item() == pytest.approx(1, abs=1e-6)
 
@@ -240,7 +240,7 @@ def test_it_starts_as_its_authors_networks_do():
     torch.testing.assert_close(first @ first.mT, 2 * torch.eye(5).expand(2, -1, -1), rtol=0, atol=1e-5)
     torch.testing.assert_close(second @ second.mT, 2 * torch.eye(16).expand(2, -1, -1), rtol=0, atol=1e-5)
     torch.testing.assert_close(head.norm(dim=1), torch.full((2, 1), 0.01))
-    _, log_std = agent.policy.gaussian(torch.randn(1, 50, 3))
+    _, log_std = agent.policy(torch.randn(1, 50, 3))
     assert (log_std + 1).abs().max() < 0.1
     assert agent.log_alpha.tolist() == [0.0]
 

@@ -17,7 +17,7 @@ from flp.params.sections import AgentName
 
 AGENTS = get_args(AgentName)
 CHOOSING, CRITICLESS = {"flp", "ifql", "idql"}, {"bc", "fbc"}
-DETERMINISTIC, DIFFUSING = {"bc", "iql", "rebrac", "srpo"}, {"idql", "srpo"}
+DETERMINISTIC, DIFFUSING = {"bc", "iql", "rebrac", "rlpd", "srpo"}, {"idql", "srpo"}
 
 
 def states(count: int = 5, seed: int = 0) -> np.ndarray:

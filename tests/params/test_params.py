@@ -172,6 +172,15 @@ def test_the_schema_describes_the_default():
         ("download.steps_per_episode", 1, ["download.steps_per_episode"]),
         ("offline", None, ["offline"]),
         ("flow", [1], ["flow"]),
+        ("agents", {"fql": {"offline": {"alpa": 1.0}}}, ["agents.fql", "offline.alpa", "'alpha'"]),
+        ("agents", {"fql": {"offline": {"steps": 0}}}, ["agents.fql", "offline.steps"]),
+        ("agents", {"fql": {"offline": 3}}, ["agents.fql", "offline"]),
+        ("agents", {"fqll": {}}, ["agents.fqll", "'fql'"]),
+        ("agents", {"fql": {"seeds": [3]}}, ["agents.fql.seeds", "cannot differ between algorithms"]),
+        ("agents", {"fql": {"offlin": {}}}, ["agents.fql.offlin", "'offline'"]),
+        ("agents", {"fql": {"offline": {"tasks": [1]}}}, ["agents.fql.offline.tasks", "cannot differ"]),
+        ("agents", {"fql": {"evaluation": {"seed": 1}}}, ["agents.fql.evaluation.seed", "cannot differ"]),
+        ("overrides", {MAZE: {"agents": {"fql": {"flow": {}}}}}, [f"overrides.{MAZE}", "agents.fql.flow"]),
         ("overrides", {MAZE: {"offline": {"alpa": 1.0}}}, [f"overrides.{MAZE}", "offline.alpa", "'alpha'"]),
         ("overrides", {MAZE: {"offline": {"alpha": -1.0}}}, [f"overrides.{MAZE}", "offline.alpha"]),
         ("overrides", {MAZE: {"offline": 3}}, [f"overrides.{MAZE}", "offline"]),
@@ -313,6 +322,29 @@ def test_presets_lie_over_the_default_in_order(tmp_path):
     second.write_text("offline: {alfa: 3.0}\n")
     with pytest.raises(FLPError, match=rf"{second}.*offline\.alfa: unknown key; did you mean 'alpha'"):
         load_params(ROOT / "params.yaml", first, second)
+
+
+def test_what_is_an_algorithm_s_own_changes_it_alone_and_may_differ_between_datasets():
+    values = with_("agents", {"idql": {"offline": {"steps": 7}, "evaluation": {"every": 3}}})
+    values["datasets"] = [MAZE, "cube-double-play"]
+    values["overrides"] = {"cube-double-play": {"agents": {"idql": {"offline": {"hidden": [9]}}}}}
+    params = parse(values)
+    for dataset in (MAZE, "cube-double-play"):
+        assert params.for_dataset(dataset).for_agent("fql") == params.for_dataset(dataset).model_copy(
+            update={"agents": {}}
+        )
+    maze, cube = (params.for_dataset(name).for_agent("idql") for name in (MAZE, "cube-double-play"))
+    assert (maze.offline.steps, maze.evaluation.every, maze.offline.hidden) == (7, 3, DEFAULT["offline"]["hidden"])
+    assert (cube.offline.steps, cube.evaluation.every, cube.offline.hidden) == (7, 3, [9])
+    assert maze.agents == {}
+
+
+def test_what_learns_online_only_needs_something_online():
+    values = with_("offline.agents", ["rlpd"])
+    assert parse(values).offline.agents == ["rlpd"]
+    values["online"]["steps"] = 0
+    with pytest.raises(FLPError, match=r"online.steps is 0, and rlpd learns online only"):
+        parse(values)
 
 
 def test_overrides_change_one_dataset():

@@ -52,6 +52,14 @@ def test_every_environment_has_its_tuned_values(paper):
         assert found == expected, dataset
 
 
+def test_two_algorithms_have_shapes_of_their_own(paper):
+    for dataset in paper.datasets:
+        idql, iql = (paper.for_dataset(dataset).for_agent(name) for name in ("idql", "iql"))
+        assert (idql.offline.steps, idql.offline.batch_size, idql.evaluation.every) == (3_000_000, 512, 250_000)
+        width = 512 if dataset.endswith("navigate") else 256
+        assert (iql.offline.hidden, iql.offline.steps) == ([width] * 4, 1_000_000), dataset
+
+
 def test_fine_tuning_has_fql_s_other_values():
     params = load_params(ROOT / "params.yaml", PAPER, ROOT / "presets" / "table2.yaml")
     alphas = {name: params.for_dataset(name).offline.baselines.fql.alpha for name in params.datasets}

@@ -110,6 +110,20 @@ def test_paper_numbers_stand_apart_from_measured_ones() -> None:
     assert two.loc["scene-play", "measured FLP"] == ""
 
 
+def test_what_learns_online_only_has_an_untrained_start_and_no_offline_column() -> None:
+    own = {"idql": {"offline": {"steps": 700, "hidden": [9, 9]}}}
+    results = collect(make_inputs({"offline": {"agents": ["flp", "idql", "rlpd"]}, "agents": own}))
+    final = tables.finals(results.evaluations, 3)
+    success = tables.success_table(final, "cube-single-play", ["flp", "idql", "rlpd"], 100)
+    assert success.methods == ["flow", "flp", "flp online", "idql", "rlpd online"]
+    one, two = (table(results, final).set_index("environment") for table in (quoted.table1, quoted.table2))
+    assert "measured RLPD" not in one
+    assert two.loc["cube-single-play", "measured RLPD"] == "2→90"
+    networks = one.loc["cube-single-play", "networks"]
+    assert one.loc["cube-single-play", "steps"] == "400 (IDQL 700)" and networks.endswith(" (IDQL 2×9)")
+    page.build(results.keys)
+
+
 # The page
 
 

@@ -11,7 +11,7 @@ import yaml
 from small_experiment import MAZE, run_all, tiny
 
 from flp.data.environments import specification
-from flp.stages import download_dataset, invert_to_latent, offline_train, pretrain_flow
+from flp.stages import download_dataset, invert_to_latent, offline_train, online_finetune, pretrain_flow
 from flp.system import layout
 from flp.system.artifacts import load_tensors
 from flp.system.resume import Resume
@@ -117,6 +117,26 @@ def test_offline_training_leaves_the_flow_as_it_is_and_keeps_finished_runs(here,
     assert len(after) == 3
     assert all(after[path] == time for path, time in before.items()), "finished runs were trained again"
     assert path.read_bytes() == flow
+
+
+@pytest.mark.slow(20)
+def test_what_learns_online_only_starts_untrained(here, tmp_path):
+    of = ["--dataset", MAZE, "--agent", "rlpd", "--threads", "1", "--device", "cpu"]
+    assert offline_train.main(of) == 0
+    folder = tmp_path / layout.OFFLINE.format(dataset=MAZE, agent="rlpd", seeds="0") / "task1_seed0"
+    assert pd.read_csv(folder / "evaluations.csv")["step"].tolist() == [0]
+    untrained = (folder / "policy.safetensors").read_bytes()
+    params = yaml.safe_load((tmp_path / "params.yaml").read_text())
+    params["offline"] |= {"steps": 30}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    time = (folder / "policy.safetensors").stat().st_mtime_ns
+    assert offline_train.main(of) == 0
+    assert (folder / "policy.safetensors").stat().st_mtime_ns == time, "it has no offline steps that could change"
+    assert online_finetune.main(of) == 0
+    online = Path(str(folder).replace("/offline/", "/online/"))
+    assert pd.read_csv(online / "evaluations.csv")["step"].tolist() == [0, 10]
+    assert {"q", "entropy", "temperature"} <= set(pd.read_csv(online / "log.csv"))
+    assert (online / "policy.safetensors").read_bytes() != untrained
 
 
 @pytest.mark.slow(40)
