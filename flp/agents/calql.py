@@ -51,7 +51,7 @@ class CalQL(Agent):
         ]
 
     @classmethod
-    def rows(cls, offline: Offline) -> int:
+    def ranks(cls, offline: Offline) -> int:
         """The data's action, and three kinds of others."""
         return 3 * offline.baselines.calql.draws + 1
 

@@ -63,7 +63,7 @@ class Agent(Learner):
         return None
 
     @classmethod
-    def rows(cls, offline: Offline) -> int:
+    def ranks(cls, offline: Offline) -> int:
         """How many actions per transition the critics rank in one update, with gradient: what memory is foreseen by."""
         return 1
 

@@ -49,6 +49,7 @@ def train_needs(
     capacity: int,
     *,
     cuda: bool,
+    ranks: int = 1,
 ) -> Needs:
     """What training runs takes.
 
@@ -60,19 +61,20 @@ def train_needs(
         shards: the runs of every process, or on a GPU those that train at once.
         capacity: online transitions to keep per run.
         cuda: whether training happens on a GPU, in one process, one shard after the other.
+        ranks: actions per transition that the critics rank in an update, if more than a run's N.
     """
     whole, rows = _size(data)
     runs, offline = sum(map(len, shards)), params.offline
     seeds = len(params.seeds)
-    merged = rows * 4 * (observation_dim + seeds * action_dim + 2 * len(offline.tasks) + 2)
-    buffer = 4 * capacity * (2 * observation_dim + action_dim + 2)
+    merged = rows * 4 * (observation_dim + seeds * action_dim + 3 * len(offline.tasks) + 2)
+    buffer = 4 * capacity * (2 * observation_dim + action_dim + 3)
     widths = [observation_dim + action_dim, *offline.hidden, 2 * action_dim]
     network = 4 * sum((a + 1) * b for a, b in pairwise(widths))
     # A policy and the critics are trained, with targets; the flow is of a like size.
     weights = network * (_COPIES * (1 + offline.critics) + offline.critics + 1)
     candidate = 4 * offline.batch_size * offline.critics * sum(widths)
     training = [
-        merged + len(shard) * (buffer + weights + 3 * candidate * max(run.candidates for run in shard))
+        merged + len(shard) * (buffer + weights + 3 * candidate * max(ranks, *(run.candidates for run in shard)))
         for shard in shards
     ]
     # A state is replaced only when the new one is whole.
@@ -92,12 +94,12 @@ def generate_needs(dataset: str, settings: Download, workers: int) -> Needs:
 
 
 def foresee_training(
-    params: Params, dataset: str, shards: Sequence[Sequence[Run]], capacity: int, device: torch.device
+    params: Params, dataset: str, shards: Sequence[Sequence[Run]], capacity: int, device: torch.device, ranks: int = 1
 ) -> None:
     """Check that training runs on a device fits; other arguments as `train_needs`, errors as `check`."""
     spec, cuda = specification(dataset), device.type == "cuda"
     data = Path(layout.DATA.format(dataset=dataset) + ".npz")
-    needs = train_needs(params, data, spec.observation_dim, spec.action_dim, shards, capacity, cuda=cuda)
+    needs = train_needs(params, data, spec.observation_dim, spec.action_dim, shards, capacity, cuda=cuda, ranks=ranks)
     remedy = "train fewer runs together (offline.seeds_per_job, offline.tasks) or on fewer --threads"
     if capacity:
         remedy += ", or lower online.steps"

@@ -15,6 +15,7 @@ CASES = [
     ("idql", {"width": 8, "blocks": 2, "dropout": 0.1}),
     ("srpo", {"width": 8, "blocks": 2}),
     ("rlpd", {}),
+    ("calql", {"draws": 3, "lagrange_gap": 0.5}),
 ]
 
 

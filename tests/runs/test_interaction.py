@@ -9,7 +9,6 @@ import pytest
 import torch
 from prepared_maze import DATASET
 
-from flp.agents.flp import FLP
 from flp.params.loading import load_params
 from flp.params.run import Run
 from flp.runs.batchwork import Batchwork
@@ -20,16 +19,15 @@ CAPACITY, LIMIT = 1010, 1000  # of the maze's episodes
 
 
 @pytest.fixture
-def begun(here, monkeypatch):
-    """What two runs of the maze's tasks act with, of an agent that asks for returns."""
-    monkeypatch.setattr(FLP, "uses_returns", True)
+def begun(here):
+    """What two runs of the maze's tasks act with, of an algorithm that asks for returns."""
     params = load_params("params.yaml").for_dataset(DATASET)
-    work = Batchwork(DATASET, "flp", [Run(1, 0, 1.0, 1), Run(2, 0, 1.0, 1)], params, torch.device("cpu"))
+    work = Batchwork(DATASET, "calql", [Run(1, 0, 1.0, 1), Run(2, 0, 1.0, 1)], params, torch.device("cpu"))
 
     def begin():
         agent, replay = work.load(CAPACITY)
         names = [run.name for run in work.runs]
-        return agent, replay, Interaction(work, 1, Health("flp", names, params.offline, replay, agent))
+        return agent, replay, Interaction(work, 1, Health("calql", names, params.offline, replay, agent))
 
     return begin
 

@@ -8,10 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from prepared_maze import DATASET
 
 from flp import cli
-from flp.params.loading import load_params
+from flp.agents import class_of
+from flp.params.loading import load_params, parse
 from flp.params.run import Run
+from flp.stages import offline_train
 from flp.supervision import foresight
 from flp.supervision.foresight import Needs, check, foresee_training, generate_needs, memory, train_needs
 
@@ -106,6 +110,33 @@ def test_on_a_gpu_the_largest_n_counts_for_its_own_shard_alone():
     few, many = ([Run(task, 0, 1.0, n) for task in range(8)] for n in (1, 32))
     assert needs(few, many) == Needs(needs(many).memory, needs(many).device, 2 * needs(many).disk)
     assert needs(many).device > needs(few).device + 8 * 31 * 256 * 4 * 4 * 256
+
+
+@pytest.mark.parametrize("draws", [10, 40])
+def test_what_cal_ql_ranks_is_foreseen(draws, limits, monkeypatch):
+    """Of every transition both critics rank three kinds of other actions beside the data's, and keep what a gradient
+    needs: at least every layer's output."""
+    values = yaml.safe_load((REPO / "params.yaml").read_text())
+    values["offline"]["baselines"]["calql"]["draws"] = draws
+    params = parse(values)
+    seen = []
+    monkeypatch.setattr(foresight, "check", lambda what, needs, *rest: seen.append(needs))
+    for ranks in (class_of("fql").ranks(params.offline), class_of("calql").ranks(params.offline)):
+        foresee_training(params, "pointmaze-medium-navigate", shards(8), 0, GPU, ranks)
+    fql, calql = seen
+    assert calql.device - fql.device > 8 * (3 * draws + 1 - 4) * 256 * 2 * 4 * (128 + 128)
+
+
+def test_a_job_asks_its_algorithm_what_it_ranks(here, limits, capsys):
+    limits(total=650e6, free=650e6)  # a process has 600
+    for draws, refused in ((10, False), (1024, True)):
+        values = yaml.safe_load(Path("params.yaml").read_text())
+        values["offline"] |= {"agents": ["calql"], "steps": 10}
+        values["offline"]["baselines"]["calql"]["draws"] = draws
+        Path("params.yaml").write_text(yaml.safe_dump(values))
+        status = offline_train.main(["--dataset", DATASET, "--agent", "calql", "--threads", "1", "--device", "cpu"])
+        assert (status == 2) == refused
+        assert ("of memory, but there are" in capsys.readouterr().err) == refused
 
 
 def test_a_stage_says_so_before_it_starts(limits, tmp_path, monkeypatch, capsys):
