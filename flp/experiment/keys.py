@@ -21,7 +21,10 @@ from flp.system import layout
 from flp.system.hashing import hash_of
 
 # Parameters only FLP reads: changing them leaves the baselines alone.
-_FLP_ONLY = ("alpha", "candidates", "log_std_min", "log_std_max")
+_FLP_ONLY = (
+    *("alpha", "candidates", "target_candidates", "selection", "temperature", "kl_budget"),
+    *("log_std_min", "log_std_max"),
+)
 # What computes and draws each of the paper's figures and tables.
 FIGURE_SOURCES = {
     "figure2": "flp.paper.figure2",
@@ -140,24 +143,27 @@ class Keys:
 
     def online_runs(self, dataset: str, agent: str, seeds: list[int]) -> list[Run]:
         """The runs of one online job; sweeps are not fine-tuned."""
-        params = self.dataset_params(dataset)
+        params = self.agent_params(dataset, agent)
         tasks = params.online.tasks or params.offline.tasks
         return [run for run in self.runs(dataset, agent, seeds) if run.task in tasks and not run.variant]
 
     def jobs(self) -> Iterator[tuple[str, str, list[int]]]:
         """Every offline job: dataset, agent, seeds. What learns online only is there where something is online."""
         for dataset in self.params.datasets:
-            params = self.dataset_params(dataset)
-            offline, unlearnt = params.offline, () if params.online.steps else ONLINE_ONLY
-            for agent in (agent for agent in offline.agents if agent not in unlearnt):
+            offline = self.dataset_params(dataset).offline
+            for agent in offline.agents:
+                if agent in ONLINE_ONLY and not self.learns_online(dataset, agent):
+                    continue
                 for seeds in layout.seed_groups(self.params.seeds, offline.seeds_per_job):
                     yield dataset, agent, seeds
 
     def online_jobs(self) -> Iterator[tuple[str, str, list[int]]]:
-        """Every online job: those of datasets with `online.steps` above 0, of agents that learn online."""
-        for dataset, agent, seeds in self.jobs():
-            if self.dataset_params(dataset).online.steps > 0 and agent not in OFFLINE_ONLY:
-                yield dataset, agent, seeds
+        """Every online job."""
+        return (job for job in self.jobs() if self.learns_online(*job[:2]))
+
+    def learns_online(self, dataset: str, agent: str) -> bool:
+        """Whether an algorithm that can learn online is given steps there."""
+        return self.agent_params(dataset, agent).online.steps > 0 and agent not in OFFLINE_ONLY
 
     @cached_property
     def report(self) -> str:

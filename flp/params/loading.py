@@ -35,7 +35,7 @@ from flp.system.errors import FLPError, nearest
 from flp.system.surroundings import user_path
 
 # What an algorithm may have for itself: sections, and in them all but what makes runs comparable or shapes the graph.
-_OWN = ("offline", "evaluation")
+_OWN = ("offline", "online", "evaluation")
 _SHARED = ("agents", "tasks", "seeds_per_job", "sweep", "baselines", "success_timing", "episodes", "seed")
 
 
@@ -98,7 +98,8 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _something_learns(self) -> Params:
-        if set(self.offline.agents) <= set(ONLINE_ONLY) and self.online.steps == 0 and not self.overrides:
+        idle = set(self.offline.agents) <= set(ONLINE_ONLY) and self.online.steps == 0
+        if idle and not (self.overrides or self.agents):
             raise ValueError(f"online.steps is 0, and {', '.join(self.offline.agents)} learns online only; set it")
         return self
 

@@ -119,7 +119,15 @@ class Offline(Section):
     alpha: Positive
     """Weight of the KL to the behaviour (Eq. 4)."""
     candidates: Annotated[int, Field(gt=0, le=1024)]
-    """N of best-of-N, in targets and in acting."""
+    """N, the latents among which the policy chooses when it acts, and in targets if `target_candidates` is empty."""
+    target_candidates: Annotated[int, Field(gt=0, le=1024)] | None = None
+    """The same in targets; empty: as many as `candidates`."""
+    selection: Literal["argmax", "resample"] = "argmax"
+    """How one of N is chosen: the best by Q (the paper), or by its weight in Eq. 4's optimum p(z) exp(Q / alpha)."""
+    temperature: Positive = 1.0
+    """Of resampling, in units of alpha: below 1 it is greedier."""
+    kl_budget: Positive | None = None
+    """Nats that the KL of Eq. 4 may take on average: alpha then only starts at its value, and follows; empty: fixed."""
     hidden: Hidden
     """Widths of the policy's and the critic's hidden layers."""
     observation_scale: Positive | None = None

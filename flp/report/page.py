@@ -100,9 +100,11 @@ def _view(results: Results, final: pd.DataFrame, dataset: str) -> DatasetView:
     params = results.of(dataset)
     flows = [flow for flow in results.flows if flow.dataset == dataset]
     agents, episodes = params.offline.agents, params.evaluation.episodes
-    scale = f"{thousands(params.flow.steps)} flow steps, {thousands(params.offline.steps)} offline steps, "
-    if params.online.steps:
-        scale += f"{thousands(params.online.steps)} online steps, "
+    offline = quoted.with_own(results, dataset, lambda params: thousands(params.offline.steps))
+    online = quoted.with_own(results, dataset, lambda params: thousands(params.online.steps))
+    scale = f"{thousands(params.flow.steps)} flow steps, {offline} offline steps, "
+    if online != "0":
+        scale += f"{online} online steps, "
     return DatasetView(
         name=dataset,
         label=results.label(dataset),

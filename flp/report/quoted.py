@@ -29,7 +29,7 @@ def quoted() -> pd.DataFrame:
     return pd.read_csv(StringIO(text), keep_default_na=False, dtype=str)
 
 
-def _with_own(results: Results, dataset: str, show: Callable[[Params], str]) -> str:
+def with_own(results: Results, dataset: str, show: Callable[[Params], str]) -> str:
     """What holds for a dataset, with the algorithms of whom something else does: `1000000 (IDQL 3000000)`."""
     shared = show(results.of(dataset))
     own = {agent: show(results.keys.agent_params(dataset, agent)) for agent in results.of(dataset).offline.agents}
@@ -55,7 +55,7 @@ def table1(results: Results, final: pd.DataFrame) -> pd.DataFrame:
 
 def table2(results: Results, final: pd.DataFrame) -> pd.DataFrame:
     """Offline→online: the last evaluation of either phase, on the environment's default task where it was run."""
-    tuned = [dataset for dataset in results.params.datasets if results.of(dataset).online.steps > 0]
+    tuned = list(dict.fromkeys(dataset for dataset, _, _ in results.keys.online_jobs()))
     rows = []
     for dataset, row in _rows(results, "2", ONLINE, tuned).items():
         if dataset in tuned:
@@ -125,12 +125,12 @@ def _scale(results: Results, dataset: str, final: pd.DataFrame, steps: Callable[
     params = results.of(dataset)
     return {
         "data": results.label(dataset),
-        "steps": _with_own(results, dataset, steps),
+        "steps": with_own(results, dataset, steps),
         "evaluations": str(int(final["evaluations"].min())) if len(final) else "",
         "episodes": str(params.evaluation.episodes),
         "seeds": str(final["seed"].nunique()),
         "tasks": " ".join(str(task) for task in sorted(final["task"].unique())),
-        "networks": _with_own(results, dataset, _networks),
+        "networks": with_own(results, dataset, _networks),
     }
 
 

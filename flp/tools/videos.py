@@ -19,7 +19,6 @@ from flp.experiment.fingerprint import fingerprint
 from flp.experiment.keys import Keys
 from flp.experiment.program import OPTIONS, tool
 from flp.params.run import Run
-from flp.params.sections import OFFLINE_ONLY
 from flp.system import layout
 from flp.system.artifacts import atomic_write, load_manifest, read_json, write_json
 from flp.system.errors import FLPError, nearest
@@ -87,7 +86,7 @@ def outcome(episode: dict[str, Any]) -> str:
 def policies(keys: Keys, dataset: str, agent: str) -> Iterator[tuple[Run, dict[str, tuple[Path, str]]]]:
     """The first seed's runs, each with its files (offline, online where there is one) and the keys they must have."""
     stages = [("offline", layout.OFFLINE, keys.runs, keys.offline_run)]
-    if keys.dataset_params(dataset).online.steps > 0 and agent not in OFFLINE_ONLY:
+    if keys.learns_online(dataset, agent):
         stages.append(("online", layout.ONLINE, keys.online_runs, keys.online_run))
     seeds = next(seeds for d, a, seeds in keys.jobs() if (d, a) == (dataset, agent))
     found: dict[Run, dict[str, tuple[Path, str]]] = {}
