@@ -1,4 +1,4 @@
-"""Calibrated Q-learning: values that are conservative, but never below what the data earned (Cal-QL, JaxCQL).
+"""Calibrated Q-learning: the policy's values are held down, but not below what the data earned (Cal-QL, JaxCQL).
 
 Every loss is computed from the parameters before the update; the target critic follows the critic after it.
 """
@@ -11,21 +11,20 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from flp.learner.nets import Critic, aggregate, follow
+from flp.learner.nets import aggregate, follow
 from flp.learner.optimizers import Adam, descend
 from flp.learner.rectified import OrthogonalCritic
 from flp.learner.trainable import Batch, Logs
 from flp.params.sections import Offline
 from flp.parts.base import Agent, Spec, settings_of
 from flp.parts.common import critic_logs
+from flp.parts.conservative import Pressure, rank
 from flp.parts.tanh_gaussian import ScaledTanhGaussian, squashed
 from flp.randomness.streams import RunStreams
 
-_MOST = 1e6  # of the learnt strength of the penalty
-
 
 class CalQL(Agent):
-    """R soft actor-critics with calibrated conservative values, which are of rewards times `reward_scale`."""
+    """R soft actor-critics; their values, of which the ensemble's least counts, are of rewards times `reward_scale`."""
 
     uses_returns = True
     balanced = True  # online, half of every batch is the dataset's
@@ -34,20 +33,16 @@ class CalQL(Agent):
         super().__init__()
         o, own = spec.offline, settings_of(spec, "calql")
         self.action_dim, self.discount, self.target_rate = spec.action_dim, o.discount, o.target_rate
-        self.weight, self.gap, self.scale, self.draws = own.weight, own.lagrange_gap, own.reward_scale, own.draws
+        self.scale, self.draws = own.reward_scale, own.draws
         sizes = spec.observation_dim, spec.action_dim, o.hidden
         self.policy = ScaledTanhGaussian(spec.streams, *sizes)
         self.critic = OrthogonalCritic(spec.streams, *sizes, members=o.critics)
         self.target_critic = deepcopy(self.critic).requires_grad_(False)
-        zeros = torch.zeros(len(spec.streams), device=spec.streams.device)
-        self.log_alpha = nn.Parameter(zeros)
-        valued = list(self.critic.parameters())
-        if self.gap is not None:
-            self.log_strength = nn.Parameter(zeros + 1)
-            valued.append(self.log_strength)
+        self.pressure = Pressure(spec.streams, own.weight, own.lagrange_gap)
+        self.log_alpha = nn.Parameter(torch.zeros(len(spec.streams), device=spec.streams.device))
         self.optimizers = [
             Adam([*self.policy.parameters(), self.log_alpha], own.policy_learning_rate),
-            Adam(valued, o.learning_rate),
+            Adam([*self.critic.parameters(), *self.pressure.parameters()], o.learning_rate),
         ]
 
     @classmethod
@@ -75,7 +70,7 @@ class CalQL(Agent):
     def actor_loss(self, batch: Batch, noise: Tensor) -> tuple[Tensor, Logs]:
         """α log π − min Q(s, a), and −log α · (log π + H̄) with H̄ = −|A|, per run `[R]`."""
         actions, log_prob = self.drawn(batch["observations"], noise)
-        q = aggregate(self.ranked(self.critic, batch["observations"], actions), "min")
+        q = aggregate(rank(self.critic, batch["observations"], actions), "min")
         alpha = self.log_alpha.exp().detach()
         loss = alpha * log_prob.mean((1, 2)) - q.mean((1, 2))
         temperature_loss = -self.log_alpha * (log_prob.detach().mean((1, 2)) - self.action_dim)
@@ -83,45 +78,39 @@ class CalQL(Agent):
         return loss + temperature_loss, {name: value.detach() for name, value in logs.items()} | {"temperature": alpha}
 
     def critic_loss(self, batch: Batch, noise: dict[str, Tensor]) -> tuple[Tensor, Logs]:
-        """(Q − y)² + w · penalty, summed over the ensemble, `[R]`; with a gap, w is raised while it is missed."""
+        """(Q − y)² + w · penalty, summed over the ensemble, and the loss of w's learnt factor, per run `[R]`."""
         q, penalty, raised = self.penalty(batch, noise)
-        error = (q - self.target(batch, noise["target"]).unsqueeze(1)).square().mean(2)
-        if self.gap is None:
-            loss = (error + self.weight * penalty).sum(1)
-            dual = torch.zeros_like(loss)
-        else:
-            strength = self.log_strength.exp().clamp(max=_MOST).unsqueeze(1)
-            excess = self.weight * (penalty - self.gap)  # [R, members]
-            loss = (error + strength.detach() * excess).sum(1)
-            dual = -(strength * excess.detach()).mean(1)
-        logs = critic_logs(loss, q / self.scale) | {"penalty": penalty.detach().mean(1), "calibrated": raised}
-        return loss + dual, logs
+        error = (q - self.target(batch, noise["target"]).unsqueeze(1)).square().mean(2).sum(1)
+        pressure, factor_loss = self.pressure(penalty)
+        logs = critic_logs(error + pressure, q / self.scale)
+        logs |= {"penalty": penalty.detach().mean(1), "calibrated": raised}
+        return error + pressure + factor_loss, logs
 
     def penalty(self, batch: Batch, noise: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """What other actions are worth beyond the data's, Q(s, ·) by importance sampling.
+        """log Σ exp(Q(s, ·) − log density) − Q(s, a) over uniform actions, the policy's, and its at s′.
 
         Returns:
-            Q(s, a) `[R, members, B]`; log Σ exp (Q(s, ·) − log density) − Q(s, a), `[R, members]`, where the values of
-            the policy's actions are raised to the return; and how often they were, `[R]`.
+            Q(s, a) `[R, members, B]`, the penalty `[R, members]`, and how often the return took the place of a value
+            that was below it, `[R]`.
         """
         n, observations = self.draws, batch["observations"]
         with torch.no_grad():
             at_next, next_log_prob = self.drawn(batch["next_observations"], noise["next"])
             at_now, now_log_prob = self.drawn(observations, noise["now"])
         actions = torch.cat([2 * noise["random"] - 1, at_next, at_now, batch["actions"].unsqueeze(2)], 2)
-        by_chance, policy_s, q = torch.split(self.ranked(self.critic, observations, actions), [n, 2 * n, 1], -1)
-        least = (self.scale * batch["returns"])[:, None, :, None]
-        raised = (policy_s < least).float().mean((1, 2, 3))
-        policy_s = torch.maximum(policy_s, least) - torch.cat([next_log_prob, now_log_prob], -1).unsqueeze(1)
-        by_chance = by_chance + self.action_dim * math.log(2)  # of density ½ in every dimension
+        q_random, q_policy, q = torch.split(rank(self.critic, observations, actions), [n, 2 * n, 1], -1)
+        earned = (self.scale * batch["returns"])[:, None, :, None]
+        raised = (q_policy < earned).float().mean((1, 2, 3))
+        q_policy = torch.maximum(q_policy, earned) - torch.cat([next_log_prob, now_log_prob], -1).unsqueeze(1)
+        q_random = q_random + self.action_dim * math.log(2)  # a density of ½ in every dimension
         q = q.squeeze(-1)
-        return q, (torch.cat([by_chance, policy_s], -1).logsumexp(-1) - q).mean(2), raised
+        return q, (torch.cat([q_random, q_policy], -1).logsumexp(-1) - q).mean(2), raised
 
     @torch.no_grad()
     def target(self, batch: Batch, noise: Tensor) -> Tensor:
         """y = r + γ · mask · max over draws a′ of min Q_φ⁻(s′, a′), without entropy, `[R, B]`."""
         actions, _ = self.drawn(batch["next_observations"], noise)
-        q = aggregate(self.ranked(self.target_critic, batch["next_observations"], actions), "min").amax(-1)
+        q = aggregate(rank(self.target_critic, batch["next_observations"], actions), "min").amax(-1)
         y: Tensor = self.scale * batch["rewards"] + self.discount * batch["masks"] * q
         return y
 
@@ -129,13 +118,6 @@ class CalQL(Agent):
         """The policy's actions `[R, B, n, a]` from noise of that shape, and log π of them, `[R, B, n]`."""
         mean, log_std = self.policy(observations)
         return squashed(mean.unsqueeze(2), log_std.unsqueeze(2), noise)
-
-    def ranked(self, critic: Critic, observations: Tensor, actions: Tensor) -> Tensor:
-        """Q of several actions `[R, B, n, a]` in each state, `[R, members, B, n]`."""
-        n = actions.shape[2]
-        repeated = observations.unsqueeze(2).expand(-1, -1, n, -1).flatten(1, 2)
-        values: Tensor = critic(repeated, actions.flatten(1, 2))
-        return values.view(*values.shape[:2], -1, n)
 
     @torch.no_grad()
     def value(self, observations: Tensor, actions: Tensor) -> Tensor:

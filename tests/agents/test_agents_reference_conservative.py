@@ -33,7 +33,7 @@ class ReferenceCalQL:
         self.members = len(self.critic["net.biases.0"])
         self.scale, self.gap = own.get("reward_scale", 10.0), own.get("lagrange_gap")
         moved = [*self.group("policy").values(), self.p["log_alpha"]]
-        valued = [*self.critic.values(), *([self.p["log_strength"]] if self.gap is not None else [])]
+        valued = [*self.critic.values(), *([self.p["pressure.log_factor"]] if self.gap is not None else [])]
         self.adams = [Adam(moved, own.get("policy_learning_rate", 1e-4)), Adam(valued, SETTINGS["learning_rate"])]
 
     def group(self, name):
@@ -71,7 +71,7 @@ class ReferenceCalQL:
             critic_loss = critic_loss + mean(errors) + self.weight() * (gaps[-1] - (self.gap or 0.0))
         dual = 0.0
         if self.gap is not None:
-            strength = self.p["log_strength"].exp()
+            strength = self.p["pressure.log_factor"].exp()
             dual = -mean(strength * self.own["weight"] * (gap.item() - self.gap) for gap in gaps)
         self.adams[0].step(mean(policy_losses) + temperature_loss)
         self.adams[1].step(critic_loss + dual)
@@ -87,7 +87,7 @@ class ReferenceCalQL:
         }
 
     def weight(self):
-        return self.own["weight"] * (self.p["log_strength"].exp().item() if self.gap is not None else 1.0)
+        return self.own["weight"] * (self.p["pressure.log_factor"].exp().item() if self.gap is not None else 1.0)
 
     def value(self, member, row, noise, i):
         """The squared error of one critic at one sample, and what other actions are worth beyond its own."""
@@ -197,11 +197,11 @@ def test_without_a_weight_it_is_soft_actor_critic():
 @pytest.mark.parametrize(("gap", "way"), [(0.0, 1), (1000.0, -1)])
 def test_the_learnt_factor_rises_while_the_penalty_is_above_its_gap(gap, way):
     agent = make("calql", [4, 5], {"lagrange_gap": gap})
-    before = agent.log_strength.detach().clone()
+    before = agent.pressure.log_factor.detach().clone()
     assert before.tolist() == [1.0, 1.0]
     noise = {name: value[0] for name, value in agent.draw(RunStreams([1, 2]), 1, 7).items()}
     agent.update(make_transitions([4, 5]), noise)
-    assert (way * (agent.log_strength - before) > 0).all()
+    assert (way * (agent.pressure.log_factor - before) > 0).all()
 
 
 @pytest.mark.parametrize(("log_prob", "way"), [(2.5, 1), (1.5, -1)])
@@ -232,6 +232,11 @@ def test_weights_start_orthogonal(rows, columns):
     torch.testing.assert_close(small.mT @ small, eye, rtol=0, atol=1e-5)
     assert len({matrix.sum().item() for matrix in matrices}) == 6
     assert torch.equal(orthogonal(RunStreams([2]), 3, rows, columns), matrices[3:])
+
+
+def test_all_rotations_are_as_likely():
+    first = orthogonal(RunStreams([1]), 400, 3, 3)  # a factorisation alone would give every first entry the same sign
+    assert (first > 0).float().mean(0).flatten().tolist() == pytest.approx([0.5] * 9, abs=0.1)
 
 
 def test_it_starts_as_its_authors_networks_do():

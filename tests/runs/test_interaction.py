@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from prepared_maze import DATASET
 
+from flp.learner.replay import Replay
 from flp.params.loading import load_params
 from flp.params.run import Run
 from flp.runs.batchwork import Batchwork
 from flp.runs.interaction import Interaction
+from flp.stages import offline_train, online_finetune
 from flp.supervision.health import Health
 
 CAPACITY, LIMIT = 1010, 1000  # of the maze's episodes
@@ -42,6 +46,29 @@ def known(replay):
     """The online returns so far, per run."""
     indices = torch.arange(replay.offline_size, len(replay)).expand(2, -1)
     return replay.batch(indices)["returns"]
+
+
+def test_fine_tuning_tells_the_replay_of_ends(here, monkeypatch):
+    values = yaml.safe_load(Path("params.yaml").read_text())
+    values["offline"]["baselines"]["calql"]["draws"] = 2
+    Path("params.yaml").write_text(yaml.safe_dump(values))
+    of = ["--dataset", DATASET, "--agent", "calql", "--threads", "1", "--device", "cpu"]
+    assert offline_train.main(of) == 0
+    step, replays = Interaction.step, []
+
+    def helped(self, agent):
+        if len(self.taken[1]) == 5:
+            put_on_goal(self, 1)
+        return step(self, agent)
+
+    add = Replay.add
+    monkeypatch.setattr(Interaction, "step", helped)
+    monkeypatch.setattr(Replay, "add", lambda self, transition: replays.append(self) or add(self, transition))
+    assert online_finetune.main(of) == 0
+    # All but the last episode of the second run have ended; the first run's goes on.
+    first, second = known(replays[0])
+    assert len(replays) == 20 and len(set(map(id, replays))) == 1
+    assert (first == -math.inf).all() and second[:12].isfinite().all()
 
 
 def put_on_goal(interaction, run):
