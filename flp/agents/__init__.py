@@ -8,20 +8,15 @@ from flp.parts.base import Agent, Spec
 
 
 def make_agent(name: str, spec: Spec) -> Agent:
-    """Build the agent of `flp/agents/{name}.py`."""
-    return class_of(name)(spec)
-
-
-def class_of(name: str) -> type[Agent]:
-    """The one subclass of `Agent` that is defined in `flp/agents/{name}.py`.
+    """Build the agent of `flp/agents/{name}.py`: the one subclass of `Agent` that is defined there.
 
     There is no table of them here, for it would be part of every run's key: a new algorithm leaves the others' runs
     as they are.
     """
     module = import_module(f"flp.agents.{name}")
-    (found,) = [
+    (agent_class,) = [
         value
         for value in vars(module).values()
         if isinstance(value, type) and issubclass(value, Agent) and value.__module__ == module.__name__
     ]
-    return found
+    return agent_class(spec)

@@ -15,7 +15,6 @@ from flp.learner.nets import aggregate, follow
 from flp.learner.optimizers import Adam, descend
 from flp.learner.rectified import OrthogonalCritic
 from flp.learner.trainable import Batch, Logs
-from flp.params.sections import Offline
 from flp.parts.base import Agent, Spec, settings_of
 from flp.parts.common import critic_logs
 from flp.parts.conservative import Pressure, rank
@@ -44,11 +43,6 @@ class CalQL(Agent):
             Adam([*self.policy.parameters(), self.log_alpha], own.policy_learning_rate),
             Adam([*self.critic.parameters(), *self.pressure.parameters()], o.learning_rate),
         ]
-
-    @classmethod
-    def ranks(cls, offline: Offline) -> int:
-        """The data's action, and three kinds of others."""
-        return 3 * offline.baselines.calql.draws + 1
 
     def draw(self, streams: RunStreams, updates: int, batch_size: int) -> dict[str, Tensor]:
         """Uniform actions; noise of the policy's at s and s′, of the target's, and of the one that moves the policy."""

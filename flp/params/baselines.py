@@ -32,6 +32,31 @@ class Diffusion(Section):
     """Steps over which rates with a cosine fall to zero; empty: offline.steps."""
 
 
+class CAC(Section):
+    """Consistency-AC (CAC, agents/ql_consistency.py), with what its authors took for D4RL's antmaze, as FQL's did."""
+
+    eta: NonNegative = 1.0
+    """Weight of Q beside consistency; see presets/ for FQL's value per environment (antsoccer's is open)."""
+    hidden: Hidden | None = None
+    """Widths of policy's and critic's hidden layers, Mish; empty: offline.hidden (open; officially 256×3)."""
+    max_backup: Annotated[int, Field(gt=0, le=1024)] = 10
+    """Next actions drawn, of which each target critic counts the best."""
+    normalize_target: bool = False
+    """Divide the critic's targets by their standard deviation in the batch; FQL's authors did not."""
+    clip_norm: Positive | None = 5.0
+    """Largest norm of the policy's gradient, and of the critic's; empty: any."""
+    ema_rate: Annotated[float, Field(gt=0, le=1), AsReal] = 0.005
+    """Rate at which the policy's average, which gives the targets, follows it."""
+    ema_every: Count = 5
+    """Updates between two steps of the average."""
+    ema_start: Natural = 1000
+    """Updates before the average begins to follow: until then it is the untrained policy."""
+    restart: Count = 50_000
+    """Updates in which noise levels grow from 2 to 150, time and again; officially those between evaluations (open)."""
+    candidates: Annotated[int, Field(gt=0, le=1024)] = 50
+    """Actions drawn when it acts, one of which is taken with probability softmax(Q)."""
+
+
 class CalQL(Section):
     """Calibrated Q-learning (Cal-QL, JaxCQL); online, half of every batch is the dataset's."""
 
@@ -154,6 +179,7 @@ class SRPO(Diffusion):
 class Baselines(Section):
     """What each baseline has for itself; networks, discount, batch and rates are shared."""
 
+    cac: CAC = CAC()
     calql: CalQL = CalQL()
     fawac: FAWAC = FAWAC()
     fbrac: FBRAC = FBRAC()

@@ -99,10 +99,11 @@ class Sweep(Section):
 
 
 AgentName = Literal[
-    "flp", "bc", "fbc", "iql", "rebrac", "idql", "srpo", "fawac", "fbrac", "calql", "rlpd", "ifql", "fql"
+    "flp", "bc", "fbc", "iql", "rebrac", "idql", "srpo", "cac", "fawac", "fbrac", "calql", "rlpd", "ifql", "fql"
 ]
-# Behaviour cloning has nothing to fine-tune with; of IDQL and SRPO only the critics could go on.
-OFFLINE_ONLY = ("bc", "fbc", "idql", "srpo")
+# Behaviour cloning has nothing to fine-tune with; of IDQL and SRPO only the critics could go on; what CAC's schedule of
+# noise levels should do then, nobody has said.
+OFFLINE_ONLY = ("bc", "fbc", "idql", "srpo", "cac")
 # Its policy is as untrained after the offline stage as before.
 ONLINE_ONLY = ("rlpd",)
 

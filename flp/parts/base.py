@@ -62,11 +62,6 @@ class Agent(Learner):
         """The critic's value of actions for the environment, `[R, B]`, or None where the agent has no critic."""
         return None
 
-    @classmethod
-    def ranks(cls, offline: Offline) -> int:
-        """How many actions per transition the critics rank in one update, with gradient: what memory is foreseen by."""
-        return 1
-
     def is_shared(self, name: str) -> bool:
         """Whether an entry of `state_dict` belongs to the shared frozen flow and is not the run's own."""
         return name.startswith("flow.")

@@ -34,6 +34,7 @@ AGENT_COLORS = {
     "rebrac": "#c08a12",
     "idql": "#12a5a8",
     "srpo": "#4f63d8",
+    "cac": "#a83232",
     "fawac": "#7f9a1f",
     "fbrac": "#d0489a",
     "calql": "#9b1c3a",

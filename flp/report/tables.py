@@ -25,6 +25,7 @@ NAMES = {
     "rebrac": "ReBRAC",
     "idql": "IDQL",
     "srpo": "SRPO",
+    "cac": "CAC",
     "fawac": "FAWAC",
     "fbrac": "FBRAC",
     "calql": "Cal-QL",

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from flp.agents import class_of
 from flp.learner.compiled import Compiled
 from flp.learner.devices import choose_device, set_up
 from flp.learner.trainable import Logs
@@ -92,8 +91,7 @@ def carry_out(
         missing = [run for run in runs if not is_finished(folder / run.name, keys[run.name])]
         if missing:
             shards = plan(a.stage, runs, missing, keys, threads, device.type)
-            ranks = class_of(a.agent).ranks(a.params.offline)
-            foresee_training(a.params, a.dataset, [shard.runs for shard in shards], capacity, device, ranks)
+            foresee_training(a.params, a.dataset, a.agent, [shard.runs for shard in shards], capacity, device)
             run_shards(work, shards, threads, together=device.type == "cpu")
         manifest = {"key": key, "dataset": a.dataset, "agent": a.agent, "runs": keys}
         write_json(folder / "manifest.json", manifest | made_with())

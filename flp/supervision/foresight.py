@@ -42,6 +42,7 @@ class Needs:
 
 def train_needs(
     params: Params,
+    agent: str,
     data: Path,
     observation_dim: int,
     action_dim: int,
@@ -49,19 +50,18 @@ def train_needs(
     capacity: int,
     *,
     cuda: bool,
-    ranks: int = 1,
 ) -> Needs:
     """What training runs takes.
 
     Args:
         params: the dataset's parameters.
+        agent: the algorithm.
         data: the dataset's training file.
         observation_dim: width of an observation.
         action_dim: width of an action.
         shards: the runs of every process, or on a GPU those that train at once.
         capacity: online transitions to keep per run.
         cuda: whether training happens on a GPU, in one process, one shard after the other.
-        ranks: actions per transition that the critics rank in an update, if more than a run's N.
     """
     whole, rows = _size(data)
     runs, offline = sum(map(len, shards)), params.offline
@@ -72,9 +72,10 @@ def train_needs(
     network = 4 * sum((a + 1) * b for a, b in pairwise(widths))
     # A policy and the critics are trained, with targets; the flow is of a like size.
     weights = network * (_COPIES * (1 + offline.critics) + offline.critics + 1)
-    candidate = 4 * offline.batch_size * offline.critics * sum(widths)
+    # Three of the critics' activations, and two vectors of noise for each of ten updates drawn ahead, in three copies.
+    weighed = 4 * offline.batch_size * (3 * offline.critics * sum(widths) + 60 * action_dim)
     training = [
-        merged + len(shard) * (buffer + weights + 3 * candidate * max(ranks, *(run.candidates for run in shard)))
+        merged + len(shard) * (buffer + weights + weighed * max(_weighed(params, agent, run) for run in shard))
         for shard in shards
     ]
     # A state is replaced only when the new one is whole.
@@ -82,6 +83,13 @@ def train_needs(
     if cuda:
         return Needs(_PROCESS + whole, _CUDA + max(training, default=0), disk)
     return Needs(len(shards) * (_PROCESS + whole) + sum(training), 0, disk)
+
+
+def _weighed(params: Params, agent: str, run: Run) -> int:
+    """How many actions the critics see at once for every transition of a batch."""
+    own = params.offline.baselines
+    several = {"cac": own.cac.max_backup, "calql": 3 * own.calql.draws + 1}  # Cal-QL's with their gradient
+    return max(run.candidates, several.get(agent, 1))
 
 
 def generate_needs(dataset: str, settings: Download, workers: int) -> Needs:
@@ -94,12 +102,12 @@ def generate_needs(dataset: str, settings: Download, workers: int) -> Needs:
 
 
 def foresee_training(
-    params: Params, dataset: str, shards: Sequence[Sequence[Run]], capacity: int, device: torch.device, ranks: int = 1
+    params: Params, dataset: str, agent: str, shards: Sequence[Sequence[Run]], capacity: int, device: torch.device
 ) -> None:
     """Check that training runs on a device fits; other arguments as `train_needs`, errors as `check`."""
     spec, cuda = specification(dataset), device.type == "cuda"
     data = Path(layout.DATA.format(dataset=dataset) + ".npz")
-    needs = train_needs(params, data, spec.observation_dim, spec.action_dim, shards, capacity, cuda=cuda, ranks=ranks)
+    needs = train_needs(params, agent, data, spec.observation_dim, spec.action_dim, shards, capacity, cuda=cuda)
     remedy = "train fewer runs together (offline.seeds_per_job, offline.tasks) or on fewer --threads"
     if capacity:
         remedy += ", or lower online.steps"

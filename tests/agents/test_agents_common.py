@@ -25,6 +25,7 @@ CASES = [
     ("fql", {"flow": "pretrained", "normalize_q": True}),
     ("idql", {"candidates": 5, "width": 8, "blocks": 2, "dropout": 0.1}),
     ("srpo", {"width": 8, "blocks": 2, "normalize_gradient": True, "actor_start": 1}),
+    ("cac", {"hidden": [8, 6], "max_backup": 3, "candidates": 5, "ema_start": 1, "ema_every": 1, "restart": 2}),
     ("fawac", {"flow_steps": 3}),
     ("fbrac", {"flow_steps": 3}),
     ("rlpd", {}),

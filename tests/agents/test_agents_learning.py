@@ -18,6 +18,7 @@ OWN = {
     "fql": {"alpha": 0.1},
     "idql": {"candidates": 16, "width": 32, "blocks": 2, "ema_rate": 0.02},
     "srpo": {"beta": 1.0, "width": 32, "blocks": 2},
+    "cac": {"eta": 100.0, "ema_rate": 0.02, "ema_every": 1, "ema_start": 0, "restart": 600},
     "fbrac": {"alpha": 0.1, "flow_steps": 5},
     "rlpd": {"initial_temperature": 0.1},
     "fawac": {"alpha": 12.0, "max_weight": 1000.0, "flow_steps": 5},
@@ -101,6 +102,15 @@ def test_srpo_is_held_by_the_data(beta, expected):
     assert actions.std() < 1e-6
 
 
+@pytest.mark.parametrize(("candidates", "expected"), [(1, 1 / 3), (50, math.e / (math.e + 2))])
+def test_cac_without_q_clones_and_then_takes_by_value(candidates, expected):
+    # A third of the data is right and worth 1, the rest 0: softmax over many draws takes the right with e / (e + 2).
+    own = OWN["cac"] | {"eta": 0.0, "candidates": candidates}
+    actions = actions_at(learn("cac", bandit(), steps=1500, **own), [1.0], draws=4000)
+    assert (actions > 0).float().mean().item() == pytest.approx(expected, abs=0.1)
+    assert ((actions.abs() - 0.6).abs() < 0.3).float().mean() > 0.5
+
+
 @pytest.mark.parametrize("alpha", [0.3, 1.0, 3.0])
 def test_fawac_tilts_the_data_by_its_weights(alpha):
     # A third of the data is right and worth 1, the rest 0: P(right) = e^α / (e^α + 2), whatever V is.
@@ -136,7 +146,7 @@ def chain(size=4000):
 # The best action's value is 1, less under ReBRAC's noise; the 0.9-expectile m of uniform rewards solves
 # 0.9 (1 - m)² = 0.1 m². Where a has density e^(12 r), r is 1 - 1/12 on average. Cal-QL takes the best of four draws,
 # and the penalty its part of it.
-RIGHT = {"fql": 1.0, "rlpd": 1.0, "fbrac": 1.0, "fawac": 0.92, "rebrac": 0.93}
+RIGHT = {"fql": 1.0, "cac": 1.0, "rlpd": 1.0, "fbrac": 1.0, "fawac": 0.92, "rebrac": 0.93}
 RIGHT |= dict.fromkeys(("iql", "ifql", "idql", "srpo"), 0.75)
 RIGHT |= {"calql": 0.94}
 

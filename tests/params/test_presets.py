@@ -10,20 +10,19 @@ from flp.params.loading import load_params
 
 ROOT = Path(__file__).resolve().parents[2]
 PAPER = ROOT / "presets" / "paper.yaml"
-# From FQL's paper, Tables 5 and 6: discount, aggregation, α of IQL and ReBRAC (two), SRPO's β,
-# α of FAWAC and FBRAC, IFQL's N, FQL's α. Antsoccer's of SRPO, FAWAC and
-# FBRAC are not known.
+# From FQL's paper, Tables 5 and 6: discount, aggregation, α of IQL and ReBRAC (two), SRPO's β, CAC's η,
+# α of FAWAC and FBRAC, IFQL's N, FQL's α. Antsoccer's of SRPO, CAC, FAWAC and FBRAC are not known.
 TUNED = {
-    "antmaze-large-navigate": (0.99, "min", 10, 0.003, 0.01, 0.3, 3, 3, 32, 10),
-    "antmaze-giant-navigate": (0.995, "min", 10, 0.003, 0.01, 0.3, 3, 10, 32, 10),
-    "humanoidmaze-medium-navigate": (0.995, "mean", 10, 0.01, 0.01, 0.3, 3, 30, 32, 30),
-    "humanoidmaze-large-navigate": (0.995, "mean", 10, 0.01, 0.01, 0.3, 3, 30, 32, 30),
-    "antsoccer-arena-navigate": (0.995, "mean", 1, 0.01, 0.01, 0.3, 3, 30, 64, 10),
-    "cube-single-play": (0.99, "mean", 1, 1, 0, 0.03, 1, 100, 32, 300),
-    "cube-double-play": (0.99, "mean", 0.3, 0.1, 0, 0.1, 0.3, 100, 32, 300),
-    "scene-play": (0.99, "mean", 10, 0.1, 0.01, 0.1, 0.3, 100, 32, 300),
-    "puzzle-3x3-play": (0.99, "mean", 10, 0.3, 0.01, 0.1, 0.3, 100, 32, 1000),
-    "puzzle-4x4-play": (0.99, "mean", 3, 0.3, 0.01, 0.1, 0.3, 300, 32, 1000),
+    "antmaze-large-navigate": (0.99, "min", 10, 0.003, 0.01, 0.3, 1, 3, 3, 32, 10),
+    "antmaze-giant-navigate": (0.995, "min", 10, 0.003, 0.01, 0.3, 1, 3, 10, 32, 10),
+    "humanoidmaze-medium-navigate": (0.995, "mean", 10, 0.01, 0.01, 0.3, 0.03, 3, 30, 32, 30),
+    "humanoidmaze-large-navigate": (0.995, "mean", 10, 0.01, 0.01, 0.3, 1, 3, 30, 32, 30),
+    "antsoccer-arena-navigate": (0.995, "mean", 1, 0.01, 0.01, 0.3, 1, 3, 30, 64, 10),
+    "cube-single-play": (0.99, "mean", 1, 1, 0, 0.03, 0.003, 1, 100, 32, 300),
+    "cube-double-play": (0.99, "mean", 0.3, 0.1, 0, 0.1, 0.3, 0.3, 100, 32, 300),
+    "scene-play": (0.99, "mean", 10, 0.1, 0.01, 0.1, 0.3, 0.3, 100, 32, 300),
+    "puzzle-3x3-play": (0.99, "mean", 10, 0.3, 0.01, 0.1, 0.01, 0.3, 100, 32, 1000),
+    "puzzle-4x4-play": (0.99, "mean", 3, 0.3, 0.01, 0.1, 0.01, 0.3, 300, 32, 1000),
 }
 
 
@@ -44,6 +43,7 @@ def test_every_environment_has_its_tuned_values(paper):
             b.rebrac.alpha_actor,
             b.rebrac.alpha_critic,
             b.srpo.beta,
+            b.cac.eta,
             b.fawac.alpha,
             b.fbrac.alpha,
             b.ifql.candidates,
