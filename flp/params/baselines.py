@@ -57,6 +57,21 @@ class CAC(Section):
     """Actions drawn when it acts, one of which is taken with probability softmax(Q)."""
 
 
+class CalQL(Section):
+    """Calibrated Q-learning (Cal-QL, JaxCQL); online, half of every batch is the dataset's."""
+
+    weight: NonNegative = 5.0
+    """Weight of the conservative penalty; see presets/ for FQL's value per environment (five are open)."""
+    lagrange_gap: NonNegative | None = None
+    """Penalty that a learnt factor of the weight holds it at, as FQL's in mazes (weight 5 then, open); empty: none."""
+    reward_scale: Positive = 10.0
+    """What rewards are multiplied by inside, and Q in the logs divided by; FQL's, without its authors' shift (open)."""
+    draws: Annotated[int, Field(gt=0, le=1024)] = 10
+    """Actions of each kind in the penalty (uniform, the policy's here and at s'), and in targets."""
+    policy_learning_rate: Positive = 1e-4
+    """Adam's step size of policy and temperature, its authors'; the critics have offline.learning_rate."""
+
+
 class FAWAC(Section):
     """Flow advantage-weighted actor-critic (FQL's paper, Eq. 10)."""
 
@@ -165,6 +180,7 @@ class Baselines(Section):
     """What each baseline has for itself; networks, discount, batch and rates are shared."""
 
     cac: CAC = CAC()
+    calql: CalQL = CalQL()
     fawac: FAWAC = FAWAC()
     fbrac: FBRAC = FBRAC()
     fql: FQL = FQL()

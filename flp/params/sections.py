@@ -98,7 +98,9 @@ class Sweep(Section):
     """Values of `offline.candidates` (Figure 5)."""
 
 
-AgentName = Literal["flp", "bc", "fbc", "iql", "rebrac", "idql", "srpo", "cac", "fawac", "fbrac", "rlpd", "ifql", "fql"]
+AgentName = Literal[
+    "flp", "bc", "fbc", "iql", "rebrac", "idql", "srpo", "cac", "fawac", "fbrac", "calql", "rlpd", "ifql", "fql"
+]
 # Behaviour cloning has nothing to fine-tune with; of IDQL and SRPO only the critics could go on; what CAC's schedule of
 # noise levels should do then, nobody has said.
 OFFLINE_ONLY = ("bc", "fbc", "idql", "srpo", "cac")

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flp.learner.nets import MLP
+from flp.learner.rectified import OrthogonalMLP
 from flp.parts.common import HEAD_SCALE
 from flp.randomness.streams import RunStreams
 
@@ -45,6 +46,29 @@ class TanhGaussian(nn.Module):
         """Map `[R, B, o]` to mean and log standard deviation before tanh, each `[R, B, a]`."""
         mean, log_std = self.net(observations).squeeze(1).chunk(2, -1)
         return mean, log_std.clamp(*self.log_std_range)
+
+
+class ScaledTanhGaussian(nn.Module):
+    """The same with log σ = m · out + o, where m and o are learnt, per run (JaxCQL, model.py, TanhGaussianPolicy).
+
+    Args:
+        streams: the runs' random streams, for initialisation.
+        observation_dim: width of s.
+        action_dim: width of a.
+        hidden: widths of the hidden layers, ReLU.
+    """
+
+    def __init__(self, streams: RunStreams, observation_dim: int, action_dim: int, hidden: Sequence[int]) -> None:
+        super().__init__()
+        self.net = OrthogonalMLP(streams, observation_dim, hidden, 2 * action_dim)
+        ones = torch.ones(len(streams), device=streams.device)
+        self.multiplier, self.offset = nn.Parameter(ones), nn.Parameter(-ones)
+
+    def forward(self, observations: Tensor) -> tuple[Tensor, Tensor]:
+        """Map `[R, B, o]` to mean and log standard deviation before tanh, each `[R, B, a]`."""
+        mean, out = self.net(observations).squeeze(1).chunk(2, -1)
+        log_std = torch.addcmul(self.offset[:, None, None], self.multiplier[:, None, None], out)
+        return mean, log_std.clamp(-20, 2)
 
 
 def squashed(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:

@@ -37,6 +37,7 @@ AGENT_COLORS = {
     "cac": "#a83232",
     "fawac": "#7f9a1f",
     "fbrac": "#d0489a",
+    "calql": "#9b1c3a",
     "rlpd": "#b5562a",
     "bc": "#a1745b",
     "fbc": "#5b8a9a",

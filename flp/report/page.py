@@ -185,7 +185,7 @@ def _split(table: pd.DataFrame) -> dict[str, Any]:
     rows: list[dict[str, Any]] = [{str(name): cell for name, cell in row.items()} for row in table.to_dict("records")]
     for row in rows:
         row["bold"] = quoted.near_best(row, by_origin["paper"])
-    return {**by_origin, "rows": rows}
+    return {**by_origin, "rows": rows, "footnotes": quoted.footnotes(table)}
 
 
 def _versions(results: Results) -> list[dict[str, Any]]:
@@ -228,4 +228,5 @@ _HELPERS: dict[str, Callable[..., str]] = {
     "method": tables.name_of,
     "duration": duration,
     "color_of": curves.color_of,
+    "mark": quoted.mark,
 }

@@ -16,6 +16,10 @@ from flp.report.tables import NAMES, Cell, cell, name_of
 
 OFFLINE = ["BC", "IQL", "ReBRAC", "IDQL", "SRPO", "CAC", "FAWAC", "FBRAC", "IFQL", "FQL", "FLP"]
 ONLINE = ["ReBRAC", "Cal-QL", "RLPD", "IFQL", "FQL", "FLP"]
+# What is to be said of quoted cells, which stay as the paper prints them, by environment and column; each with a mark.
+FOOTNOTES = {
+    ("scene-play", "paper Cal-QL"): "† As the paper prints it; FQL's paper, which it quotes, has 1±2→50±53 (Table 4)."
+}
 SCALE = ["steps", "evaluations", "episodes", "seeds", "tasks", "networks", "data"]
 
 
@@ -76,6 +80,17 @@ def near_best(row: dict[str, str], columns: list[str]) -> list[str]:
     """The columns within 5 % of the row's best (the last figure of each cell), which the paper prints bold."""
     means = {name: float(row[name].rpartition("→")[2].partition("±")[0]) for name in columns if row[name]}
     return [name for name, value in means.items() if value >= 0.95 * max(means.values())]
+
+
+def mark(environment: str, column: str) -> str:
+    """The mark of a cell that has a footnote, else nothing."""
+    return FOOTNOTES.get((environment, column), "").partition(" ")[0]
+
+
+def footnotes(table: pd.DataFrame) -> list[str]:
+    """The footnotes of the cells that a table shows."""
+    rows = set(table["environment"])
+    return [text for (environment, column), text in FOOTNOTES.items() if environment in rows and column in table]
 
 
 def _last(final: pd.DataFrame, resamples: int) -> Cell | None:

@@ -28,6 +28,7 @@ NAMES = {
     "cac": "CAC",
     "fawac": "FAWAC",
     "fbrac": "FBRAC",
+    "calql": "Cal-QL",
     "rlpd": "RLPD",
     "ifql": "IFQL",
     "fql": "FQL",

@@ -59,6 +59,7 @@ def finetune(assignment: Assignment, before: dict[str, tuple[Path, str]], shard:
         def interact() -> None:
             with session.progress.section("environment"):
                 session.replay.add(interaction.step(session.agent))
+                session.replay.end(interaction.ended)
 
         session.go_on()
         if session.trainer.step == 0:

@@ -66,8 +66,8 @@ def train_needs(
     whole, rows = _size(data)
     runs, offline = sum(map(len, shards)), params.offline
     seeds = len(params.seeds)
-    merged = rows * 4 * (observation_dim + seeds * action_dim + 2 * len(offline.tasks) + 2)
-    buffer = 4 * capacity * (2 * observation_dim + action_dim + 2)
+    merged = rows * 4 * (observation_dim + seeds * action_dim + 3 * len(offline.tasks) + 2)
+    buffer = 4 * capacity * (2 * observation_dim + action_dim + 3)
     widths = [observation_dim + action_dim, *offline.hidden, 2 * action_dim]
     network = 4 * sum((a + 1) * b for a, b in pairwise(widths))
     # A policy and the critics are trained, with targets; the flow is of a like size.
@@ -87,7 +87,9 @@ def train_needs(
 
 def _weighed(params: Params, agent: str, run: Run) -> int:
     """How many actions the critics see at once for every transition of a batch."""
-    return max(run.candidates, params.offline.baselines.cac.max_backup if agent == "cac" else 1)
+    own = params.offline.baselines
+    several = {"cac": own.cac.max_backup, "calql": 3 * own.calql.draws + 1}  # Cal-QL's with their gradient
+    return max(run.candidates, several.get(agent, 1))
 
 
 def generate_needs(dataset: str, settings: Download, workers: int) -> Needs:

@@ -16,6 +16,7 @@ CASES = [
     ("srpo", {"width": 8, "blocks": 2}),
     ("rlpd", {}),
     ("cac", {"hidden": [8, 6], "max_backup": 3, "ema_start": 1, "ema_every": 1, "restart": 2}),
+    ("calql", {"draws": 3, "lagrange_gap": 0.5}),
 ]
 
 

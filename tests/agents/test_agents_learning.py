@@ -22,6 +22,7 @@ OWN = {
     "fbrac": {"alpha": 0.1, "flow_steps": 5},
     "rlpd": {"initial_temperature": 0.1},
     "fawac": {"alpha": 12.0, "max_weight": 1000.0, "flow_steps": 5},
+    "calql": {"weight": 0.1, "draws": 4, "policy_learning_rate": 3e-3},
 }
 
 
@@ -59,6 +60,7 @@ def bandit(size=4000):
         "masks": torch.zeros(size),
         "next_actions": torch.zeros(size, 1),
         "has_next_action": torch.zeros(size),
+        "returns": (side + 1) / 2,
     }
 
 
@@ -128,6 +130,7 @@ def chain(size=4000):
     positive = actions[:, 0] > 0
     here, after = torch.eye(3)[place], torch.eye(3)[torch.where(positive, 1, 2)]
     rewards = torch.where(place == 1, (1 + actions[:, 0]) / 2, 0.3)
+    later = torch.rand(size, generator=torch.Generator().manual_seed(1))  # what the right gave after a start
     return {
         "observations": here,
         "actions": actions,
@@ -136,13 +139,16 @@ def chain(size=4000):
         "masks": (place == 0).float(),
         "next_actions": 2 * torch.rand(size, 1, generator=generator) - 1,
         "has_next_action": (place == 0).float(),
+        "returns": torch.where(place == 0, 0.9 * torch.where(positive, later, 0.3), rewards),
     }
 
 
 # The best action's value is 1, less under ReBRAC's noise; the 0.9-expectile m of uniform rewards solves
-# 0.9 (1 - m)² = 0.1 m². Where a has density e^(12 r), r is 1 - 1/12 on average.
+# 0.9 (1 - m)² = 0.1 m². Where a has density e^(12 r), r is 1 - 1/12 on average. Cal-QL takes the best of four draws,
+# and the penalty its part of it.
 RIGHT = {"fql": 1.0, "cac": 1.0, "rlpd": 1.0, "fbrac": 1.0, "fawac": 0.92, "rebrac": 0.93}
 RIGHT |= dict.fromkeys(("iql", "ifql", "idql", "srpo"), 0.75)
+RIGHT |= {"calql": 0.94}
 
 
 @pytest.mark.parametrize("name", OWN)
@@ -152,6 +158,22 @@ def test_value_is_carried_back_along_a_chain(name):
     assert (actions_at(agent, [0.0, 1.0, 0.0]) > 0.5).float().mean() > 0.9
     critic = agent.critic if hasattr(agent, "critic") else agent.values.critic
     start = torch.tensor([[[1.0, 0.0, 0.0]]])
-    right, left = (critic(start, torch.tensor([[[a]]])).mean().item() for a in (0.6, -0.6))
+    scale = getattr(agent, "scale", 1.0)
+    right, left = (critic(start, torch.tensor([[[a]]])).mean().item() / scale for a in (0.6, -0.6))
     assert right == pytest.approx(0.9 * RIGHT[name], abs=0.05)
     assert left == pytest.approx(0.9 * 0.3, abs=0.05)
+
+
+@pytest.mark.slow(10)
+def test_what_was_earned_holds_the_policy_s_values_up():
+    """A penalty as large as it can be here holds the values of what the policy does below what that is worth, but for
+    the returns."""
+    own, data = {"weight": 5.0, "draws": 4, "policy_learning_rate": 3e-3}, chain()
+    start = torch.tensor([[[1.0, 0.0, 0.0]]]).expand(1, 400, 3)
+
+    def worth(data):
+        agent = learn("calql", data, steps=900, **own)
+        return agent.value(start, agent.explore(start, RunStreams([2]))[0]).mean().item()
+
+    held, fallen = worth(data), worth(data | {"returns": torch.full_like(data["returns"], -math.inf)})
+    assert fallen < 0.5 and held > fallen + 0.07

@@ -17,7 +17,7 @@ from flp.params.sections import AgentName
 
 AGENTS = get_args(AgentName)
 CHOOSING, CRITICLESS = {"flp", "ifql", "idql", "cac"}, {"bc", "fbc"}
-DETERMINISTIC, DIFFUSING = {"bc", "iql", "rebrac", "rlpd", "srpo"}, {"idql", "srpo"}
+DETERMINISTIC, DIFFUSING = {"bc", "iql", "rebrac", "calql", "rlpd", "srpo"}, {"idql", "srpo"}
 
 
 def states(count: int = 5, seed: int = 0) -> np.ndarray:
@@ -117,9 +117,9 @@ def _by_hand(folder, agent, batch, actions):
     from safetensors.torch import load_file
 
     tensors = load_file(folder / "policy.safetensors")
-    diffuses = agent in DIFFUSING  # ReLU without normalisation; the target is what chooses
+    rectified = agent in DIFFUSING or agent == "calql"  # ReLU without normalisation
     prefix = {"iql": "agent/values.critic.net", "ifql": "agent/values.critic.net"}.get(agent, "agent/critic.net")
-    prefix = "agent/values.target_critic.net" if diffuses else prefix
+    prefix = "agent/values.target_critic.net" if agent in DIFFUSING else prefix  # which is what chooses
     prefix = "agent/target_critic.net" if agent == "cac" else prefix  # Mish without normalisation
     s = torch.tensor(batch, dtype=torch.float32)
     a = torch.tensor(actions, dtype=torch.float32)
@@ -131,7 +131,7 @@ def _by_hand(folder, agent, batch, actions):
         x = (torch.cat([s, a], -1) * tensors[f"{prefix}.scale"][member]) + tensors[f"{prefix}.shift"][member]
         for layer in range(3):
             x = x @ tensors[f"{prefix}.weights.{layer}"][member] + tensors[f"{prefix}.biases.{layer}"][member]
-            if layer < 2 and diffuses:
+            if layer < 2 and rectified:
                 x = x.relu()
             elif layer < 2 and agent == "cac":
                 x = torch.nn.functional.mish(x)
@@ -140,8 +140,8 @@ def _by_hand(folder, agent, batch, actions):
                 x = torch.nn.functional.layer_norm(x, x.shape[-1:], eps=1e-6)
                 x = x * tensors[f"{prefix}.scales.{layer}"][member] + tensors[f"{prefix}.shifts.{layer}"][member]
         members.append(x[:, 0])
-    both = torch.stack(members)
-    return (both.mean(0) if agent in ("flp", "fql", "fawac", "fbrac") else both.amin(0)).numpy()
+    both = torch.stack(members) / (10 if agent == "calql" else 1)  # the scale of its rewards
+    return (both.mean(0) if agent in ("flp", "fql", "fawac", "fbrac", "rlpd") else both.amin(0)).numpy()
 
 
 def test_what_it_has_learnt_cannot_be_trained_on(run_of):

@@ -60,6 +60,31 @@ def test_two_algorithms_have_shapes_of_their_own(paper):
         assert (iql.offline.hidden, iql.offline.steps) == ([width] * 4, 1_000_000), dataset
 
 
+# FQL's paper, Table 7: Cal-QL's weight, or the gap of its learnt one; the other five environments' are not known.
+CONSERVATIVE = {
+    "humanoidmaze-medium-navigate": (5, 0.8),
+    "antsoccer-arena-navigate": (5, 0.2),
+    "cube-double-play": (0.01, None),
+    "scene-play": (0.01, None),
+    "puzzle-4x4-play": (0.003, None),
+}
+
+
+def test_cal_ql_has_its_values_and_networks(paper):
+    text = PAPER.read_text().partition("overrides:")[2]
+    for dataset in paper.datasets:
+        offline = paper.for_dataset(dataset).for_agent("calql").offline
+        calql = offline.baselines.calql
+        in_maze = dataset.endswith("navigate")
+        assert offline.hidden == [512 if in_maze else 256] * 4, dataset
+        assert (calql.reward_scale, calql.draws, calql.policy_learning_rate) == (10, 10, 1e-4)
+        assert (calql.lagrange_gap is None) != in_maze, dataset
+        if dataset in CONSERVATIVE:
+            assert (calql.weight, calql.lagrange_gap) == CONSERVATIVE[dataset]
+    said = [line for line in text.splitlines() if "calql: {weight" in line or "calql: {lagrange_gap" in line]
+    assert ["(open)" in line for line in said] == [dataset not in CONSERVATIVE for dataset in TUNED]
+
+
 def test_fine_tuning_has_fql_s_other_values():
     params = load_params(ROOT / "params.yaml", PAPER, ROOT / "presets" / "table2.yaml")
     alphas = {name: params.for_dataset(name).offline.baselines.fql.alpha for name in params.datasets}

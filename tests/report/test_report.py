@@ -124,6 +124,18 @@ def test_what_learns_online_only_has_an_untrained_start_and_no_offline_column() 
     page.build(results.keys)
 
 
+def test_the_cell_that_the_paper_misquotes_has_a_footnote_and_stays_as_printed() -> None:
+    page.build(make_inputs({}))
+    parts = (REPORT / "index.html").read_text().split('<table class="paper">')[1:]
+    offline, online = (part.partition("</table>") for part in parts)
+    (marked,) = [line for line in online[0].splitlines() if "†" in line]
+    assert "<td>scene-play</td>" in marked and '<td class="quoted">0±0→0±0†</td>' in marked
+    assert "† As the paper prints it; FQL&#39;s paper, which it quotes, has 1±2→50±53" in online[2]
+    assert "†" not in "".join(offline)
+    printed = pd.read_csv(REPORT / "table2.csv", dtype=str).set_index("environment")
+    assert printed.loc["scene-play", "paper Cal-QL"] == "0±0→0±0"
+
+
 # The page
 
 

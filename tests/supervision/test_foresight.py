@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from prepared_maze import DATASET
 
 from flp import cli
-from flp.params.loading import load_params
+from flp.params.loading import load_params, parse
 from flp.params.run import Run
+from flp.stages import offline_train
 from flp.supervision import foresight
 from flp.supervision.foresight import Needs, check, foresee_training, generate_needs, memory, train_needs
 
@@ -116,6 +119,31 @@ def test_actions_that_an_algorithm_draws_for_its_targets_are_counted():
     drawn = 10 * 256 * (20 * 4)  # noise of two steps
     assert cac.device > fql.device + drawn + 9 * 256 * 2 * 4 * (90 + 128 + 128)
     assert cac.disk == fql.disk
+
+
+@pytest.mark.parametrize("draws", [10, 40])
+def test_actions_that_a_penalty_ranks_are_counted(draws):
+    """Of every transition Cal-QL's critics see three kinds of other actions beside the data's, and keep what a gradient
+    needs: at least every layer's output."""
+    values = yaml.safe_load((REPO / "params.yaml").read_text())
+    values["offline"]["baselines"]["calql"]["draws"] = draws
+    runs = [[Run(1, 0, 1.0, 1)]]
+    fql, calql = (
+        train_needs(parse(values), agent, Path("none.npz"), 69, 21, runs, 0, cuda=True) for agent in ("fql", "calql")
+    )
+    assert calql.device - fql.device > 3 * draws * 256 * 2 * 4 * (90 + 128 + 128)
+
+
+def test_a_job_is_refused_for_what_its_algorithm_ranks(here, limits, capsys):
+    limits(total=650e6, free=650e6)  # a process has 600
+    for draws, refused in ((10, False), (1024, True)):
+        values = yaml.safe_load(Path("params.yaml").read_text())
+        values["offline"] |= {"agents": ["calql"], "steps": 10}
+        values["offline"]["baselines"]["calql"]["draws"] = draws
+        Path("params.yaml").write_text(yaml.safe_dump(values))
+        status = offline_train.main(["--dataset", DATASET, "--agent", "calql", "--threads", "1", "--device", "cpu"])
+        assert (status == 2) == refused
+        assert ("of memory, but there are" in capsys.readouterr().err) == refused
 
 
 def test_a_stage_says_so_before_it_starts(limits, tmp_path, monkeypatch, capsys):
