@@ -73,3 +73,13 @@ def test_idql_and_srpo_are_shaped_for_mazes_and_for_the_robot_arm(paper):
         assert (idql.candidates, idql.width, idql.blocks, idql.diffusion_steps) == (32, 256, 3, 5)
         shared = idql.model_dump(exclude={"candidates", "ema_rate"})
         assert shared.items() <= srpo.model_dump().items(), dataset  # "with IDQL's tuned hyperparameters"
+
+
+def test_the_papers_flow_is_one_preset_away(paper):
+    assert (paper.flow.schedule, paper.flow.saturation_noise) == ("constant", 0)
+    default = load_params(ROOT / "params.yaml")
+    original = load_params(ROOT / "params.yaml", ROOT / "presets" / "original.yaml")
+    assert (default.flow.schedule, default.flow.saturation_noise) == ("cosine", 0.1)
+    assert original == default.model_copy(update={"flow": original.flow})
+    theirs = default.flow.model_copy(update={"schedule": "constant", "saturation_noise": 0})
+    assert original.flow == theirs
