@@ -70,14 +70,37 @@ def test_intervals_hold_one_half_in_nineteen_of_twenty_trials():
     assert 0.9 < held / 300 < 0.99
 
 
-@pytest.mark.parametrize("shift", [0.5, 1.0])
-def test_a_known_shift_gives_bayes_accuracy(shift):
-    """N(δ, 1) against N(0, 1): no classifier is right more often than Φ(δ / 2)."""
-    found = compared(lambda s, e: e + torch.tensor([shift, 0.0]))["all"]
-    best = stats.norm.cdf(shift / 2)
-    low, high = found["interval"]
-    assert low <= best + 0.002 and best - 0.012 < found["accuracy"] < high
-    assert found["r2"] == pytest.approx([0, 0], abs=0.02)  # the state has no part in it
+class Linear:
+    """a = μ(s) + δσ + σ z: of the behaviour N(μ(s), σ²) the exact flow where δ = 0."""
+
+    def __init__(self, shift):
+        self.shift = torch.tensor([shift, 0.0])
+
+    def __call__(self, s, z):
+        return s + 0.5 * (z + self.shift)
+
+    def inverse(self, s, a):
+        return (a - s) / 0.5 - self.shift
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.5, 1.0])
+def test_a_flow_that_is_off_by_a_known_shift_gives_bayes_accuracy(shift):
+    """Its latents are N(−δ, 1): no classifier is right more often than Φ(δ / 2), and the state has no part in it."""
+    flow, held = Linear(shift), EPISODES * LENGTH
+    s, hs = states(TRAIN, 1), states(held, 2)
+    actions = Linear(0.0)(hs, draws(held, seed=3))
+    rows = Rows(hs, actions, (actions.abs() >= 1).any(1), torch.arange(held) // LENGTH)
+    latents, prior = two_samples(flow, rows, 4)
+    train = Pairs(s, flow.inverse(s, Linear(0.0)(s, draws(TRAIN, seed=5))), torch.arange(TRAIN))
+    found = two_sample_test(train, latents, prior, SHOWN, (32, 32), 300, 6)
+    best, (low, high) = stats.norm.cdf(shift / 2), found["all"]["interval"]
+    assert low < best < high and abs(found["all"]["accuracy"] - best) < 0.012
+    assert found["all"]["r2"] == pytest.approx([0, 0], abs=0.02)
+    if shift == 0:
+        for part in ("saturated", "other"):
+            low, high = found[part]["interval"]
+            assert low < 0.5 < high
+        assert found["saturated"]["prior_rows"] == pytest.approx(found["saturated"]["rows"], rel=0.1)
 
 
 def test_what_depends_on_the_state_is_found_where_marginals_see_nothing():
