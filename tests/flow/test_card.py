@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from flp.flow.card import percents, quality_card
 from flp.report import page
 from flp.stages import download_dataset, invert_to_latent, pretrain_flow
 from flp.system import layout
+from flp.system.stopping import STOP
 
 
 def card(**changes):
@@ -30,9 +32,9 @@ def test_the_card_tells_every_part_there_is():
     assert percents(TOLD | {"interval": None}) == "53 %"
 
 
-@pytest.mark.slow(10)
-def test_a_warning_is_told_everywhere(tmp_path, monkeypatch, capsys, pytestconfig):
-    """A flow that has learnt next to nothing, of actions half of which are clipped."""
+@pytest.mark.slow(20)
+def test_a_warning_is_told_everywhere(tmp_path, monkeypatch, capsys, pytestconfig, signals):
+    """A flow that has learnt next to nothing, of actions half of which are clipped; its stage is stopped once."""
     monkeypatch.chdir(tmp_path)
     params = tiny(yaml.safe_load((pytestconfig.rootpath / "params.yaml").read_text()), MAZE)
     params["download"] |= {"episodes": 100, "steps_per_episode": 51}
@@ -47,13 +49,23 @@ def test_a_warning_is_told_everywhere(tmp_path, monkeypatch, capsys, pytestconfi
     Path("params.yaml").write_text(yaml.safe_dump(params))
     of = ["--dataset", MAZE, "--threads", "1", "--device", "cpu"]
     assert download_dataset.main(of) == pretrain_flow.main([*of, "--seed", "0"]) == 0
+
+    def stopped(*args):
+        STOP.signal = signal.SIGTERM
+        return compare(*args)
+
+    compare = invert_to_latent.compare
+    monkeypatch.setattr(invert_to_latent, "compare", stopped)
+    assert invert_to_latent.main([*of, "--seed", "0"]) == 1
+    monkeypatch.setattr(invert_to_latent, "compare", compare)
     capsys.readouterr()
     assert invert_to_latent.main([*of, "--seed", "0"]) == 0
     folder = Path(layout.QUALITY.format(dataset=MAZE, seed=0))
     quality = json.loads((folder / "quality.json").read_text())
     assert quality["two_sample"]["all"]["accuracy"] > 0.6
     assert "flow.saturation_noise" in quality["warning"] and "flow.schedule" in quality["warning"]
-    assert f"warning: {quality['warning']}\n" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"warning: {quality['warning']}\n" in said and "going on from" in said
     assert quality["warning"] in (folder / "quality.md").read_text()
 
 
