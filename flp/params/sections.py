@@ -68,6 +68,10 @@ class Flow(Section):
     """Transitions per step."""
     learning_rate: Positive
     """Adam's step size."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """What becomes of it: `cosine` lets it fall to zero over `steps`."""
+    saturation_noise: Annotated[float, Field(ge=0, le=10), AsReal] = 0.0
+    """Action coordinates at ±1 are learnt at ±(1 + this * |N(0, 1)|), which the environment clips; 0: as they are."""
     solver: Solver
     """ODE solver, the same for decoding and inversion."""
     solver_steps: Annotated[int, Field(gt=0, le=10_000)]
@@ -87,6 +91,8 @@ class Invert(Section):
     """Largest mean |a - f(f^-1(a))| with which training may go on."""
     likelihood_samples: Natural
     """Validation actions whose log-density is computed."""
+    max_distinguishable: Annotated[float, Field(ge=0.5, le=1), AsReal] = 0.6
+    """Share of the time that a classifier may tell latents from the prior's draws before a warning says so."""
 
 
 class Sweep(Section):

@@ -11,6 +11,7 @@ import pandas as pd
 import yaml
 
 from flp.experiment.keys import Keys
+from flp.flow.card import percents
 from flp.report import comparisons, curves, quoted, tables
 from flp.report.charts import thousands
 from flp.report.clips import Video, videos
@@ -227,6 +228,7 @@ _HELPERS: dict[str, Callable[..., str]] = {
     "percent": percent,
     "method": tables.name_of,
     "duration": duration,
+    "percents": percents,
     "color_of": curves.color_of,
     "mark": quoted.mark,
 }

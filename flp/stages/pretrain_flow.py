@@ -18,6 +18,7 @@ from flp.data.moments import observation_moments
 from flp.experiment.program import Job, stage
 from flp.flow.checkpoint import save_flow
 from flp.flow.matching import FlowLearner, Pairs, validation_loss
+from flp.flow.saturation import learnable
 from flp.flow.velocity import VelocityField
 from flp.learner.devices import device_name, set_up, to_device
 from flp.learner.nets import standardize
@@ -52,12 +53,17 @@ def train_flow(job: Job, path: str, key: str) -> None:
     if settings.observation_scale is not None:
         mean, std = (to_device(moment, device) for moment in observation_moments(train))
         standardize(field, mean, std, settings.observation_scale)
-    learner = FlowLearner(field, settings.learning_rate)
+    learner = FlowLearner(field, settings.learning_rate, settings.steps if settings.schedule == "cosine" else None)
     streams = RunStreams([seed_of("flow", name, seed)], device)
-    trainer = Trainer(learner, pairs(train, device), streams, settings.batch_size)
+
+    def pairs(data: Dataset, file: str) -> Pairs:
+        arrays = data.observations, learnable(data, settings.saturation_noise, name, seed, file), data.transitions
+        return Pairs(*(to_device(array, device) for array in arrays))
+
+    trainer = Trainer(learner, pairs(train, "train"), streams, settings.batch_size)
     # The streams of one kind of device are not the other's.
     resume = Resume(layout.resume_folder("pretrain-flow", key), made_by={"device": device.type})
-    curve = fit(trainer, learner, pairs(validation, device), settings, resume, f"flow {name} seed {seed}")
+    curve = fit(trainer, learner, pairs(validation, "validation"), settings, resume, f"flow {name} seed {seed}")
     write_csv(path + ".csv", curve)
     manifest = {
         "kind": "flow",
@@ -82,11 +88,6 @@ def train_flow(job: Job, path: str, key: str) -> None:
     write_text(path + ".md", model_card(manifest))
     save_flow(path + ".safetensors", field, **manifest)
     resume.clear()
-
-
-def pairs(data: Dataset, device: torch.device) -> Pairs:
-    """A dataset's observations and actions on the device."""
-    return Pairs(*(to_device(array, device) for array in (data.observations, data.actions, data.transitions)))
 
 
 def fit(trainer: Trainer, learner: FlowLearner, validation: Pairs, settings: Any, resume: Resume, label: str) -> Curve:
@@ -139,8 +140,8 @@ Parameters:
 
 {parameters}
 
-Its quality (round trip, latents against the prior, likelihood) is in
-`{Path(layout.QUALITY.format(**manifest))}/quality.json`; library versions are in `flow.json`.
+Its quality (round trip, latents against the prior, likelihood) is told in
+`{Path(layout.QUALITY.format(**manifest))}/quality.md`; library versions are in `flow.json`.
 """
 
 

@@ -122,3 +122,13 @@ def test_cac_is_its_authors_but_for_its_targets(paper):
             "restart": 50_000,
             "candidates": 50,
         }, dataset
+
+
+def test_the_papers_flow_is_one_preset_away(paper):
+    assert (paper.flow.schedule, paper.flow.saturation_noise) == ("constant", 0)
+    default = load_params(ROOT / "params.yaml")
+    original = load_params(ROOT / "params.yaml", ROOT / "presets" / "original.yaml")
+    assert (default.flow.schedule, default.flow.saturation_noise) == ("cosine", 0.1)
+    assert original == default.model_copy(update={"flow": original.flow})
+    theirs = default.flow.model_copy(update={"schedule": "constant", "saturation_noise": 0})
+    assert original.flow == theirs

@@ -162,7 +162,7 @@ def test_the_same_seed_gives_the_same_bytes(default, tmp_path, monkeypatch):
         (folder / "params.yaml").write_text(yaml.safe_dump(tiny(default, dataset)))
         run_all(dataset)
         files = [p for p in sorted(folder.rglob("*")) if p.suffix in {".safetensors", ".npz", ".png"}]
-        files += sorted(folder.rglob("evaluations.csv")) + sorted(folder.rglob("log.csv"))
+        files += [p for name in ("evaluations.csv", "log.csv", "quality.*") for p in sorted(folder.rglob(name))]
         made.append({str(p.relative_to(folder)): p.read_bytes() for p in files if ".flp" not in p.parts})
     assert made[0].keys() == made[1].keys()
     assert len(made[0]) > 10
