@@ -86,10 +86,15 @@ def train_needs(
 
 
 def _weighed(params: Params, agent: str, run: Run) -> int:
-    """How many actions the critics see at once for every transition of a batch."""
+    """How many actions the critics see at once for every transition of a batch, or how often a flow is passed."""
     own = params.offline.baselines
-    several = {"cac": own.cac.max_backup, "calql": 3 * own.calql.draws + 1}  # Cal-QL's with their gradient
-    return max(run.candidates, several.get(agent, 1))
+    several = {
+        "flp": params.offline.target_candidates or run.candidates,
+        "cac": own.cac.max_backup,
+        "calql": 3 * own.calql.draws + 1,  # with their gradient
+        "fbrac": 1 + own.fbrac.flow_steps,
+    }
+    return several.get(agent, 1)
 
 
 def generate_needs(dataset: str, settings: Download, workers: int) -> Needs:
