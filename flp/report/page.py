@@ -12,6 +12,7 @@ import yaml
 
 from flp.experiment.keys import Keys
 from flp.flow.card import percents
+from flp.params.sections import OFFLINE_ONLY, ONLINE_ONLY
 from flp.report import comparisons, curves, quoted, tables
 from flp.report.charts import thousands
 from flp.report.clips import Video, videos
@@ -101,8 +102,10 @@ def _view(results: Results, final: pd.DataFrame, dataset: str) -> DatasetView:
     params = results.of(dataset)
     flows = [flow for flow in results.flows if flow.dataset == dataset]
     agents, episodes = params.offline.agents, params.evaluation.episodes
-    offline = quoted.with_own(results, dataset, lambda params: thousands(params.offline.steps))
-    online = quoted.with_own(results, dataset, lambda params: thousands(params.online.steps))
+    taught = [agent for agent in agents if agent not in ONLINE_ONLY]
+    offline = quoted.with_own(results, dataset, taught, lambda params, steps: thousands(steps))
+    able = [agent for agent in agents if agent not in OFFLINE_ONLY]
+    online = quoted.with_own(results, dataset, able, lambda params, steps: thousands(params.online.steps))
     scale = f"{thousands(params.flow.steps)} flow steps, {offline} offline steps, "
     if online != "0":
         scale += f"{online} online steps, "

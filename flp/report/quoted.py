@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import resources
 from io import StringIO
 
@@ -29,12 +29,22 @@ def quoted() -> pd.DataFrame:
     return pd.read_csv(StringIO(text), keep_default_na=False, dtype=str)
 
 
-def with_own(results: Results, dataset: str, show: Callable[[Params], str]) -> str:
-    """What holds for a dataset, with the algorithms of whom something else does: `1000000 (IDQL 3000000)`."""
-    shared = show(results.of(dataset))
-    own = {agent: show(results.keys.agent_params(dataset, agent)) for agent in results.of(dataset).offline.agents}
-    others = [f"{name_of(agent)} {value}" for agent, value in own.items() if value != shared]
-    return f"{shared} ({', '.join(others)})" if others else shared
+def with_own(results: Results, dataset: str, agents: Iterable[str], show: Callable[[Params, int], str]) -> str:
+    """What holds for a dataset, with the algorithms of whom something else does: `1000000 (IDQL 3000000)`.
+
+    Args:
+        results: what was measured.
+        dataset: its name.
+        agents: the algorithms that are shown.
+        show: tells it of an algorithm's parameters and offline steps.
+    """
+    params = results.of(dataset)
+    shared, found = show(params, params.offline.steps), list[str]()
+    for agent in agents:
+        own = results.keys.agent_params(dataset, agent)
+        told = show(own, 0 if agent in ONLINE_ONLY else own.offline.steps)
+        found += [f"{name_of(agent)} {told}"] if told != shared else []
+    return f"{shared} ({', '.join(found)})" if found else shared
 
 
 def table1(results: Results, final: pd.DataFrame) -> pd.DataFrame:
@@ -43,12 +53,11 @@ def table1(results: Results, final: pd.DataFrame) -> pd.DataFrame:
     for dataset, row in _rows(results, "1", OFFLINE, results.params.datasets).items():
         if dataset in results.params.datasets:
             here = _base(final, dataset, "offline")
-            for agent in results.of(dataset).offline.agents:
-                if agent in ONLINE_ONLY:
-                    continue
+            here = here[~here["agent"].isin(ONLINE_ONLY)]
+            for agent in here["agent"].unique():
                 value = cell(here[here["agent"] == agent], results.params.report.bootstrap)
                 row[f"measured {name_of(agent)}"] = value.text if value else ""
-            row |= _scale(results, dataset, here, lambda params: f"{params.offline.steps}")
+            row |= _scale(results, dataset, here, lambda params, offline: f"{offline}")
         rows.append(row)
     return pd.DataFrame(rows, columns=_columns(results, OFFLINE, ONLINE_ONLY), dtype=object).fillna("")
 
@@ -70,7 +79,7 @@ def table2(results: Results, final: pd.DataFrame) -> pd.DataFrame:
                     _last(part[part["agent"] == agent], results.params.report.bootstrap) for part in (offline, online)
                 ]
                 row[f"measured {name_of(agent)}"] = "→".join(c.text if c else "" for c in cells)
-            row |= _scale(results, dataset, online, lambda params: f"{params.offline.steps} + {params.online.steps}")
+            row |= _scale(results, dataset, online, lambda params, offline: f"{offline} + {params.online.steps}")
             row["evaluations"] = "1"
         rows.append(row)
     return pd.DataFrame(rows, columns=_columns(results, ONLINE, OFFLINE_ONLY), dtype=object).fillna("")
@@ -120,20 +129,20 @@ def _columns(results: Results, paper: list[str], without: Sequence[str]) -> list
     return ["environment", *(f"paper {name}" for name in paper), *measured, *SCALE]
 
 
-def _scale(results: Results, dataset: str, final: pd.DataFrame, steps: Callable[[Params], str]) -> dict[str, str]:
+def _scale(results: Results, dataset: str, final: pd.DataFrame, steps: Callable[[Params, int], str]) -> dict[str, str]:
     """What was run here: the reader compares scales before numbers."""
-    params = results.of(dataset)
+    params, agents = results.of(dataset), [str(agent) for agent in final["agent"].unique()]
     return {
         "data": results.label(dataset),
-        "steps": with_own(results, dataset, steps),
+        "steps": with_own(results, dataset, agents, steps),
         "evaluations": str(int(final["evaluations"].min())) if len(final) else "",
         "episodes": str(params.evaluation.episodes),
         "seeds": str(final["seed"].nunique()),
         "tasks": " ".join(str(task) for task in sorted(final["task"].unique())),
-        "networks": with_own(results, dataset, _networks),
+        "networks": with_own(results, dataset, agents, _networks),
     }
 
 
-def _networks(params: Params) -> str:
+def _networks(params: Params, offline: int) -> str:
     hidden = params.offline.hidden
     return f"{len(hidden)}×{hidden[0]}" if len(set(hidden)) == 1 else "-".join(map(str, hidden))

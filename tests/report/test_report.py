@@ -119,6 +119,7 @@ def test_what_learns_online_only_has_an_untrained_start_and_no_offline_column() 
     one, two = (table(results, final).set_index("environment") for table in (quoted.table1, quoted.table2))
     assert "measured RLPD" not in one
     assert two.loc["cube-single-play", "measured RLPD"] == "2→90"
+    assert two.loc["cube-single-play", "steps"] == "400 + 100 (RLPD 0 + 100)"
     networks = one.loc["cube-single-play", "networks"]
     assert one.loc["cube-single-play", "steps"] == "400 (IDQL 700)" and networks.endswith(" (IDQL 2×9)")
     page.build(results.keys)
