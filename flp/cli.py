@@ -22,9 +22,14 @@ TOOLS = {
     "check": "check params.yaml (and presets) and say what would be trained",
     "flows": "list the flows at hand: key, quality, size, whether the experiment needs them",
     "videos": "draw rollouts: flow, policy and fine-tuned policy side by side",
+    "rollout": "let a trained policy play: success and return with intervals",
+    "export": "write a trained policy as one file that runs without flp (PyTorch or ONNX)",
+    "compare": "set two experiments' results side by side, with paired intervals and what differs in parameters",
+    "watch": "show all running and finished jobs of this checkout on one screen",
     "clean": "show and remove stale resume states, temporary files and outputs of other experiments",
     "schema": "print the JSON schema of params.yaml",
 }
+_MODULES = {"rollout": "rollouts"}  # of a tool that is not called as its command: the name is another file's
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"flp: unknown command {argv[0]!r}{nearest(command, [*STAGES, *TOOLS])}", file=sys.stderr)
         return 2
     room = "stages" if command in STAGES else "tools"
-    status: int = import_module(f"flp.{room}.{command.replace('-', '_')}").main(rest)
+    module = _MODULES.get(command, command.replace("-", "_"))
+    status: int = import_module(f"flp.{room}.{module}").main(rest)
     return status
 
 

@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flp.data.environments import specification
-from flp.evaluation.pool import EnvironmentPool
+from flp.evaluation.pool import EnvironmentPool, Step
 from flp.randomness.streams import RunStreams, seed_of
 from flp.system.errors import FLPError
 
 Act = Callable[[Tensor, RunStreams], "Tensor | NDArray[Any]"]
 """A policy of all R runs: `(observations [R, E, o] float32, streams) -> actions [R, E, a]` in [-1, 1]."""
+Watch = Callable[[NDArray[np.float32], NDArray[np.float32], Step, NDArray[np.bool_]], None]
+"""Shown every step of the S = R·E episodes: observations `[S, o]`, actions `[S, a]`, what came of them, who played."""
 
 
 @contextmanager
@@ -75,6 +77,7 @@ class Evaluator(AbstractContextManager["Evaluator", None]):
         success_timing: as in `make_environment`.
         record: number of episodes per run whose xy positions are kept (mazes only).
         device: where the policy computes; its observations and noise are put there.
+        watch: shown every step.
     """
 
     def __init__(
@@ -88,13 +91,14 @@ class Evaluator(AbstractContextManager["Evaluator", None]):
         success_timing: str = "pre",
         record: int = 0,
         device: torch.device | str = "cpu",
+        watch: Watch | None = None,
     ) -> None:
         self.spec = specification(dataset)
         if episodes < 1:
             raise FLPError(f"an evaluation needs episodes >= 1, not {episodes}")
         self.tasks, self.episodes, self.seed = list(tasks), episodes, seed
         self.record = 0 if self.spec.family == "manipulation" else min(record, episodes)
-        self.device = torch.device(device)
+        self.device, self.watch = torch.device(device), watch
         layout = [task for task in self.tasks for _ in range(episodes)]
         self.pool = EnvironmentPool(dataset, layout, workers=workers, success_timing=success_timing)
         self._playing = threading.Lock()
@@ -120,7 +124,10 @@ class Evaluator(AbstractContextManager["Evaluator", None]):
         while active.any():
             if self._interrupted:
                 raise FLPError(f"the evaluation of {self.spec.dataset} was interrupted")
-            step = self.pool.step(self._actions(act, observations.reshape(R, E, -1), streams), active)
+            actions = self._actions(act, observations.reshape(R, E, -1), streams)
+            step = self.pool.step(actions, active)
+            if self.watch is not None:
+                self.watch(observations, actions, step, active)
             ended = active & (step.terminated | step.truncated)
             observations = np.where(active[:, None], step.observations, observations)
             returns += np.where(active, step.rewards, 0.0)

@@ -37,6 +37,8 @@ class Job:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
         whole = load_params(args.params, *args.preset)
+        if getattr(args, "tensorboard", False):
+            whole = whole.model_copy(update={"report": whole.report.model_copy(update={"tensorboard": True})})
         self.keys = Keys(whole)
         self.params: Params = whole
         if dataset := getattr(args, "dataset", None):
@@ -84,22 +86,27 @@ def stage(name: str, options: Sequence[str], run: Callable[[Job], None], doc: st
         return 0
 
     chosen = {option: OPTIONS[option] for option in (*options, "params", "preset", "threads", "device", "profile")}
-    return _program(name, chosen, work, doc)
+    return program(name, chosen, work, doc)
 
 
 def tool(name: str, options: dict[str, Any], run: Callable[[Keys, argparse.Namespace], int], doc: str | None) -> Main:
     """The program of a tool: its own options, and those that name the experiment."""
     chosen = options | {option: OPTIONS[option] for option in ("params", "preset")}
-    return _program(name, chosen, lambda args: run(Keys(load_params(args.params, *args.preset)), args), doc)
+    return program(name, chosen, lambda args: run(Keys(load_params(args.params, *args.preset)), args), doc)
 
 
-def _program(name: str, options: dict[str, Any], work: Callable[[argparse.Namespace], int], doc: str | None) -> Main:
+def program(name: str, options: dict[str, Any], work: Callable[[argparse.Namespace], int], doc: str | None) -> Main:
+    """A program of these options; those in capitals stand alone, such as `POLICY`, which becomes `args.policy`."""
+
     def main(argv: Sequence[str] | None = None) -> int:
         settle()
         style = argparse.RawDescriptionHelpFormatter
         parser = argparse.ArgumentParser(prog=f"flp {name}", description=doc, formatter_class=style)
         for option, settings in options.items():
-            parser.add_argument(f"--{option}", **settings)
+            if option.isupper():
+                parser.add_argument(option.lower(), metavar=option, **settings)
+            else:
+                parser.add_argument(f"--{option}", **settings)
         args = parser.parse_args(argv)
 
         def run() -> int:
@@ -155,10 +162,16 @@ def _seed_list(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of seeds such as 0-1-2, each once") from None
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """A whole number above 0, of an option."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
+
+
+def natural(text: str) -> int:
+    """A whole number, of an option."""
+    return 0 if text == "0" else positive(text)
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -183,11 +196,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": "an overlay on --params, such as presets/cube-single.yaml; may be repeated",
     },
     "threads": {
-        "type": _positive,
+        "type": positive,
         "default": max(1, len(os.sched_getaffinity(0))),
         "metavar": "N",
         "help": "CPU threads and worker processes to use (default: every core)",
     },
     "device": {"default": "auto", "metavar": "NAME", "help": "auto, cpu, cuda or cuda:1 (default: auto)"},
+    "tensorboard": {
+        "action": "store_true",
+        "help": "show curves while it trains, in results/tensorboard, as report.tensorboard: true does",
+    },
     "profile": {"metavar": "DIR", "help": "write a trace for chrome://tracing or ui.perfetto.dev to DIR"},
 }

@@ -19,6 +19,8 @@ from flp.randomness.streams import RunStreams
 from flp.system import layout
 from flp.system.errors import FLPError
 
+LEVEL, RESAMPLES = 0.95, 10_000
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -29,6 +31,21 @@ class Trial:
         returns: float64 `[E]`, undiscounted.
         lengths: int64 `[E]`, steps.
     """
+
+    @property
+    def success_interval(self) -> tuple[float, float]:
+        """95 % interval of the success rate, Wilson's: sound for few episodes, and where all or none succeed."""
+        from scipy.stats import binomtest
+
+        found = binomtest(int(self.success.sum()), len(self.success)).proportion_ci(LEVEL, "wilson")
+        return float(found.low), float(found.high)
+
+    @property
+    def return_interval(self) -> tuple[float, float]:
+        """95 % interval of the mean return, by a bootstrap of the episodes (percentiles, always the same draws)."""
+        picks = np.random.default_rng(0).integers(0, len(self.returns), (RESAMPLES, len(self.returns)))
+        low, high = np.quantile(self.returns[picks].mean(1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        return float(low), float(high)
 
     success: NDArray[np.float32]
     returns: NDArray[np.float64]
@@ -63,6 +80,7 @@ def evaluate(
     seed: int = 0,
     dataset: str | None = None,
     workers: int = 0,
+    watch: rollout.Watch | None = None,
 ) -> Trial:
     """Let a policy play seeded episodes: with the same seed and number, those of the pipeline's evaluations.
 
@@ -73,14 +91,17 @@ def evaluate(
         seed: of the episodes, and of the noise of a policy from `load_policy`.
         dataset: decides the environment; needed for a function.
         workers: processes that step the environments; 0 steps them in this one.
+        watch: shown every step: observations, actions, what came of them, and which episodes were under way.
 
     Raises:
         FLPError: unknown dataset or task, or actions that are none.
     """
     name = dataset or getattr(policy, "dataset", None)
-    task = task or getattr(policy, "task", None)
+    task = getattr(policy, "task", None) if task is None else task
     if name is None or task is None:
         raise FLPError("a function has no environment of its own; give dataset and task")
+    if not 1 <= task <= (known := specification(name).num_tasks):
+        raise FLPError(f"{name} has no task {task}; use 1 to {known}")
     device: Any = "cpu"
     timing = "pre"
     if isinstance(policy, Policy):
@@ -94,5 +115,5 @@ def evaluate(
             return np.asarray(function(observations[0].numpy()))[None]
 
     options = {"episodes": episodes, "seed": seed, "workers": workers, "success_timing": timing, "device": device}
-    found = rollout.evaluate(act, name, [task], **options)
+    found = rollout.evaluate(act, name, [task], watch=watch, **options)
     return Trial(found.success[0], found.returns[0], found.lengths[0])

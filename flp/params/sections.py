@@ -204,6 +204,8 @@ class Report(Section):
     """Resamples of the confidence intervals."""
     title: str = "Flow Latent Policy"
     """Heading of the page."""
+    tensorboard: bool = Field(default=False, json_schema_extra=UNKEYED)
+    """Show curves while it trains, in results/tensorboard (the extra `tensorboard`)."""
 
 
 class Figure2(Section):

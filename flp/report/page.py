@@ -94,7 +94,8 @@ def build(keys: Keys) -> str:
     write_json(folder / "metrics.json", tables.metrics([view.success for view in views]))
     files = {name: sha256_of(folder / name) for name in sorted([*texts, "metrics.json"])}
     manifest = {"format_version": FORMAT_VERSION, "kind": "report", "key": keys.report}
-    write_json(folder / "manifest.json", manifest | {"files": files, **made_with()})
+    manifest |= {"files": files, "params": results.params.model_dump(mode="json"), **made_with()}
+    write_json(folder / "manifest.json", manifest)
     return table
 
 

@@ -8,7 +8,7 @@ Not `scipy.stats.bootstrap`: it refuses single seeds and takes twice the time; r
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -82,3 +82,28 @@ def bootstrap(
     values = np.concatenate([statistic(*(d[start : start + 1000] for d in drawn)) for start in chunks])
     low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     return value, np.minimum(low, value), np.maximum(high, value)
+
+
+Pair = tuple[Array, Array, Array, Array]
+"""One task's scores of the same seeds in two experiments, and the episodes behind them: `[seeds]` each, a, b, a, b."""
+
+
+def paired_difference(strata: Sequence[Pair], *, resamples: int, seed: int = 0) -> tuple[float, float, float]:
+    """The mean of b − a over tasks with its 95 % interval: `(value, low, high)`.
+
+    What is drawn again is a seed's difference, so that what both owe to the seed cancels. A task with a single seed
+    has no differences to draw from: its two success rates are drawn from their posteriors, as in `resample`.
+    """
+    generator = np.random.default_rng(seed)
+    alone = [pair for pair in strata if len(pair[0]) == 1]
+    draws = []
+    for a, b, trials, _ in strata:
+        if len(a) > 1:
+            draws.append(resample((b - a)[:, None], trials[:, None], resamples, generator).mean((1, 2)))
+    if alone:
+        first, second, trials, others = (np.stack(column, axis=1) for column in zip(*alone, strict=True))
+        before = resample(first, trials, resamples, generator)
+        draws += list((resample(second, others, resamples, generator) - before)[:, 0].T)
+    value = float(np.mean([(b - a).mean() for a, b, *_ in strata]))
+    low, high = np.quantile(np.mean(draws, axis=0), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return value, min(float(low), value), max(float(high), value)

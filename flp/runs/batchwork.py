@@ -63,6 +63,16 @@ class Batchwork:
         offline = self.params.offline.model_dump(mode="json")
         return {"observation_dim": spec.observation_dim, "action_dim": spec.action_dim, "offline": offline}
 
+    @property
+    def shown(self) -> dict[str, Any]:
+        """What all runs share, for a board's table of hyper-parameters."""
+        offline = self.params.offline.model_dump(
+            mode="json", exclude={"agents", "tasks", "sweep", "alpha", "candidates"}
+        )
+        baselines = offline.pop("baselines")
+        own = {self.agent: baselines[self.agent]} if self.agent in baselines else {}
+        return {"dataset": self.dataset, "agent": self.agent, **offline, **own}
+
     def load(self, capacity: int = 0) -> tuple[Agent, Replay]:
         """Build the agent and its replay, with room for `capacity` online transitions per run.
 

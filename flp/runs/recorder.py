@@ -114,6 +114,13 @@ class Recorder:
             agent.load_state_dict({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})
             self._start(_Look(phase, step, agent, self.health.watch(failed)))
 
+    @property
+    def success(self) -> float | None:
+        """Of the last evaluation of the policies, the mean over runs; None before the first."""
+        rows = [row for row in self.evaluations if row["phase"] == self.phase]
+        last = [row["success"] for row in rows if row["step"] == rows[-1]["step"]]
+        return sum(last) / len(last) if last else None
+
     def evaluate(self, step: int) -> list[str]:
         """Evaluate the policies, unless that is done; return a line about each evaluation that has finished."""
         return self._evaluate(self.phase, step)

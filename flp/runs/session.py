@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,8 +23,10 @@ from flp.runs.recorder import Recorder, keep_last_good
 from flp.runs.run_folder import adopt, clear_others, is_finished
 from flp.runs.shards import Shard, Work, plan, run_shards
 from flp.runs.turns import Turns
+from flp.supervision.boards import Boards
 from flp.supervision.foresight import foresee_training
 from flp.supervision.health import Health, HopelessError
+from flp.supervision.status import Status
 from flp.system.artifacts import made_with, write_json
 from flp.system.errors import FLPError
 from flp.system.forced import forced
@@ -143,12 +145,15 @@ class Session(AbstractContextManager["Session", None]):
         )
         self.resume = Resume(shard.folder, clock=turns.clock)
         label = f"{assignment.agent} {assignment.dataset} {phase}"
-        self.progress = Progress(label, steps, quiet=turns.index > 0)
-        rescue = partial(keep_last_good, self.work, self.resume, assignment.folder, assignment.keys)
         names = [run.name for run in shard.runs]
+        about = {"stage": assignment.stage, "dataset": assignment.dataset, "agent": assignment.agent}
+        self.status = Status(shard.folder, steps, **about, makes=str(assignment.folder), runs=names)
+        self.progress = Progress(label, steps, quiet=turns.index > 0, tell=self.status.reach)
+        rescue = partial(keep_last_good, self.work, self.resume, assignment.folder, assignment.keys)
         self.health = Health(label, names, params.offline, self.replay, self.agent, rescue)
         tick = partial(self.resume.stop_if_asked, self.state)
         beside = evaluates_beside(device)
+        self.boards = Boards(params.report, assignment.folder, self.work.shown, {r.name: asdict(r) for r in shard.runs})
         self.recorder = Recorder(self.work, phase, self.agent, shard.threads, self.health, tick, beside=beside)
         self.parts: list[Part] = [self.trainer, self.recorder, self.health]
 
@@ -163,6 +168,7 @@ class Session(AbstractContextManager["Session", None]):
             return False
         for part in self.parts:
             part.restore(*saved)
+        self.status.note(success=self.recorder.success)
         return True
 
     def evaluate(self, step: int) -> None:
@@ -178,6 +184,8 @@ class Session(AbstractContextManager["Session", None]):
         with self.progress.section("evaluation"):
             for line in evaluate():
                 self.progress.say(line)
+        self.status.note(success=self.recorder.success)
+        self.boards.follow("evaluation", self.recorder.evaluations)
 
     def fit(self, before_update: Callable[[], None] | None = None) -> None:
         """Train to the end and write the runs down.
@@ -193,6 +201,7 @@ class Session(AbstractContextManager["Session", None]):
             if step % every == 0 or step == self.steps:
                 self.evaluate(step)
             self.recorder.log(step, logs)
+            self.boards.follow("training", self.recorder.logs)
 
         def checkpoint() -> None:
             with self.progress.section("checkpoint"):
@@ -208,8 +217,9 @@ class Session(AbstractContextManager["Session", None]):
             raise FLPError(self.health.message())
 
     def close(self) -> None:
-        """Close the environments."""
+        """Close the environments and the boards."""
         self.recorder.close()
+        self.boards.close()
 
     def __exit__(self, *exception: object) -> None:
         self.close()

@@ -7,6 +7,7 @@ download.source in params.yaml: ogbench, generate or path.
 from __future__ import annotations
 
 import sys
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from flp.data.own_file import bring_in
 from flp.experiment.program import Job, stage
 from flp.params.sections import Download
 from flp.supervision.foresight import check, generate_needs
+from flp.supervision.status import Status
 from flp.system import layout
 from flp.system.artifacts import FORMAT_VERSION, made_with, write_json
 from flp.system.hashing import sha256_of
@@ -36,7 +38,9 @@ def make(job: Job, key: str) -> None:
     name, settings = job.args.dataset, job.params.download
     train, validation, manifest = (Path(layout.DATA.format(dataset=name) + s) for s in layout.DATA_SUFFIXES)
     manifest.unlink(missing_ok=True)
-    obtain(name, settings, train, validation, layout.resume_folder("download-dataset", key), job.args.threads)
+    states = layout.resume_folder("download-dataset", key)
+    with closing(Status(states, stage="download-dataset", dataset=name, makes=str(train.with_suffix("")))):
+        obtain(name, settings, train, validation, states, job.args.threads)
     rows = {}
     for path in (train, validation):
         rows[path.name] = {"sha256": sha256_of(path), "bytes": path.stat().st_size}

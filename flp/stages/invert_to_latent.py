@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,13 @@ from flp.flow.saturation import learnable
 from flp.flow.two_sample import BATCH, Rows, Scale, two_sample_test
 from flp.learner.devices import set_up, to_device
 from flp.randomness.seeds import seed_of
+from flp.supervision.boards import Boards
+from flp.supervision.status import Status
 from flp.system import layout
 from flp.system.artifacts import atomic_write, save_tensors, write_json, write_text
 from flp.system.errors import FLPError
 from flp.system.locks import once
-from flp.system.progress import Progress
+from flp.system.progress import Progress, Tell
 from flp.system.resume import Resume, State
 
 PIECE = 2**15  # actions between two looks at the clock: some seconds on a core
@@ -61,7 +64,8 @@ def invert_dataset(job: Job, path: str, key: str) -> None:
     actions = to_device(learnable(train, noise, name, seed, "train")[train.transitions], device)
     made_by = {"batch_size": settings.batch_size, "device": device.type}
     resume = Resume(layout.resume_folder("invert-to-latent", key), made_by=made_by)
-    latents, errors = invert_all(flow, observations, actions, settings.batch_size, threads, resume)
+    status = Status(resume.file.parent, len(actions), stage="invert-to-latent", dataset=name, makes=path)
+    latents, errors = invert_all(flow, observations, actions, settings.batch_size, threads, resume, status.reach)
     held = held_out(validation, learnable(validation, noise, name, seed, "validation"), device)
     quality = {
         "key": key,
@@ -90,6 +94,8 @@ def invert_dataset(job: Job, path: str, key: str) -> None:
         file.write(picture(latents.numpy(), quality))
     write_text(folder / "quality.md", quality_card(quality))
     write_json(folder / "quality.json", quality)
+    with closing(Boards(job.params.report, folder, settings.keyed() | manifest["parameters"])) as boards:
+        boards.follow("quality", [quality | {"step": manifest["parameters"]["steps"]}])
     save_tensors(
         path + ".safetensors",
         {"latents": latents},
@@ -105,7 +111,13 @@ def invert_dataset(job: Job, path: str, key: str) -> None:
 
 
 def invert_all(
-    flow: Flow, observations: Tensor, actions: Tensor, batch_size: int, threads: int, resume: Resume
+    flow: Flow,
+    observations: Tensor,
+    actions: Tensor,
+    batch_size: int,
+    threads: int,
+    resume: Resume,
+    tell: Tell = lambda step: None,
 ) -> tuple[Tensor, Tensor]:
     """Latents and round-trip errors, `[n, a]` each, on the CPU: piece by piece, from the saved state if there is one.
 
@@ -120,7 +132,7 @@ def invert_all(
 
     whole = batch_size * threads
     piece = whole * max(1, PIECE // whole)
-    progress = Progress("inverting", len(actions), "actions")
+    progress = Progress("inverting", len(actions), "actions", tell=tell)
     progress.begin(done)
     for start in range(done, len(actions), piece):
         rows = slice(start, start + piece)
@@ -174,7 +186,7 @@ def told(quality: dict[str, Any], count: int) -> str:
     return f"warning: {quality['warning']}\n{line}" if quality["warning"] else line
 
 
-main = stage("invert-to-latent", ("dataset", "seed"), run, __doc__)
+main = stage("invert-to-latent", ("dataset", "seed", "tensorboard"), run, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -38,7 +38,7 @@ def run(job: Job) -> None:
     carry_out(assignment, runs, job.keys.job_of(name, "flp", runs), partial(train, assignment), job.args.threads)
 
 
-main = stage("offline-sweep", ("dataset", "figure", "seeds"), run, __doc__)
+main = stage("offline-sweep", ("dataset", "figure", "seeds", "tensorboard"), run, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

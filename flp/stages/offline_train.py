@@ -45,7 +45,7 @@ def train(assignment: Assignment, shard: Shard, turns: Turns) -> None:
         session.fit()
 
 
-main = stage("offline-train", ("dataset", "agent", "seeds"), run, __doc__)
+main = stage("offline-train", ("dataset", "agent", "seeds", "tensorboard"), run, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -68,7 +68,7 @@ def finetune(assignment: Assignment, before: dict[str, tuple[Path, str]], shard:
         session.fit(before_update=interact)
 
 
-main = stage("online-finetune", ("dataset", "agent", "seeds"), run, __doc__)
+main = stage("online-finetune", ("dataset", "agent", "seeds", "tensorboard"), run, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,6 +7,8 @@ its loss curve (.csv) and its model card (.md).
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,11 +28,13 @@ from flp.learner.trainable import Logs
 from flp.learner.trainer import Trainer
 from flp.randomness.seeds import seed_of
 from flp.randomness.streams import RunStreams
+from flp.supervision.boards import Boards
+from flp.supervision.status import Status
 from flp.system import layout
 from flp.system.artifacts import write_csv, write_text
 from flp.system.errors import FLPError
 from flp.system.locks import once
-from flp.system.progress import Progress
+from flp.system.progress import Progress, Tell
 from flp.system.resume import Resume, join
 
 Curve = list[dict[str, float]]
@@ -63,7 +67,11 @@ def train_flow(job: Job, path: str, key: str) -> None:
     trainer = Trainer(learner, pairs(train, "train"), streams, settings.batch_size)
     # The streams of one kind of device are not the other's.
     resume = Resume(layout.resume_folder("pretrain-flow", key), made_by={"device": device.type})
-    curve = fit(trainer, learner, pairs(validation, "validation"), settings, resume, f"flow {name} seed {seed}")
+    status = Status(resume.file.parent, settings.steps, stage="pretrain-flow", dataset=name, makes=path)
+    held_out, label = pairs(validation, "validation"), f"flow {name} seed {seed}"
+    with closing(Boards(job.params.report, Path(path).parent, settings.keyed())) as boards:
+        show = partial(boards.follow, "flow")
+        curve = fit(trainer, learner, held_out, settings, resume, label, status.reach, show)
     write_csv(path + ".csv", curve)
     manifest = {
         "kind": "flow",
@@ -90,10 +98,19 @@ def train_flow(job: Job, path: str, key: str) -> None:
     resume.clear()
 
 
-def fit(trainer: Trainer, learner: FlowLearner, validation: Pairs, settings: Any, resume: Resume, label: str) -> Curve:
-    """Train to the end, from the saved state if there is one; return the loss curve."""
+def fit(
+    trainer: Trainer,
+    learner: FlowLearner,
+    validation: Pairs,
+    settings: Any,
+    resume: Resume,
+    label: str,
+    tell: Tell = lambda step: None,
+    show: Callable[[Curve], None] = lambda curve: None,
+) -> Curve:
+    """Train to the end, from the saved state if there is one; return the loss curve, which is shown as it grows."""
     curve: Curve = []
-    progress = Progress(label, settings.steps)
+    progress = Progress(label, settings.steps, tell=tell)
     if saved := resume.start():
         trainer.restore(*saved)
         curve = saved[1]["curve"]
@@ -112,6 +129,7 @@ def fit(trainer: Trainer, learner: FlowLearner, validation: Pairs, settings: Any
                 "flow.learning_rate"
             )
         curve.append({"step": step, "loss": float(logs["loss"]), "validation_loss": loss})
+        show(curve)
         progress.notes = f"validation loss {loss:.4f}"
 
     def checkpoint() -> None:
@@ -145,7 +163,7 @@ Its quality (round trip, latents against the prior, likelihood) is told in
 """
 
 
-main = stage("pretrain-flow", ("dataset", "seed"), run, __doc__)
+main = stage("pretrain-flow", ("dataset", "seed", "tensorboard"), run, __doc__)
 
 if __name__ == "__main__":
     sys.exit(main())

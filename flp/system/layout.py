@@ -17,7 +17,10 @@ QUALITY = "results/{dataset}/flow/quality/seed{seed}"
 LATENT = "results/{dataset}/latent/seed{seed}/latent"
 OFFLINE = "results/{dataset}/offline/{agent}/seed{seeds}"
 ONLINE = "results/{dataset}/online/{agent}/seed{seeds}"
+RESULTS = Path("results")
 REPORT = "results/report"
+# Curves for TensorBoard, laid out as the results are; no stage reads them and DVC does not version them.
+BOARDS = Path("results/tensorboard")
 # Runs that a figure of the paper needs beside the experiment's own: `{figure}` is figure3, figure4 or figure5.
 SWEEP = "results/{dataset}/sweep/{figure}/seed{seeds}"
 FIGURE = "results/figures/{figure}"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any
 
 from tqdm import tqdm
 
+Tell = Callable[[int], None]
+"""Called with a step that has been reached."""
 _LINE = "{desc} |{bar}| {n_fmt}/{total_fmt} | {elapsed} gone, {remaining} left | {details}"
 
 
@@ -23,12 +25,20 @@ class Progress(tqdm):  # type: ignore[type-arg]
         total: number of steps, if it is known.
         unit: what a step is; bytes ("B") are written as 1.5M.
         quiet: only speak, print no progress: for all but one of several that go the same way.
+        tell: called with every step reached, also where it is quiet.
     """
 
     monitor_interval = 0  # tqdm's thread that looks after long steps: not among those that compute
 
-    def __init__(self, label: str, total: int | None, unit: str = "updates", quiet: bool = False) -> None:
-        self.label, self.notes, self.tty = label, "", sys.stderr.isatty()
+    def __init__(
+        self,
+        label: str,
+        total: int | None,
+        unit: str = "updates",
+        quiet: bool = False,
+        tell: Tell = lambda step: None,
+    ) -> None:
+        self.label, self.notes, self.tty, self.tell = label, "", sys.stderr.isatty(), tell
         self.seconds: dict[str, float] = {}
         super().__init__(
             desc=label,
@@ -49,6 +59,7 @@ class Progress(tqdm):  # type: ignore[type-arg]
     def begin(self, step: int) -> None:
         """Say where a resumed run goes on."""
         self.n = self.initial = step
+        self.tell(step)
 
     @contextmanager
     def section(self, name: str) -> Iterator[None]:
@@ -65,6 +76,7 @@ class Progress(tqdm):  # type: ignore[type-arg]
 
     def update(self, step: float) -> None:  # type: ignore[override]
         """Report the step reached, not how many there were, and print if it is time to."""
+        self.tell(int(step))
         super().update(step - self.n)
 
     def display(self, msg: str | None = None, pos: int | None = None) -> bool | None:  # type: ignore[override]

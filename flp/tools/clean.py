@@ -67,7 +67,7 @@ def temporary_files() -> list[Path]:
 
 def orphans(keys: Keys) -> list[Path]:
     """Result folders of datasets, agents and seeds that are no part of the experiment; the topmost of each."""
-    kept = {Path(layout.REPORT), Path("results/keys"), Path("results/bench")}
+    kept = {Path(layout.REPORT), Path("results/keys"), Path("results/bench"), layout.BOARDS}
     kept |= {Path(layout.VIDEOS.format(dataset=dataset, agent=agent)) for dataset, agent, _ in keys.jobs()}
     for artifact in graph(keys).values():
         kept |= {Path(path) for path in (*artifact.files, *artifact.runs)}

@@ -13,8 +13,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 CONDA = {"torch": "pytorch", "numpy": "numpy"}
-# Not needed by a stage: these run the stages.
-FRONT_ENDS = {"snakemake", "dvc"}
+# Not needed by a stage: these run the stages, or show them.
+FRONT_ENDS = {"snakemake", "dvc", "rich"}
 HEADER = """# The stages' environment under --use-conda, written by workflow/lib/write_env.py from constraints.txt.
 # `pytorch` is conda-forge's: it takes the CUDA build where there is a CUDA driver (the virtual package __cuda), and
 # the CPU build elsewhere.

@@ -1,0 +1,210 @@
+"""A policy as one file that other programs run: observations and noise in, actions out, nothing of flp needed.
+
+What an agent does in `act` is traced with its noise as inputs, so that this holds for every agent: scaling, candidates,
+choice and flow are all in the graph, and the same inputs give the same action.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Sequence
+from contextlib import redirect_stderr
+from copy import deepcopy
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from flp.data.environments import make_environment, seeded_reset
+from flp.library.noise import Fed, Noise, Noted, inputs_of, noise_of
+from flp.library.onnx_format import Run, session, to_onnx
+from flp.library.policy import Policy
+from flp.parts.base import Agent
+from flp.randomness.streams import RunStreams, seed_of
+from flp.system.artifacts import versions
+from flp.system.errors import FLPError
+
+Format = Literal["torch", "onnx"]
+CONTRACT = "contract.json"
+CHECKED, TOLERANCE = 256, 1e-5
+_TIES = 0.02  # share of observations that may be decided the other way, for two candidates are worth the same
+
+
+class Acting(nn.Module):
+    """`act` of one run as a function of tensors, with no more of the agent than it uses."""
+
+    def __init__(self, agent: Agent, noise: Sequence[Noise], used: set[int]) -> None:
+        super().__init__()
+        # Without the optimizers, and without what acting never reads: targets, an actor's critic.
+        unused = {id(t): None for t in (*agent.parameters(), *agent.buffers()) if id(t) not in used}
+        self.agent = deepcopy(agent, {id(agent.optimizers): [], **unused})
+        for module in self.agent.modules():
+            for tensors in (module._parameters, module._buffers):
+                for name in [name for name, tensor in tensors.items() if tensor is None]:
+                    del tensors[name]
+        self.noise = noise
+
+    def forward(self, observation: Tensor, *noise: Tensor) -> Tensor:
+        """`[batch, o]` and the noise to `[batch, a]`."""
+        streams = Fed([form.drawn(given) for form, given in zip(self.noise, noise, strict=True)])
+        with _AnyBatch():
+            return self.agent.act(observation[None], streams)[0].clamp(-1, 1)[0]
+
+
+class _AnyBatch(TorchFunctionMode):
+    """Does by other means what is traced for one batch size alone, but need not be."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        does = _taken if func in (torch.take_along_dim, Tensor.take_along_dim) else func
+        return does(*args, **(kwargs or {}))
+
+
+def _taken(input: Tensor, indices: Tensor, dim: int) -> Tensor:
+    """`take_along_dim` where the indices alone are broadcast."""
+    sizes = list(input.shape)
+    sizes[dim] = indices.shape[dim]
+    return input.gather(dim, indices.expand(sizes))
+
+
+class _Used(TorchFunctionMode):
+    """Notes which tensors are read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ids: set[int] = set()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.ids |= {id(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        return func(*args, **(kwargs or {}))
+
+
+def export(policy: Policy, form: Format) -> tuple[bytes, dict[str, Any]]:
+    """The policy as a file's bytes, checked against the policy on observations of its environment; and its contract.
+
+    Args:
+        policy: on the CPU.
+        form: `torch` for a program of torch.export (`.pt2`), `onnx` for onnxruntime and its like.
+
+    Raises:
+        FLPError: it cannot be traced, `onnx` is not installed, or the file's actions are not the policy's.
+    """
+    noise = noise_of(policy)
+    observations = seen(policy)
+    rows = inputs_of(policy, noise, observations[:2], 0)[1]
+    with _Used() as used:
+        policy._learner.act(torch.from_numpy(observations[:2])[None], Noted(0))
+    acting, batch = Acting(policy._learner, noise, used.ids), torch.export.Dim("batch")
+    tensors = [torch.from_numpy(row) for row in rows]
+    logging.getLogger("torch.fx.experimental.symbolic_shapes").setLevel(logging.ERROR)
+    try:
+        with torch.no_grad(), redirect_stderr(io.StringIO()):  # else the tracer prints what it had, line by line
+            dynamic = ({0: batch}, *([({0: batch},) * len(noise)] if noise else []))
+            program = torch.export.export(acting, tuple(tensors), dynamic_shapes=dynamic)
+    except Exception as error:  # the tracer's errors have no common kind
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise FLPError(f"{policy.agent} cannot be exported: its act cannot be traced ({first})") from error
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
+            node.meta.pop("stack_trace", None)  # paths of this machine
+    contract = contract_of(policy, noise, form)
+    if form == "torch":
+        buffer = io.BytesIO()
+        torch.export.save(program, buffer, extra_files={CONTRACT: json.dumps(contract)})
+        written = buffer.getvalue()
+    else:
+        written = to_onnx(program, contract)
+    verify(policy, noise, opened(written, form), observations)
+    return written, contract
+
+
+def opened(written: bytes, form: Format) -> Run:
+    """The file at work, as another program would open it."""
+    if form == "onnx":
+        return session(written)
+    module = torch.export.load(io.BytesIO(written)).module()
+
+    def run(inputs: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            actions: NDArray[np.float32] = module(*map(torch.from_numpy, inputs)).numpy()
+        return actions
+
+    return run
+
+
+def seen(policy: Policy, count: int = CHECKED) -> NDArray[np.float32]:
+    """Observations of the policy's environment, as it meets them: `[count, o]`, a new episode every 64."""
+    timing = policy.manifest["model"]["offline"]["success_timing"]
+    environment, streams = make_environment(policy.dataset, policy.task, timing), RunStreams([0])
+    found: list[NDArray[np.float32]] = []
+    try:
+        ended = True
+        for i in range(count):
+            if ended or i % 64 == 0:
+                observation, _ = seeded_reset(environment, seed_of("export", i))
+            found.append(observation.astype(np.float32))
+            action = policy.act(torch.from_numpy(found[-1])[None, None], streams)[0, 0].numpy()
+            observation, _, terminated, truncated, _ = environment.step(action)
+            ended = terminated or truncated
+    finally:
+        environment.close()
+    return np.stack(found)
+
+
+def verify(policy: Policy, noise: Sequence[Noise], run: Run, observations: NDArray[np.float32]) -> None:
+    """Compare with the policy, all observations at once and one alone.
+
+    Where two candidates are worth the same to the last bit, the choice may fall the other way. Such an observation is
+    tried again with other noise.
+
+    Raises:
+        FLPError: an action differs by more than the tolerance.
+    """
+    for batch in (observations, observations[:1]):
+        left = np.arange(len(batch))
+        for seed in range(5):
+            actions, inputs = inputs_of(policy, noise, batch, seed)
+            gaps = np.abs(run(inputs) - actions).max(1)
+            differ = np.flatnonzero(~(gaps <= TOLERANCE))
+            left = np.intersect1d(left, differ)
+            if not left.size or len(differ) > 1 + _TIES * len(batch):
+                break
+        if left.size:
+            worst = gaps[left].max()
+            raise FLPError(
+                f"the exported {policy.agent} differs from the policy by {worst:.1e} in {len(left)} of {len(batch)} "
+                f"observations, more than {TOLERANCE:g}; it is not written"
+            )
+
+
+def contract_of(policy: Policy, noise: Sequence[Noise], form: Format) -> dict[str, Any]:
+    """What the file's user must know: its inputs and outputs, and what it is."""
+    names = ["noise"] if len(noise) == 1 else [f"noise_{i}" for i in range(len(noise))]
+    drawn = [
+        {
+            "name": name,
+            "shape": ["batch", *n.shape],
+            "dtype": "int64" if n.kind.startswith("integers") else "float32",
+            "distribution": n.kind,
+        }
+        for name, n in zip(names, noise, strict=True)
+    ]
+    observation = {"name": "observation", "shape": ["batch", policy.observation_dim], "dtype": "float32"}
+    action = {"name": "action", "shape": ["batch", policy.action_dim], "dtype": "float32", "range": [-1.0, 1.0]}
+    about = {name: policy.manifest.get(name) for name in ("agent", "dataset", "task", "seed", "step", "key", "sha256")}
+    return {
+        "format": f"flp policy, {form}",
+        "format_version": 1,
+        "inputs": [observation | {"range": "any finite numbers"}, *drawn],
+        "outputs": [action],
+        **about,
+        "candidates": policy.candidates,
+        "checked": {"observations": CHECKED, "tolerance": TOLERANCE},
+        "versions": versions(),
+        "trained_with": policy.manifest.get("versions"),
+    }

@@ -1,0 +1,141 @@
+"""Curves as they grow, for TensorBoard; nothing of it is imported where nobody asks."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+import yaml
+
+from flp.params.sections import Report
+from flp.system import layout
+from flp.system.errors import FLPError
+
+Row = Mapping[str, Any]
+
+
+class Board(Protocol):
+    """Where one run's numbers are shown."""
+
+    def show(self, step: int, values: dict[str, float]) -> None:
+        """Add a point to some curves."""
+
+    def close(self) -> None:
+        """Write what is not written yet."""
+
+
+class Boards:
+    """Shows tables of rows that only grow, each run's on boards of its own.
+
+    A session that goes on shows all its rows anew, in place of those that are there: no step is doubled, whatever a
+    killed one has shown after the state that was saved. A board that fails is given up; training never waits for one.
+
+    Args:
+        report: says which boards are wanted.
+        output: the folder that the job makes, such as `results/cube-single-play/offline/flp/seed0`.
+        parameters: the job's, for the boards' tables of hyper-parameters.
+        runs: what differs between the runs, by their names.
+
+    Raises:
+        FLPError: what is wanted is not installed.
+    """
+
+    def __init__(
+        self, report: Report, output: Path | str, parameters: Row, runs: Mapping[str, Row] | None = None
+    ) -> None:
+        self.kinds = [kind for name, kind in KINDS.items() if getattr(report, name)]
+        for name in KINDS:
+            if getattr(report, name) and find_spec(name) is None:
+                raise FLPError(f"report.{name} needs {name}: pip install -c constraints.txt -e '.[{name}]'")
+        self.output, self.parameters, self.runs = Path(output), parameters, runs or {"": {}}
+        self.shown: dict[str, int] = {}
+        self.boards: dict[str, list[Board]] | None = None
+
+    def follow(self, table: str, rows: Sequence[Row]) -> None:
+        """Show a table's new rows. A row has a `step`, may name its `run` and `phase`, and all else are curves."""
+        if not self.kinds:
+            return
+        try:
+            if self.boards is None:
+                self.boards = {name: self._open(name, own) for name, own in self.runs.items()}
+            for row in rows[self.shown.get(table, 0) :]:
+                self._show(table, row)
+            self.shown[table] = len(rows)
+        except Exception as error:  # a full disk, a service that is down: theirs alone
+            print(f"warning: {self.output} is not shown any more ({type(error).__name__}: {error})", file=sys.stderr)
+            self.kinds = []
+
+    def _open(self, run: str, own: Row) -> list[Board]:
+        place = self.output.relative_to(layout.RESULTS) / run
+        parameters = flat({**self.parameters, **own})
+        return [kind(place, parameters) for kind in self.kinds]
+
+    def _show(self, table: str, row: Row) -> None:
+        title = "behavior" if row.get("phase") == "behavior" else table
+        values = {f"{title}/{name}": number for name, number in numbers(row).items()}
+        assert self.boards is not None
+        for board in self.boards[str(row.get("run", ""))]:
+            board.show(int(row["step"]), values)
+
+    def close(self) -> None:
+        """Write what is not written yet."""
+        for board in (board for of_run in (self.boards or {}).values() for board in of_run):
+            with suppress(Exception):
+                board.close()
+        self.boards = None
+
+
+def numbers(row: Row) -> dict[str, float]:
+    """The numbers in a row, and those in its lists, but for the step."""
+    found: dict[str, float] = {}
+    for name, value in row.items():
+        if isinstance(value, list):
+            found |= numbers({f"{name}/{i}": item for i, item in enumerate(value)})
+        elif isinstance(value, int | float) and name != "step":
+            found[name] = float(value)
+    return found
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, bool | str | float]:
+    """Nested parameters by their paths, as boards take them: `{fql: {alpha: 1}}` → `{fql.alpha: 1}`."""
+    found: dict[str, bool | str | float] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = value if isinstance(value, bool | str | int | float) else str(value)
+    return found
+
+
+class TensorBoard:
+    """Event files of one run, by TensorBoard's own writer."""
+
+    def __init__(self, place: Path, parameters: dict[str, bool | str | float]) -> None:
+        tensorboard: Any = import_module("torch.utils.tensorboard")
+        folder = layout.BOARDS / place
+        for old in folder.glob("events.out.tfevents.*"):
+            old.unlink()
+        # A TensorBoard that has read the old files forgets them: everything is shown again.
+        self.writer = tensorboard.SummaryWriter(str(folder), purge_step=0)
+        self.writer.add_text("parameters", f"```\n{yaml.safe_dump(parameters, sort_keys=False)}```")
+        for summary in tensorboard.summary.hparams(parameters, {"evaluation/success": None}):
+            self.writer.file_writer.add_summary(summary)
+        self.writer.flush()
+
+    def show(self, step: int, values: dict[str, float]) -> None:
+        """Add a point to some curves."""
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
+        self.writer.flush()
+
+    def close(self) -> None:
+        """Write what is not written yet."""
+        self.writer.close()
+
+
+KINDS: dict[str, Callable[[Path, dict[str, bool | str | float]], Board]] = {"tensorboard": TensorBoard}

@@ -1,0 +1,162 @@
+"""Set two experiments side by side: success, paired differences with their intervals, and what differs in parameters.
+
+A and B are checkouts, or folders such as results/report. A pair is a dataset, task and seed that both have, of the same
+method; the interval is a bootstrap's of the pairs' differences (95 %), or where there is one seed alone, of the chance
+of the episodes. Parameters are those that the reports were made with.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from flp.experiment.program import program
+from flp.params.yamlfile import read_yaml
+from flp.report import statistics, tables
+from flp.report.collect import PHASES, read_table
+from flp.system import layout
+from flp.system.artifacts import read_json
+from flp.system.errors import FLPError
+
+CHOICE: dict[str, dict[str, Any]] = {
+    "A": {"help": "a checkout or its results/report"},
+    "B": {"help": "another one"},
+}
+PAIR = ["dataset", "task", "seed", "method"]
+RESAMPLES, AVERAGED = 10_000, 3
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One side of the comparison.
+
+    Attributes:
+        final: one row per run and method, as `tables.finals`.
+        params: what its report was made with; None where nothing says so.
+        versions: of the packages that made the report, likewise.
+    """
+
+    final: pd.DataFrame
+    params: dict[str, Any] | None
+    versions: dict[str, Any] | None
+
+
+def command(args: argparse.Namespace) -> int:
+    """Print the comparison; return the exit status."""
+    a, b = read_experiment(Path(args.a)), read_experiment(Path(args.b))
+    print(f"A  {args.a}\nB  {args.b}\n")
+    print(aligned(list(success(a.final, b.final))))
+    for side, mine, other in (("A", a, b), ("B", b, a)):
+        if lacking := unpaired(mine.final, other.final):
+            print(f"only in {side}: {lacking}")
+    print()
+    print("\n".join(differences(a, b)))
+    return 0
+
+
+def read_experiment(place: Path) -> Experiment:
+    """Read a report's tables and parameters from its folder, or from its checkout.
+
+    Raises:
+        FLPError: there is no report, or one that cannot be read.
+    """
+    folder = next((f for f in (place, place / layout.REPORT) if (f / "summary.csv").exists()), None)
+    if folder is None:
+        raise FLPError(f"{place} is no experiment: neither it nor its {layout.REPORT} has a summary.csv; run snakemake")
+    rows = read_table(folder / "summary.csv", tables.SUMMARY)
+    numbers = [rows[name] for name in ("task", "seed", "step", "success", "episodes")]
+    if not all(map(pd.api.types.is_numeric_dtype, numbers)) or not rows["phase"].isin(PHASES).all():
+        raise FLPError(f"{folder}/summary.csv is not what a report writes; make the report again")
+    if not (rows["success"].between(0, 1).all() and (rows["episodes"] > 0).all()):
+        raise FLPError(f"{folder}/summary.csv has a success outside [0, 1] or no episodes; make the report again")
+    manifest = read_json(folder / "manifest.json") if (folder / "manifest.json").exists() else {}
+    params, versions = (_section(manifest, name) for name in ("params", "versions"))
+    if params is None:  # of an flp that did not note them
+        params = read_yaml(place / "params.yaml") if (place / "params.yaml").exists() else None
+    averaged = flat(params or {}).get("report.average_last", AVERAGED)
+    last = averaged if isinstance(averaged, int) and averaged > 0 else AVERAGED
+    whole = rows.assign(variant="", alpha=0.0, candidates=0)
+    return Experiment(tables.finals(whole, last), params, versions)
+
+
+def _section(manifest: Any, name: str) -> dict[str, Any] | None:
+    found = manifest.get(name) if isinstance(manifest, dict) else None
+    return found if isinstance(found, dict) else None
+
+
+def success(a: pd.DataFrame, b: pd.DataFrame) -> Iterator[list[str]]:
+    """The rows of the table, its head first: every task of every method that both have, and the means.
+
+    Raises:
+        FLPError: the two have nothing in common.
+    """
+    pairs = a.merge(b, on=PAIR, suffixes=("_a", "_b"))
+    if pairs.empty:
+        raise FLPError("A and B have no dataset, task, seed and method in common: there is nothing to compare")
+    yield ["dataset", "task", "method", "A %", "B %", "B − A", "95 %", "pairs"]
+    for dataset, of_dataset in pairs.groupby("dataset", sort=False):
+        for method, rows in of_dataset.groupby("method", sort=False):
+            for task, part in rows.groupby("task"):
+                yield [str(dataset), str(task), tables.name_of(str(method)), *_compared(part)]
+            yield [str(dataset), "mean", tables.name_of(str(method)), *_compared(rows)]
+    if pairs["dataset"].nunique() > 1:
+        for method, rows in pairs.groupby("method", sort=False):
+            yield ["all", "mean", tables.name_of(str(method)), *_compared(rows)]
+
+
+def _compared(pairs: pd.DataFrame) -> list[str]:
+    strata = [
+        tuple(part[name].to_numpy(np.float64) for name in ("success_a", "success_b", "episodes_a", "episodes_b"))
+        for _, part in pairs.groupby(["dataset", "task"])
+    ]
+    value, low, high = statistics.paired_difference(strata, resamples=RESAMPLES)  # type: ignore[arg-type]
+    means = [100 * float(np.mean([s[side].mean() for s in strata])) for side in (0, 1)]
+    interval = f"[{100 * low:+.1f}, {100 * high:+.1f}]"
+    return [f"{means[0]:.1f}", f"{means[1]:.1f}", f"{100 * value:+.1f}", interval, str(len(pairs))]
+
+
+def unpaired(mine: pd.DataFrame, other: pd.DataFrame) -> str:
+    """What one side has alone, such as `12 of FQL on cube-single-play`."""
+    alone = mine.merge(other[PAIR], on=PAIR, how="left", indicator=True)
+    alone = alone[alone["_merge"] == "left_only"]
+    counts = Counter(zip(alone["dataset"], alone["method"], strict=True))
+    return ", ".join(f"{n} of {tables.name_of(method)} on {dataset}" for (dataset, method), n in counts.items())
+
+
+def differences(a: Experiment, b: Experiment) -> Iterator[str]:
+    """Lines about parameters and versions that are not the same."""
+    for what, first, second in (("parameters", a.params, b.params), ("versions", a.versions, b.versions)):
+        missing = [side for side, found in (("A", first), ("B", second)) if found is None]
+        if missing:
+            yield f"{what}: not known of {' and '.join(missing)}; make the report again"
+            continue
+        left, right = flat(first or {}), flat(second or {})
+        names = [name for name in dict.fromkeys([*left, *right]) if left.get(name, ...) != right.get(name, ...)]
+        rows = [[name, *(str(side.get(name, "-")) for side in (left, right))] for name in names]
+        yield aligned([[what, "A", "B"], *rows]) if rows else f"{what}: the same"
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{offline: {alpha: 1}}` → `{offline.alpha: 1}`."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        path = f"{prefix}{name}"
+        found |= flat(value, f"{path}.") if isinstance(value, dict) and value else {path: value}
+    return found
+
+
+def aligned(rows: list[list[str]]) -> str:
+    """Rows of cells as text in columns."""
+    shown = [["".join(c if c.isprintable() else "?" for c in cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in shown)
+
+
+main = program("compare", CHOICE, command, __doc__)

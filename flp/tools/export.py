@@ -1,0 +1,69 @@
+"""Write a trained policy as one file that a machine without flp runs: observations and noise in, actions out.
+
+POLICY is a run's folder, or its policy.safetensors. A file of `torch` (.pt2) is run by PyTorch alone, one of `onnx` by
+onnxruntime. Scaling, candidates, choice and flow are inside, and the file says what goes in and comes out. Before it is
+written it is compared with the policy on observations of its environment, and timed on one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flp.experiment.program import program
+from flp.system.artifacts import atomic_write
+
+ENDINGS = {"torch": ".pt2", "onnx": ".onnx"}
+CHOICE: dict[str, dict[str, Any]] = {
+    "POLICY": {"help": "a run's folder, such as results/cube-single-play/offline/flp/seed0/task2_seed0"},
+    "format": {"required": True, "choices": list(ENDINGS), "help": "what will run it"},
+    "output": {"metavar": "FILE", "help": "where to write it (default: here, named by the policy)"},
+}
+
+
+def command(args: argparse.Namespace) -> int:
+    """Export, and say what was written; return the exit status."""
+    import torch
+
+    from flp.library.exporting import export, opened
+    from flp.library.policy import load_policy
+
+    torch.set_num_threads(1)
+    policy = load_policy(args.policy)
+    written, contract = export(policy, args.format)
+    run_name = f"{policy.agent}-{policy.dataset}-task{policy.task}-seed{policy.manifest.get('seed')}"
+    path = Path(args.output or run_name + ENDINGS[args.format])
+    with atomic_write(path) as file:
+        file.write(written)
+    typical, slow = latency(opened(written, args.format), contract)
+    print(f"{path}: {len(written) / 1e6:.1f} MB, {contract['format']}, the policy's actions to {1e-5:g}")
+    for entry in (*contract["inputs"], *contract["outputs"]):
+        about = entry.get("distribution") or entry["range"]
+        print(f"  {entry['name']} [{', '.join(map(str, entry['shape']))}] {entry['dtype']}, {about}")
+    print(f"  an action takes {typical:.2f} ms on one core of this machine, {slow:.2f} ms at most in 99 of 100")
+    return 0
+
+
+def latency(run: Any, contract: dict[str, Any], seconds: float = 2.0) -> tuple[float, float]:
+    """Milliseconds for one observation: the median and the 99th percentile."""
+    generator = np.random.default_rng(0)
+    shapes = [(1, *entry["shape"][1:]) for entry in contract["inputs"]]
+    types = [entry["dtype"] for entry in contract["inputs"]]
+    inputs = [generator.random(shape).astype(kind) for shape, kind in zip(shapes, types, strict=True)]
+    for _ in range(5):
+        run(inputs)
+    taken: list[float] = []
+    until = time.perf_counter() + seconds
+    while len(taken) < 1000 and (len(taken) < 20 or time.perf_counter() < until):
+        start = time.perf_counter()
+        run(inputs)
+        taken.append(1000 * (time.perf_counter() - start))
+    typical, slow = np.quantile(taken, [0.5, 0.99])
+    return float(typical), float(slow)
+
+
+main = program("export", CHOICE, command, __doc__)

@@ -1,0 +1,106 @@
+"""Let a trained policy play: success and return with their intervals.
+
+POLICY is a run's folder, or its policy.safetensors; neither params.yaml nor a dataset is needed. With the seed and the
+number of episodes of params.yaml (evaluation) these are the pipeline's own episodes. The 95 % interval of the success
+rate is Wilson's, that of the return a bootstrap's over the episodes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flp.evaluation.headless import choose_renderer
+from flp.experiment.program import OPTIONS, natural, positive, program
+from flp.system.errors import FLPError
+
+if TYPE_CHECKING:
+    from flp.library.policy import Policy
+    from flp.library.trial import Trial
+
+CHOICE: dict[str, dict[str, Any]] = {
+    "POLICY": {"help": "a run's folder, such as results/cube-single-play/offline/flp/seed0/task2_seed0"},
+    "task": {"type": positive, "metavar": "N", "help": "OGBench's task (default: the one it was trained for)"},
+    "episodes": {"type": positive, "default": 50, "metavar": "N", "help": "how many, all at once (default: 50)"},
+    "seed": {"type": natural, "default": 0, "metavar": "N", "help": "of episodes and noise (default: 0)"},
+    "record": {"metavar": "DIR", "help": "write what happened there: episodes.npz, and a film of each episode"},
+    "json": {"action": "store_true", "help": "print everything as one JSON object"},
+    "threads": OPTIONS["threads"],
+    "device": OPTIONS["device"],
+}
+
+
+def command(args: argparse.Namespace) -> int:
+    """Play, and say how it went; return the exit status."""
+    films = args.record is not None and _can_draw()
+    from flp.evaluation.recording import Recording
+    from flp.learner.devices import set_up
+    from flp.library.policy import load_policy
+    from flp.library.trial import evaluate
+    from flp.system.progress import Progress
+
+    policy = load_policy(args.policy, device=set_up(1, args.device))
+    task = policy.task if args.task is None else args.task
+    timing = policy.manifest["model"]["offline"]["success_timing"]
+    recording = Recording(policy.dataset, task, args.seed, args.episodes, timing)
+    with ExitStack() as stack:
+        line = stack.enter_context(Progress(f"{policy.agent} {policy.dataset} task {task}", args.episodes, "episodes"))
+
+        def watch(observations: Any, actions: Any, step: Any, active: Any) -> None:
+            line.update(args.episodes - int((active & ~(step.terminated | step.truncated)).sum()))
+            if args.record is not None:
+                recording.add(observations, actions, step, active)
+
+        workers = args.threads if args.threads > 1 else 0  # one worker would only add a process
+        options = {"episodes": args.episodes, "seed": args.seed, "workers": workers}
+        trial = evaluate(policy, task, watch=watch, **options)
+    if args.record is not None:
+        for path in recording.save(Path(args.record), films=films):
+            print(path, file=sys.stderr)
+    found = summary(policy, task, args.seed, trial)
+    print(json.dumps(found) if args.json else told(found))
+    return 0
+
+
+def _can_draw() -> bool:
+    """Whether there can be films; choose how, before MuJoCo is imported."""
+    try:
+        choose_renderer()
+    except FLPError as error:
+        print(f"no films: {error}", file=sys.stderr)
+        return False
+    return True
+
+
+def summary(policy: Policy, task: int, seed: int, trial: Trial) -> dict[str, Any]:
+    """What there is to know of a trial."""
+    success, returns = trial.success_interval, trial.return_interval
+    return {
+        "agent": policy.agent,
+        "dataset": policy.dataset,
+        "task": task,
+        "key": policy.manifest.get("key"),
+        "step": policy.manifest.get("step"),
+        "episodes": len(trial.success),
+        "seed": seed,
+        "success": {"mean": float(trial.success.mean()), "interval": list(success), "method": "Wilson, 95 %"},
+        "return": {"mean": float(trial.returns.mean()), "interval": list(returns), "method": "bootstrap, 95 %"},
+        "length": float(trial.lengths.mean()),
+    }
+
+
+def told(found: dict[str, Any]) -> str:
+    """The same in a line."""
+    (low, high), (least, most) = found["success"]["interval"], found["return"]["interval"]
+    return (
+        f"{found['agent']} {found['dataset']} task {found['task']}: success {100 * found['success']['mean']:.0f} % "
+        f"[{100 * low:.0f}, {100 * high:.0f}], return {found['return']['mean']:.1f} [{least:.1f}, {most:.1f}], "
+        f"{found['episodes']} episodes of {found['length']:.0f} steps (95 %: Wilson, bootstrap)"
+    )
+
+
+main = program("rollout", CHOICE, command, __doc__)
