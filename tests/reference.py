@@ -171,7 +171,8 @@ class ReferenceFLP:
         self.clamp = agent.policy.log_std_range
         self.alpha, self.discount = float(agent.alpha[run]), agent.discount
         self.rate, self.aggregation = agent.target_rate, agent.aggregation
-        self.candidates = candidates or agent.candidates[run]
+        self.candidates = candidates or agent.target_candidates[run]
+        self.resamples, self.temperature = agent.resamples, agent.temperature
         rate = learning_rate or SETTINGS["learning_rate"]
         self.policy_adam = Adam(self.policy.parameters(), rate)
         self.critic_adam = Adam([p for critic in self.critics for p in critic.parameters()], rate)
@@ -193,11 +194,16 @@ class ReferenceFLP:
 
     def target(self, s, r, mask, noise):
         mean, std = self.gaussian(s)
-        best = -math.inf
+        best, weights, weighted = -math.inf, 0.0, 0.0
         for e in noise[: self.candidates]:
-            values = [target(torch.cat([s, mean + std * e])).item() for target in self.targets]
-            best = max(best, min(values) if self.aggregation == "min" else sum(values) / len(values))
-        return r + self.discount * mask * best
+            z = mean + std * e
+            values = [target(torch.cat([s, z])).item() for target in self.targets]
+            value = min(values) if self.aggregation == "min" else sum(values) / len(values)
+            best = max(best, value)
+            policy, prior = (torch.distributions.Normal(m, d).log_prob(z).sum() for m, d in ((mean, std), (0.0, 1.0)))
+            weight = math.exp(value / (self.temperature * self.alpha) + (prior - policy).item())
+            weights, weighted = weights + weight, weighted + weight * value
+        return r + self.discount * mask * (weighted / weights if self.resamples else best)
 
     def critic_loss(self, batch, noise):
         total, count = 0.0, 0

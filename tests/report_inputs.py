@@ -14,6 +14,7 @@ import yaml
 from flp.experiment.keys import Keys
 from flp.params.loading import merge, parse
 from flp.params.run import Run
+from flp.params.sections import ONLINE_ONLY
 from flp.system import layout
 
 REPO = Path(__file__).resolve().parents[1]
@@ -21,6 +22,14 @@ PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010806000000" + "1f15c4890000000d49444154789c6360f8cf500f0003"
     "850181b5e33f4b0000000049454e44ae426082"
 )
+TOLD = {
+    "rows": 9,
+    "prior_rows": 8,
+    "accuracy": 0.53,
+    "interval": [0.51, 0.55],
+    "r2": [0.01, 0.02],
+    "r2_squares": [0.0, 0.03],
+}
 QUALITY = {
     "roundtrip_mean": 1e-4,
     "roundtrip_p99": 1e-3,
@@ -30,6 +39,8 @@ QUALITY = {
     "latent_wasserstein": [0.02, 0.03],
     "validation_loss": 1.05,
     "validation_nll": None,
+    "two_sample": {"all": TOLD, "saturated": TOLD | {"accuracy": 0.61}, "other": None},
+    "warning": None,
     "clipped_fraction": 0.01,
     "solver": "midpoint",
     "solver_steps": 10,
@@ -88,6 +99,8 @@ def make_inputs(overlay: dict[str, Any], success: Callable[[str, Run], list[floa
         folder = layout.OFFLINE.format(dataset=dataset, agent=agent, seeds=layout.join_seeds(seeds))
         for run in keys.runs(dataset, agent, seeds):
             table = evaluations("offline", [100, 200, 300, 400], success(agent, run))
+            if agent in ONLINE_ONLY:
+                table = evaluations("offline", [0], [0.02])
             if agent == "flp":
                 table = pd.concat([evaluations("behavior", [0], [0.1]), table])
             write_run(Path(folder, run.name), keys.offline_run(dataset, agent, run), run, table, agent)

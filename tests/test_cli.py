@@ -7,6 +7,7 @@ import torch
 import yaml
 
 from flp.cli import STAGES, TOOLS, main
+from flp.experiment.keys import OFFLINE_ONLY
 from flp.experiment.program import stage as program
 
 MAZE = "pointmaze-medium-navigate"
@@ -114,6 +115,13 @@ def test_a_missing_parameter_file_is_one_line(tmp_path, monkeypatch, capsys):
 def test_an_unknown_agent_is_one_line(project, capsys):
     line = refusal(capsys, ["offline-train", "--dataset", MAZE, "--agent", "fqll"])
     assert "did you mean 'fql'" in line
+
+
+@pytest.mark.parametrize("agent", OFFLINE_ONLY)
+def test_an_agent_that_learns_offline_only_is_told_from_the_others(agent, project, capsys):
+    line = refusal(capsys, ["online-finetune", "--dataset", MAZE, "--agent", agent])
+    assert f"--agent {agent} learns offline only; those that learn online too are flp, iql, rebrac" in line
+    assert "critic" not in line  # most of them have one
 
 
 @pytest.mark.parametrize("seeds", ["0-0", "0-1-0", "00", "0-01", "1_0", " 1", "0-", "٣"])

@@ -6,16 +6,27 @@ through the flow, and it is not even called in training: the dataset's actions w
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from flp.learner.nets import Critic, aggregate, follow
 from flp.learner.optimizers import Adam, descend
 from flp.learner.trainable import Batch, Logs
 from flp.parts.base import Agent, Spec
 from flp.parts.common import make_critic, td_loss
-from flp.parts.latent import LatentPolicy, best_of_n, kl_to_prior, sample
+from flp.parts.latent import LatentPolicy, kl_to_prior, sample
+from flp.parts.selection import best_of_n, log_weights, resample, weighted_mean
 from flp.randomness.streams import RunStreams
+
+
+class Proposed(NamedTuple):
+    """Latents of the policy, `[R, B, N, d]`, their values, and their weights under π*, each `[R, B, N]`."""
+
+    candidates: Tensor
+    values: Tensor
+    log_weights: Tensor
 
 
 class FLP(Agent):
@@ -29,12 +40,11 @@ class FLP(Agent):
             raise ValueError("FLP needs the pretrained flow")
         o = spec.offline
         self.discount, self.target_rate, self.aggregation = o.discount, o.target_rate, o.aggregation
-        self.alpha = spec.alpha
+        self.resamples, self.temperature = o.selection == "resample", o.temperature
         self.candidates = spec.candidates
-        # In a sweep over N every run scores the largest N; a run with a smaller one ignores the rest.
-        counts = torch.tensor(spec.candidates, device=spec.alpha.device)
-        surplus = torch.arange(max(spec.candidates), device=counts.device) >= counts[:, None]
-        self.surplus = surplus[:, None] if bool(surplus.any()) else None
+        self.target_candidates = tuple(o.target_candidates or n for n in spec.candidates)
+        self.surplus = _surplus(self.candidates, spec.alpha.device)
+        self.target_surplus = _surplus(self.target_candidates, spec.alpha.device)
         self.policy = LatentPolicy(
             spec.streams, spec.observation_dim, spec.action_dim, o.hidden, (o.log_std_min, o.log_std_max)
         )
@@ -44,21 +54,31 @@ class FLP(Agent):
             Adam(self.policy.parameters(), o.learning_rate),
             Adam(self.critic.parameters(), o.learning_rate),
         ]
+        self.alpha, self.kl_budget = spec.alpha, o.kl_budget
+        if self.kl_budget is not None:
+            self.log_alpha = nn.Parameter(spec.alpha.log())
+            self.optimizers.append(Adam([self.log_alpha], o.learning_rate))
 
     def draw(self, streams: RunStreams, updates: int, batch_size: int) -> dict[str, Tensor]:
         """Noise of the actor's z and of the N next candidates."""
         d = self.flow.field.action_dim
-        noise = streams.normals([n + 1 for n in self.candidates], updates, batch_size, d).transpose(0, 1)
+        noise = streams.normals([n + 1 for n in self.target_candidates], updates, batch_size, d).transpose(0, 1)
         return {"policy": noise[..., 0, :], "candidates": noise[..., 1:, :]}
 
     def update(self, batch: Batch, noise: dict[str, Tensor]) -> Logs:
         """Lines 6 to 12 of Algorithm 1."""
         actor_loss, logs = self.actor_loss(batch, noise["policy"])
         descend(self.optimizers[0], actor_loss)
+        if self.kl_budget is not None:
+            descend(self.optimizers[2], self.log_alpha * (self.kl_budget - logs["kl"]))
         critic_loss, critic_logs = self.critic_loss(batch, noise["candidates"])
         descend(self.optimizers[1], critic_loss)
         follow(self.target_critic, self.critic, self.target_rate)
         return logs | critic_logs
+
+    def weight(self) -> Tensor:
+        """α of Eq. 4 per run, `[R]`: given, or by dual ascent where the KL has a budget."""
+        return self.alpha if self.kl_budget is None else self.log_alpha.detach().exp()
 
     def actor_loss(self, batch: Batch, noise: Tensor) -> tuple[Tensor, Logs]:
         """Eq. 4: −Q_φ(s, z) + α KL(π_θ(·|s) ‖ N(0, I)), per run `[R]`; noise is `[R, B, d]`."""
@@ -72,7 +92,9 @@ class FLP(Agent):
             "policy_std": log_std.detach().exp().mean((1, 2)),
             "latent_norm": z.detach().norm(dim=-1).mean(1),
         }
-        return self.alpha * kl - q, logs
+        if self.kl_budget is not None:
+            logs["alpha"] = self.weight()
+        return self.weight() * kl - q, logs
 
     def critic_loss(self, batch: Batch, noise: Tensor) -> tuple[Tensor, Logs]:
         """Eq. 5, per run `[R]`; noise is `[R, B, N, d]`."""
@@ -80,20 +102,23 @@ class FLP(Agent):
 
     @torch.no_grad()
     def target(self, batch: Batch, noise: Tensor) -> Tensor:
-        """y = r + γ · mask · Q_φ⁻(s′, z*), `[R, B]`, with z* the best of N candidates."""
-        mean, log_std = self.policy(batch["next_observations"])
-        candidates = sample(mean.unsqueeze(2), log_std.unsqueeze(2), noise)
-        values = self._score(self.target_critic, batch["next_observations"], candidates)
+        """y = r + γ · mask · V(s′), `[R, B]`: V is Q_φ⁻ of the best of N candidates, or its mean under π*."""
+        proposed = self.propose(self.target_critic, batch["next_observations"], noise, self.target_surplus)
         # The value of the best candidate is the largest value: nothing needs to be picked.
-        return batch["rewards"] + self.discount * batch["masks"] * values.amax(-1)
+        v = weighted_mean(proposed.log_weights, proposed.values) if self.resamples else proposed.values.amax(-1)
+        return batch["rewards"] + self.discount * batch["masks"] * v
 
-    def _score(self, critic: Critic, observations: Tensor, candidates: Tensor) -> Tensor:
-        """Aggregated Q of candidates `[R, B, N, d]` → `[R, B, N]`; a run's surplus candidates score −∞."""
-        n = candidates.shape[2]
+    def propose(self, critic: Critic, observations: Tensor, noise: Tensor, surplus: Tensor | None) -> Proposed:
+        """The policy's candidates by noise `[R, B, N, d]`, valued; a run's surplus ones are worth −∞."""
+        n = noise.shape[2]
+        mean, log_std = self.policy(observations)
+        candidates = sample(mean.unsqueeze(2), log_std.unsqueeze(2), noise)
         repeated = observations.unsqueeze(2).expand(-1, -1, n, -1).flatten(1, 2)
-        values = aggregate(critic(repeated, candidates.flatten(1, 2)), self.aggregation)
-        values = values.view(len(values), -1, n)
-        return values if self.surplus is None else values.masked_fill(self.surplus, -torch.inf)
+        values = aggregate(critic(repeated, candidates.flatten(1, 2)), self.aggregation).view(len(noise), -1, n)
+        weights = log_weights(values, self.temperature * self.weight(), candidates, noise)
+        if surplus is not None:
+            values, weights = (each.masked_fill(surplus, -torch.inf) for each in (values, weights))
+        return Proposed(candidates, values, weights)
 
     @torch.no_grad()
     def value(self, observations: Tensor, actions: Tensor) -> Tensor:
@@ -103,11 +128,14 @@ class FLP(Agent):
 
     @torch.no_grad()
     def act(self, observations: Tensor, streams: RunStreams) -> tuple[Tensor, Tensor]:
-        """Draw N latents, keep the best by Q_φ, decode it; the latent itself is what is stored."""
-        mean, log_std = self.policy(observations)
-        noise = streams.normals(self.candidates, observations.shape[1], mean.shape[-1])
-        candidates = sample(mean.unsqueeze(2), log_std.unsqueeze(2), noise)
-        z = best_of_n(self._score(self.critic, observations, candidates), candidates)
+        """Draw N latents, keep the best or resample one, decode it; the latent itself is what is stored."""
+        batch = observations.shape[1]
+        noise = streams.normals(self.candidates, batch, self.flow.field.action_dim)
+        proposed = self.propose(self.critic, observations, noise, self.surplus)
+        if self.resamples:
+            z = resample(proposed.log_weights, proposed.candidates, streams.uniform(batch, 1))
+        else:
+            z = best_of_n(proposed.values, proposed.candidates)
         return self.flow.decode(observations, z), z
 
     @torch.no_grad()
@@ -115,3 +143,10 @@ class FLP(Agent):
         """The frozen flow itself: z ~ N(0, I), decoded."""
         z = streams.normal(observations.shape[1], self.flow.field.action_dim)
         return self.flow.decode(observations, z)
+
+
+def _surplus(counts: tuple[int, ...], device: torch.device) -> Tensor | None:
+    """In a sweep over N every run scores the largest N; which of them a run with a smaller one ignores, `[R, 1, N]`."""
+    if len(set(counts)) == 1:
+        return None
+    return (torch.arange(max(counts), device=device) >= torch.tensor(counts, device=device)[:, None])[:, None]

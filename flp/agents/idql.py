@@ -11,7 +11,7 @@ from flp.learner.nets import follow
 from flp.learner.trainable import Batch, Logs
 from flp.parts.base import Spec, settings_of
 from flp.parts.diffusion import DiffusionAgent
-from flp.parts.latent import best_of_n
+from flp.parts.selection import best_of_n
 from flp.randomness.streams import RunStreams
 
 

@@ -10,7 +10,7 @@ from flp.learner.optimizers import Adam, descend
 from flp.learner.trainable import Batch, Logs
 from flp.parts.base import Spec, settings_of
 from flp.parts.common import FlowAgent, InSampleValues
-from flp.parts.latent import best_of_n
+from flp.parts.selection import best_of_n
 from flp.randomness.streams import RunStreams
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from copy import deepcopy
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from flp.learner.nets import aggregate
+from flp.learner.nets import aggregate, follow
 from flp.learner.optimizers import Adam, descend
 from flp.learner.trainable import Batch, Logs
 from flp.parts.base import Agent, Spec, settings_of
@@ -50,16 +50,11 @@ class ReBRAC(Agent):
         moves = (self.updates % self.actor_every == 0).to(batch["rewards"].dtype)
         actor_loss, logs = self.actor_loss(batch)
         critic_loss, critic_logs = self.critic_loss(batch, noise["target"])
-        self._follow(self.target_critic, self.critic, moves)
-        self._follow(self.target_actor, self.actor, moves)
+        follow(self.target_critic, self.critic, self.target_rate * moves)
+        follow(self.target_actor, self.actor, self.target_rate * moves)
         descend(self.optimizers[0], moves * actor_loss)
         descend(self.optimizers[1], critic_loss)
         return logs | critic_logs
-
-    @torch.no_grad()
-    def _follow(self, target: nn.Module, source: nn.Module, moves: Tensor) -> None:
-        for t, s in zip(target.parameters(), source.parameters(), strict=True):
-            t.lerp_(s, self.target_rate * moves)
 
     def actor_loss(self, batch: Batch) -> tuple[Tensor, Logs]:
         """−Q(s, a) / mean |Q| + α_actor ‖a − a_data‖² with Q the ensemble's least, per run `[R]`."""

@@ -16,11 +16,15 @@ from flp.experiment import variants
 from flp.experiment.fingerprint import fingerprint
 from flp.params.loading import Params
 from flp.params.run import Run
+from flp.params.sections import OFFLINE_ONLY, ONLINE_ONLY
 from flp.system import layout
 from flp.system.hashing import hash_of
 
 # Parameters only FLP reads: changing them leaves the baselines alone.
-_FLP_ONLY = ("alpha", "candidates", "log_std_min", "log_std_max")
+_FLP_ONLY = (
+    *("alpha", "candidates", "target_candidates", "selection", "temperature", "kl_budget"),
+    *("log_std_min", "log_std_max"),
+)
 # What computes and draws each of the paper's figures and tables.
 FIGURE_SOURCES = {
     "figure2": "flp.paper.figure2",
@@ -35,12 +39,20 @@ class Keys:
     def __init__(self, params: Params) -> None:
         self.params = params
         self._datasets: dict[str, Params] = {}
+        self._agents: dict[tuple[str, str], Params] = {}
 
     def dataset_params(self, dataset: str) -> Params:
         """The parameters of one dataset, overrides applied."""
         if dataset not in self._datasets:
             self._datasets[dataset] = self.params.for_dataset(dataset)
         return self._datasets[dataset]
+
+    def agent_params(self, dataset: str, agent: str) -> Params:
+        """The parameters of one algorithm on one dataset, its own values applied."""
+        if (dataset, agent) not in self._agents:
+            params = self.dataset_params(dataset)
+            self._agents[dataset, agent] = params.for_agent(agent) if agent in params.agents else params
+        return self._agents[dataset, agent]
 
     def data(self, dataset: str) -> str:
         """The key of `data/{dataset}.npz`."""
@@ -61,8 +73,10 @@ class Keys:
 
     def offline_run(self, dataset: str, agent: str, run: Run) -> str:
         """The key of one run, whoever trains beside it."""
-        params = self.dataset_params(dataset)
+        params = self.agent_params(dataset, agent)
         section = params.offline.keyed()
+        if agent in ONLINE_ONLY:
+            section["steps"] = 0
         if agent == "flp":
             section |= {"alpha": run.alpha, "candidates": run.candidates}
         else:
@@ -80,7 +94,7 @@ class Keys:
 
     def online_run(self, dataset: str, agent: str, run: Run) -> str:
         """The key of one fine-tuned run."""
-        params = self.dataset_params(dataset)
+        params = self.agent_params(dataset, agent)
         source = fingerprint("flp.stages.online_finetune", f"flp.agents.{agent}")
         return hash_of("online_finetune", source, params.online.keyed(), self.offline_run(dataset, agent, run))
 
@@ -99,7 +113,7 @@ class Keys:
 
     def runs(self, dataset: str, agent: str, seeds: list[int]) -> list[Run]:
         """The runs of one offline job: tasks × seeds, and for FLP the sweep's values."""
-        offline = self.dataset_params(dataset).offline
+        offline = self.agent_params(dataset, agent).offline
         swept: list[dict[str, Any]] = [{"variant": "", "alpha": offline.alpha, "candidates": offline.candidates}]
         if agent == "flp":
             swept += variants.variants(offline, "alpha", list(offline.sweep.alpha))
@@ -108,14 +122,14 @@ class Keys:
 
     def extra_runs(self, dataset: str, figure: str, seeds: list[int]) -> list[Run]:
         """The runs that a figure trains beside the experiment's own; none where it has all the figure shows."""
-        offline = self.dataset_params(dataset).offline
+        offline = self.agent_params(dataset, "flp").offline
         swept = variants.variants(offline, variants.QUANTITY[figure], variants.extra_values(figure, offline))
         return [Run(task, seed, **variant) for seed in seeds for task in offline.tasks for variant in swept]
 
     def figure_runs(self, dataset: str, figure: str, seeds: list[int]) -> dict[Path, Run]:
         """The runs that a figure compares, by their folders."""
         quantity, joined = variants.QUANTITY[figure], layout.join_seeds(seeds)
-        values = variants.values(figure, self.dataset_params(dataset).offline)
+        values = variants.values(figure, self.agent_params(dataset, "flp").offline)
         own = layout.OFFLINE.format(dataset=dataset, agent="flp", seeds=joined)
         places = [(own, run) for run in self.runs(dataset, "flp", seeds)]
         for lender in variants.LENDERS[figure]:
@@ -129,23 +143,27 @@ class Keys:
 
     def online_runs(self, dataset: str, agent: str, seeds: list[int]) -> list[Run]:
         """The runs of one online job; sweeps are not fine-tuned."""
-        params = self.dataset_params(dataset)
+        params = self.agent_params(dataset, agent)
         tasks = params.online.tasks or params.offline.tasks
         return [run for run in self.runs(dataset, agent, seeds) if run.task in tasks and not run.variant]
 
     def jobs(self) -> Iterator[tuple[str, str, list[int]]]:
-        """Every offline job: dataset, agent, seeds."""
+        """Every offline job: dataset, agent, seeds. What learns online only is there where something is online."""
         for dataset in self.params.datasets:
             offline = self.dataset_params(dataset).offline
             for agent in offline.agents:
+                if agent in ONLINE_ONLY and not self.learns_online(dataset, agent):
+                    continue
                 for seeds in layout.seed_groups(self.params.seeds, offline.seeds_per_job):
                     yield dataset, agent, seeds
 
     def online_jobs(self) -> Iterator[tuple[str, str, list[int]]]:
-        """Every online job: those of datasets with `online.steps` above 0, of agents that learn online."""
-        for dataset, agent, seeds in self.jobs():
-            if self.dataset_params(dataset).online.steps > 0 and agent not in OFFLINE_ONLY:
-                yield dataset, agent, seeds
+        """Every online job."""
+        return (job for job in self.jobs() if self.learns_online(*job[:2]))
+
+    def learns_online(self, dataset: str, agent: str) -> bool:
+        """Whether an algorithm that can learn online is given steps there."""
+        return self.agent_params(dataset, agent).online.steps > 0 and agent not in OFFLINE_ONLY
 
     @cached_property
     def report(self) -> str:
@@ -172,7 +190,7 @@ class Keys:
         for dataset, agent, seeds in self.figure_jobs():
             runs = self.figure_runs(dataset, figure, seeds).values()
             shown.append(sorted(self.offline_run(dataset, agent, run) for run in runs))
-        implied = [variants.is_implied(figure, self.dataset_params(job[0]).offline) for job in self.figure_jobs()]
+        implied = [variants.is_implied(figure, self.agent_params(job[0], "flp").offline) for job in self.figure_jobs()]
         return hash_of("figure", figure, source, section, shown, implied)
 
     def figure_jobs(self) -> Iterator[tuple[str, str, list[int]]]:
@@ -188,8 +206,9 @@ class TableKeys(Keys):
         self.online = table == "table2"
 
     def jobs(self) -> Iterator[tuple[str, str, list[int]]]:
-        """Every offline job of a baseline or FLP; for Table 2, of those that learn online."""
-        return (job for job in super().jobs() if not (self.online and job[1] in OFFLINE_ONLY))
+        """Every offline job that the table shows: for Table 1 all but of those that only learn online, and so on."""
+        hidden = OFFLINE_ONLY if self.online else ONLINE_ONLY
+        return (job for job in super().jobs() if job[1] not in hidden)
 
     def online_jobs(self) -> Iterator[tuple[str, str, list[int]]]:
         """Every online job; for Table 1 none."""
@@ -198,7 +217,3 @@ class TableKeys(Keys):
     def runs(self, dataset: str, agent: str, seeds: list[int]) -> list[Run]:
         """The runs of one offline job, without those of a sweep."""
         return [run for run in super().runs(dataset, agent, seeds) if not run.variant]
-
-
-# Behaviour cloning has nothing to fine-tune with; of IDQL and SRPO only the critics could go on.
-OFFLINE_ONLY = ("bc", "fbc", "idql", "srpo")

@@ -32,7 +32,7 @@ class Job:
 
     Attributes:
         args: the parsed options.
-        params: the experiment, or with `--dataset` its values for that dataset.
+        params: the experiment, or with `--dataset` its values for that dataset, and with `--agent` for that algorithm.
         keys: the experiment's keys.
     """
 
@@ -45,7 +45,7 @@ class Job:
         self.params: Params = whole
         if dataset := getattr(args, "dataset", None):
             specification(dataset)
-            self.params = self.keys.dataset_params(dataset)
+            self.params = self.keys.agent_params(dataset, getattr(args, "agent", ""))
 
     def require(self, option: str, known: Iterable[str]) -> str:
         """The value of `--option`, which must be among the known; raises `FLPError` where it is not."""

@@ -12,12 +12,12 @@ from flp.randomness.streams import RunStreams
 
 
 class FlowLearner(Learner):
-    """One velocity field per run with its optimizer."""
+    """One velocity field per run with its optimizer, whose rate falls to zero over `decay_steps` where given."""
 
-    def __init__(self, field: VelocityField, learning_rate: float) -> None:
+    def __init__(self, field: VelocityField, learning_rate: float, decay_steps: int | None = None) -> None:
         super().__init__()
         self.field = field
-        self.optimizers = [Adam(field.parameters(), learning_rate)]
+        self.optimizers = [Adam(field.parameters(), learning_rate, decay_steps=decay_steps)]
 
     def draw(self, streams: RunStreams, updates: int, batch_size: int) -> dict[str, Tensor]:
         """x_0 ~ N(0, I) and t ~ U[0, 1)."""
@@ -46,6 +46,7 @@ class Pairs:
 
     def __init__(self, observations: Tensor, actions: Tensor, transitions: Tensor) -> None:
         self.observations, self.actions, self.transitions = observations, actions, transitions
+        self.offline_size = len(transitions)
 
     def __len__(self) -> int:
         return len(self.transitions)
@@ -59,7 +60,12 @@ class Pairs:
 @torch.no_grad()
 def validation_loss(learner: FlowLearner, pairs: Pairs, streams: RunStreams, size: int = 4096) -> Tensor:
     """Eq. 3 per run on up to `size` pairs, with noise from streams that should be made anew each time."""
-    indices = torch.arange(min(size, len(pairs)), device=pairs.transitions.device)
-    indices = indices * len(pairs) // len(indices)  # spread over the whole file
+    indices = spread(len(pairs), size).to(pairs.transitions.device)
     noise = {name: value[0] for name, value in learner.draw(streams, 1, len(indices)).items()}
     return learner.loss(pairs.batch(indices.expand(len(streams), -1)), noise)
+
+
+def spread(count: int, most: int) -> Tensor:
+    """The numbers of `most` of `count` rows, or of all where there are fewer, spread evenly over them."""
+    chosen = min(count, most)
+    return torch.arange(chosen) * count // max(1, chosen)

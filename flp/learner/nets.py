@@ -77,11 +77,15 @@ class MLP(nn.Module):
             if i == last:
                 x = _head(x, weight, bias)
                 break
-            x = _gelu(_affine(x, weight, bias))
+            x = self.activate(_affine(x, weight, bias))
             if self.layer_norm:
                 x = F.layer_norm(x, x.shape[-1:], eps=_LAYER_NORM_EPSILON)
                 x = torch.addcmul(self.shifts[i], x, self.scales[i])
         return x.view(self.runs, self.members, batch, -1)
+
+    def activate(self, x: Tensor) -> Tensor:
+        """What every hidden layer ends with; x may be overwritten where no gradient needs it."""
+        return _gelu(x)
 
 
 def _head(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -170,6 +174,13 @@ def aggregate(values: Tensor, how: str) -> Tensor:
 
 
 @torch.no_grad()
-def follow(target: nn.Module, source: nn.Module, rate: float) -> None:
-    """Move the target's parameters towards the source's: target ← target + rate · (source − target)."""
-    torch._foreach_lerp_(list(target.parameters()), list(source.parameters()), rate)
+def follow(target: nn.Module, source: nn.Module, rate: float | Tensor) -> None:
+    """Move the target's parameters towards the source's: target ← target + rate · (source − target).
+
+    A rate that changes is a tensor without dimension, so that captured updates know it.
+    """
+    if isinstance(rate, Tensor):
+        for t, s in zip(target.parameters(), source.parameters(), strict=True):
+            t.lerp_(s, rate)
+    else:
+        torch._foreach_lerp_(list(target.parameters()), list(source.parameters()), rate)

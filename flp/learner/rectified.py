@@ -1,7 +1,8 @@
-"""Multi-layer perceptrons, critics and values as the code of IDQL has them: ReLU and no layer normalisation inside."""
+"""Multi-layer perceptrons, critics and values as in the codes of IDQL and Cal-QL: ReLU and no layer normalisation."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -49,6 +50,27 @@ class RectifiedMLP(MLP):
         return _head(x, self.weights[-1], self.biases[-1]).view(self.runs, self.members, batch, -1)
 
 
+class OrthogonalMLP(RectifiedMLP):
+    """R x E perceptrons with ReLU whose weights start orthogonal, with a small head (JaxCQL, model.py)."""
+
+    def __init__(
+        self, streams: RunStreams, inputs: int, hidden: Sequence[int], outputs: int, *, members: int = 1
+    ) -> None:
+        super().__init__(streams, inputs, hidden, outputs, members=members)
+        gains = [math.sqrt(2)] * len(hidden) + [0.01]
+        with torch.no_grad():
+            for weight, gain in zip(self.weights, gains, strict=True):
+                weight.copy_(gain * orthogonal(streams, members, *weight.shape[1:]))
+
+
+def orthogonal(streams: RunStreams, members: int, rows: int, columns: int) -> Tensor:
+    """Random matrices `[R · members, rows, columns]`; their rows or columns, whichever are fewer, are orthonormal."""
+    normal = streams.normal(members, max(rows, columns), min(rows, columns)).flatten(0, 1)
+    q, r = torch.linalg.qr(normal.cpu())  # there, so that it is the same for every device
+    matrices: Tensor = (q * r.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)).to(normal.device)
+    return matrices if rows >= columns else matrices.mT
+
+
 class RectifiedCritic(Critic):
     """An ensemble of Q_φ(s, a), per run."""
 
@@ -57,6 +79,16 @@ class RectifiedCritic(Critic):
     ) -> None:
         nn.Module.__init__(self)
         self.net = RectifiedMLP(streams, observation_dim + action_dim, hidden, 1, members=members)
+
+
+class OrthogonalCritic(Critic):
+    """An ensemble of Q_φ(s, a), per run, that starts near zero."""
+
+    def __init__(
+        self, streams: RunStreams, observation_dim: int, action_dim: int, hidden: Sequence[int], *, members: int
+    ) -> None:
+        nn.Module.__init__(self)
+        self.net = OrthogonalMLP(streams, observation_dim + action_dim, hidden, 1, members=members)
 
 
 class RectifiedValue(Value):

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flp.learner.returns import last_of, monte_carlo
 from flp.learner.trainable import Batch
 
 
@@ -43,6 +44,8 @@ class Replay:
         action_of_run: index into S, `[R]`.
         task_of_run: index into T, `[R]`.
         capacity: online transitions to make room for; later ones overwrite the oldest online ones.
+        returns: γ of the Monte-Carlo `returns` `[R, B]` that batches are to have too; None for agents without use for
+            them. Those of an online episode are −∞ until it has ended.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Replay:
         action_of_run: Tensor,
         task_of_run: Tensor,
         capacity: int = 0,
+        returns: float | None = None,
     ) -> None:
         self.observations, self.transitions = observations, transitions
         self.actions, self.rewards, self.masks = actions, rewards, masks
@@ -69,6 +73,12 @@ class Replay:
             "rewards": new(runs, capacity),
             "masks": new(runs, capacity),
         }
+        self.discount = returns
+        self.returns: Tensor | None = None
+        if returns is not None:
+            known = monte_carlo(rewards.cpu(), masks.cpu(), last_of(transitions.cpu()), returns)
+            self.returns = known.to(rewards.device)
+            self.online["returns"] = new(runs, capacity)
 
     def __len__(self) -> int:
         """Transitions that can be sampled, per run."""
@@ -81,7 +91,20 @@ class Replay:
         slot = self.added % self.capacity
         for name, value in transition.items():
             self.online[name][:, slot] = value
+        if self.returns is not None:
+            self.online["returns"][:, slot] = -torch.inf
         self.added += 1
+
+    def end(self, lengths: dict[int, int]) -> None:
+        """Note that these runs' episodes, of so many transitions, ended with the one added last."""
+        if self.discount is None:
+            return
+        for run, length in lengths.items():
+            count = min(length, self.capacity)
+            slots = torch.arange(self.added - count, self.added) % self.capacity
+            rewards, masks = (self.online[name][run, slots].cpu()[None] for name in ("rewards", "masks"))
+            (known,) = monte_carlo(rewards, masks, torch.arange(count) == count - 1, self.discount)
+            self.online["returns"][run, slots] = known.to(self.rewards.device)
 
     def batch(self, indices: Tensor) -> Batch:
         """Gather transitions by indices `[R, B]` into `len(self)`: each entry `[R, B, ...]`."""
@@ -116,13 +139,16 @@ class Replay:
 
     def _offline(self, indices: Tensor) -> Batch:
         rows = self.transitions[indices]
-        return {
+        entries = {
             "observations": self.observations[rows],
             "actions": self.actions[self.action_of_run, indices],
             "next_observations": self.observations[rows + 1],
             "rewards": self.rewards[self.task_of_run, indices],
             "masks": self.masks[self.task_of_run, indices],
         }
+        if self.returns is not None:
+            entries["returns"] = self.returns[self.task_of_run, indices]
+        return entries
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The online part, for a checkpoint."""

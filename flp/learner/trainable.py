@@ -21,6 +21,8 @@ class Learner(nn.Module):
     """Base of all that is trained."""
 
     optimizers: list[Adam]
+    balanced = False
+    """Whether half of every batch is of online transitions, once there are any; else batches are uniform."""
 
     def draw(self, streams: RunStreams, updates: int, batch_size: int) -> dict[str, Tensor]:
         """Draw the random numbers of some updates, each `[updates, R, batch_size, ...]`."""

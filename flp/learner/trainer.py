@@ -23,7 +23,9 @@ CHUNK = 10
 
 
 class Source(Protocol):
-    """Where batches come from."""
+    """Where batches come from; what comes after the first `offline_size` transitions was met online."""
+
+    offline_size: int
 
     def __len__(self) -> int:
         """Transitions that can be sampled."""
@@ -120,9 +122,18 @@ class Trainer:
 
     def draw(self, count: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Indices `[count, R, B]` and noise `[count, R, ...]` of the next updates."""
-        indices = self.streams.integers(len(self.source), count, self.batch_size).transpose(0, 1).contiguous()
+        indices = self._indices(count).transpose(0, 1).contiguous()
         noise = self.learner.draw(self.streams, count, self.batch_size)
         return indices, {name: value.contiguous() for name, value in noise.items()}
+
+    def _indices(self, count: int) -> Tensor:
+        """Uniform indices `[R, count, B]`, or half of them offline and half online."""
+        size, old = len(self.source), self.source.offline_size
+        if not (self.learner.balanced and size > old):
+            return self.streams.integers(size, count, self.batch_size)
+        half = self.batch_size // 2
+        offline = self.streams.integers(old, count, self.batch_size - half)
+        return torch.cat([offline, old + self.streams.integers(size - old, count, half)], -1)
 
     def take(self, indices: Tensor, noise: dict[str, Tensor]) -> Logs:
         """Take the updates; return per-run means of their scalars, each `[R]`, still on the device."""

@@ -57,7 +57,11 @@ class BehaviorFlow:
 
     @torch.inference_mode()
     def latent(self, observation: ArrayLike, action: ArrayLike) -> NDArray[np.float32]:
-        """f_ω⁻¹(a): the latent of an action, `[a]` or `[B, a]`, by the decoder's own solver."""
+        """f_ω⁻¹(a): the latent of an action, `[a]` or `[B, a]`, by the decoder's own solver.
+
+        One of many, where the flow was trained with `flow.saturation_noise` and a coordinate is at ±1: all that
+        decode beyond are latents of this action.
+        """
         observations, actions, single = self._paired(observation, action)
         return as_given(self._flow.inverse(observations, actions), single)
 

@@ -63,8 +63,9 @@ def _rows(cells: pd.DataFrame) -> list[dict[str, str]]:
 def _page(title: str, notes: list[str], cells: pd.DataFrame) -> str:
     groups = {origin: [name for name in _shown(cells) if name.startswith(f"{origin} ")] for origin in SAID}
     rows = [row | {"best": quoted.near_best(row, groups["paper"]), "scale": _scale(row)} for row in _rows(cells)]
-    columns = len(_shown(cells))
-    return render("table.html", {}, title=title, notes=notes, groups=groups, said=SAID, rows=rows, columns=columns)
+    values = {"groups": groups, "said": SAID, "rows": rows, "columns": len(_shown(cells))}
+    helpers = {"mark": quoted.mark}
+    return render("table.html", helpers, title=title, notes=notes, footnotes=quoted.footnotes(cells), **values)
 
 
 def _markdown(title: str, notes: list[str], cells: pd.DataFrame, results: Results) -> str:
@@ -78,8 +79,11 @@ def _markdown(title: str, notes: list[str], cells: pd.DataFrame, results: Result
         "|---" * (len(columns) + 1) + "|",
     ]
     rows = _rows(cells)
-    lines += [f"| {row['environment']} | {' | '.join(row[name] for name in columns)} |" for row in rows]
-    lines += ["", *(f"- {scale}" for scale in map(_scale, rows) if scale)]
+    for row in rows:
+        shown = [row[name] + quoted.mark(row["environment"], name) for name in columns]
+        lines.append(f"| {row['environment']} | {' | '.join(shown)} |")
+    lines += ["", *(f"{text}\n" for text in quoted.footnotes(cells))]
+    lines += [f"- {scale}" for scale in map(_scale, rows) if scale]
     if results.stale:
         lines.append(f"- other parameters or another version of the source made {len(results.stale)} of the artifacts")
     return "\n".join(lines) + "\n"

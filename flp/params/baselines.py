@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from flp.params.fields import AsReal, Count, Expectile, Hidden, Natural, NonNegative, Positive, Section
+from flp.params.fields import AsReal, Count, Expectile, Float, Hidden, Natural, NonNegative, Positive, Section
 
 
 class Diffusion(Section):
@@ -30,6 +30,46 @@ class Diffusion(Section):
     """Decoupled weight decay of the noise network: 1e-4 in IDQL's last code, 0 in its first (open)."""
     cosine_steps: Count | None = None
     """Steps over which rates with a cosine fall to zero; empty: offline.steps."""
+
+
+class CAC(Section):
+    """Consistency-AC (CAC, agents/ql_consistency.py), with what its authors took for D4RL's antmaze, as FQL's did."""
+
+    eta: NonNegative = 1.0
+    """Weight of Q beside consistency; see presets/ for FQL's value per environment (antsoccer's is open)."""
+    hidden: Hidden | None = None
+    """Widths of policy's and critic's hidden layers, Mish; empty: offline.hidden (open; officially 256×3)."""
+    max_backup: Annotated[int, Field(gt=0, le=1024)] = 10
+    """Next actions drawn, of which each target critic counts the best."""
+    normalize_target: bool = False
+    """Divide the critic's targets by their standard deviation in the batch; FQL's authors did not."""
+    clip_norm: Positive | None = 5.0
+    """Largest norm of the policy's gradient, and of the critic's; empty: any."""
+    ema_rate: Annotated[float, Field(gt=0, le=1), AsReal] = 0.005
+    """Rate at which the policy's average, which gives the targets, follows it."""
+    ema_every: Count = 5
+    """Updates between two steps of the average."""
+    ema_start: Natural = 1000
+    """Updates before the average begins to follow: until then it is the untrained policy."""
+    restart: Count = 50_000
+    """Updates in which noise levels grow from 2 to 150, time and again; officially those between evaluations (open)."""
+    candidates: Annotated[int, Field(gt=0, le=1024)] = 50
+    """Actions drawn when it acts, one of which is taken with probability softmax(Q)."""
+
+
+class CalQL(Section):
+    """Calibrated Q-learning (Cal-QL, JaxCQL); online, half of every batch is the dataset's."""
+
+    weight: NonNegative = 5.0
+    """Weight of the conservative penalty; see presets/ for FQL's value per environment (five are open)."""
+    lagrange_gap: NonNegative | None = None
+    """Penalty that a learnt factor of the weight holds it at, as FQL's in mazes (weight 5 then, open); empty: none."""
+    reward_scale: Positive = 10.0
+    """What rewards are multiplied by inside, and Q in the logs divided by; FQL's, without its authors' shift (open)."""
+    draws: Annotated[int, Field(gt=0, le=1024)] = 10
+    """Actions of each kind in the penalty (uniform, the policy's here and at s'), and in targets."""
+    policy_learning_rate: Positive = 1e-4
+    """Adam's step size of policy and temperature, its authors'; the critics have offline.learning_rate."""
 
 
 class FAWAC(Section):
@@ -114,6 +154,15 @@ class ReBRAC(Section):
     """Largest target-policy noise."""
 
 
+class RLPD(Section):
+    """Online learning with offline data in every batch (FQL, agents/sac.py)."""
+
+    target_entropy: Float = -0.5
+    """The policy's target entropy per dimension of the action."""
+    initial_temperature: Positive = 1.0
+    """Weight of the entropy at first."""
+
+
 class SRPO(Diffusion):
     """Score-regularised policy optimisation (SRPO, SRPO.py), as FQL's authors made it from IDQL."""
 
@@ -130,6 +179,8 @@ class SRPO(Diffusion):
 class Baselines(Section):
     """What each baseline has for itself; networks, discount, batch and rates are shared."""
 
+    cac: CAC = CAC()
+    calql: CalQL = CalQL()
     fawac: FAWAC = FAWAC()
     fbrac: FBRAC = FBRAC()
     fql: FQL = FQL()
@@ -137,4 +188,5 @@ class Baselines(Section):
     ifql: IFQL = IFQL()
     iql: IQL = IQL()
     rebrac: ReBRAC = ReBRAC()
+    rlpd: RLPD = RLPD()
     srpo: SRPO = SRPO()

@@ -1,8 +1,8 @@
 """The experiment's parameters: one typed definition for Python, Snakemake, DVC and editors.
 
-`params.yaml` holds the values, `presets/*.yaml` are overlays on it, and the section `overrides` changes
-any of them for one dataset. Whatever is wrong is refused in one line that names the key. What each section
-holds is said in `flp/params/sections.py`.
+`params.yaml` holds the values, `presets/*.yaml` are overlays on it. The section `overrides` changes any of them for
+one dataset, and `agents` some of them for one algorithm. Whatever is wrong is refused in one line that names the key.
+What each section holds is said in `flp/params/sections.py`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,26 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from flp.data.environments import specification
 from flp.params.fields import Distinct, Section, Seed, number
-from flp.params.sections import Download, Evaluation, Figure2, Flow, Invert, Offline, Online, Report
+from flp.params.sections import (
+    ONLINE_ONLY,
+    AgentName,
+    Download,
+    Evaluation,
+    Figure2,
+    Flow,
+    Invert,
+    Offline,
+    Online,
+    Report,
+)
 from flp.params.yamlfile import read_yaml as read_yaml
 from flp.system import layout
 from flp.system.errors import FLPError, nearest
 from flp.system.surroundings import user_path
+
+# What an algorithm may have for itself: sections, and in them all but what makes runs comparable or shapes the graph.
+_OWN = ("offline", "online", "evaluation")
+_SHARED = ("agents", "tasks", "seeds_per_job", "sweep", "baselines", "success_timing", "episodes", "seed")
 
 
 class Params(Section):
@@ -39,6 +54,8 @@ class Params(Section):
     evaluation: Evaluation
     report: Report
     figure2: Figure2 = Field(default=Figure2())
+    agents: dict[AgentName, dict[str, Any]] = Field(default={})
+    """Other values for one algorithm: `agents: {idql: {offline: {steps: 3000000}, evaluation: {every: 250000}}}`."""
     overrides: dict[str, dict[str, Any]] = Field(default={})
     """Other values for one dataset: `overrides: {cube-double-play: {offline: {discount: 0.99}}}`."""
 
@@ -79,11 +96,23 @@ class Params(Section):
                 raise ValueError(f"offline.seeds_per_job is {self.offline.seeds_per_job}: {error}") from error
         return self
 
+    @model_validator(mode="after")
+    def _something_learns(self) -> Params:
+        idle = set(self.offline.agents) <= set(ONLINE_ONLY) and self.online.steps == 0
+        if idle and not (self.overrides or self.agents):
+            raise ValueError(f"online.steps is 0, and {', '.join(self.offline.agents)} learns online only; set it")
+        return self
+
     def for_dataset(self, dataset: str) -> Params:
         """The parameters of one dataset, its overrides applied (and none left)."""
         values = self.model_dump(mode="json")
         overrides = values.pop("overrides").get(dataset, {})
         return parse(merge(values, overrides), f"overrides.{dataset}") if overrides else parse(values)
+
+    def for_agent(self, agent: AgentName) -> Params:
+        """The parameters of one algorithm, its own values applied (and nobody's left)."""
+        values = self.model_dump(mode="json")
+        return parse(merge(values | {"agents": {}}, values["agents"].get(agent, {})), f"agents.{agent}")
 
 
 def merge(base: dict[str, Any], overlay: dict[str, Any]) -> dict[str, Any]:
@@ -117,7 +146,21 @@ def parse(values: object, source: str = "params.yaml") -> Params:
             raise FLPError(f"{place}.{min(forbidden)}: cannot differ between datasets; set it at the top level")
         values_without = params.model_dump(mode="json", exclude={"overrides"})
         parse(merge(values_without, overlay), place)
+    values = params.model_dump(mode="json", exclude={"overrides", "agents"})
+    for agent, overlay in params.agents.items():
+        _check_own(overlay, f"{source}: agents.{agent}")
+        parse(merge(values, overlay), f"{source}: agents.{agent}")
     return params
+
+
+def _check_own(overlay: dict[str, Any], place: str) -> None:
+    """Refuse what cannot differ between algorithms."""
+    for section, values in overlay.items():
+        if section not in _OWN:
+            raise FLPError(f"{place}.{section}: cannot differ between algorithms{nearest(section, list(_OWN))}")
+        for name in values if isinstance(values, dict) else ():
+            if name in _SHARED or (section == "evaluation" and name != "every"):
+                raise FLPError(f"{place}.{section}.{name}: cannot differ between algorithms")
 
 
 def _first_problem(error: ValidationError) -> str:

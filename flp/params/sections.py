@@ -68,6 +68,10 @@ class Flow(Section):
     """Transitions per step."""
     learning_rate: Positive
     """Adam's step size."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """What becomes of it: `cosine` lets it fall to zero over `steps`."""
+    saturation_noise: Annotated[float, Field(ge=0, le=10), AsReal] = 0.0
+    """Action coordinates at ±1 are learnt at ±(1 + this * |N(0, 1)|), which the environment clips; 0: as they are."""
     solver: Solver
     """ODE solver, the same for decoding and inversion."""
     solver_steps: Annotated[int, Field(gt=0, le=10_000)]
@@ -87,6 +91,8 @@ class Invert(Section):
     """Largest mean |a - f(f^-1(a))| with which training may go on."""
     likelihood_samples: Natural
     """Validation actions whose log-density is computed."""
+    max_distinguishable: Annotated[float, Field(ge=0.5, le=1), AsReal] = 0.6
+    """Share of the time that a classifier may tell latents from the prior's draws before a warning says so."""
 
 
 class Sweep(Section):
@@ -98,7 +104,14 @@ class Sweep(Section):
     """Values of `offline.candidates` (Figure 5)."""
 
 
-AgentName = Literal["flp", "bc", "fbc", "iql", "rebrac", "idql", "srpo", "fawac", "fbrac", "ifql", "fql"]
+AgentName = Literal[
+    "flp", "bc", "fbc", "iql", "rebrac", "idql", "srpo", "cac", "fawac", "fbrac", "calql", "rlpd", "ifql", "fql"
+]
+# Behaviour cloning has nothing to fine-tune with; of IDQL and SRPO only the critics could go on; what CAC's schedule of
+# noise levels should do then, nobody has said.
+OFFLINE_ONLY = ("bc", "fbc", "idql", "srpo", "cac")
+# Its policy is as untrained after the offline stage as before.
+ONLINE_ONLY = ("rlpd",)
 
 
 class Offline(Section):
@@ -113,7 +126,15 @@ class Offline(Section):
     alpha: Positive
     """Weight of the KL to the behaviour (Eq. 4)."""
     candidates: Annotated[int, Field(gt=0, le=1024)]
-    """N of best-of-N, in targets and in acting."""
+    """N, the latents among which the policy chooses when it acts, and in targets if `target_candidates` is empty."""
+    target_candidates: Annotated[int, Field(gt=0, le=1024)] | None = None
+    """The same in targets; empty: as many as `candidates`."""
+    selection: Literal["argmax", "resample"] = "argmax"
+    """How one of N is chosen: the best by Q (the paper), or by its weight in Eq. 4's optimum p(z) exp(Q / alpha)."""
+    temperature: Positive = 1.0
+    """Of resampling, in units of alpha: below 1 it is greedier."""
+    kl_budget: Positive | None = None
+    """Nats that the KL of Eq. 4 may take on average: alpha then only starts at its value, and follows; empty: fixed."""
     hidden: Hidden
     """Widths of the policy's and the critic's hidden layers."""
     observation_scale: Positive | None = None

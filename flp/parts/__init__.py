@@ -1,1 +1,1 @@
-"""What several algorithms are made of: their interface, actors, values, latent policy, flow and diffusion policies."""
+"""What several algorithms are made of: their interface, actors, values, and policies of latents, flow or noise."""

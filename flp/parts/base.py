@@ -41,6 +41,8 @@ class Agent(Learner):
 
     uses_latents = False
     """Whether `actions` in the batch are latents z = f⁻¹(a)."""
+    uses_returns = False
+    """Whether the batch has Monte-Carlo `returns` `[R, B]` too; −∞ where an online episode has not ended yet."""
     candidates: tuple[int, ...] = ()
     """Among how many draws each run chooses when it acts; empty where there is no choice."""
 

@@ -21,7 +21,7 @@ from flp.parts.base import Agent, Spec
 from flp.randomness.streams import RunStreams
 
 # Variance scaling by 0.01 (FQL, final_fc_init_scale) scales the weights by its root.
-_HEAD_SCALE = 0.1
+HEAD_SCALE = 0.1
 
 
 class GaussianActor(nn.Module):
@@ -48,7 +48,7 @@ class GaussianActor(nn.Module):
         self.tanh = tanh
         self.net = MLP(streams, observation_dim, hidden, action_dim)
         with torch.no_grad():
-            self.net.weights[-1].mul_(_HEAD_SCALE)
+            self.net.weights[-1].mul_(HEAD_SCALE)
 
     def forward(self, observations: Tensor) -> Tensor:
         """Map `[R, B, o]` to `[R, B, a]`."""

@@ -1,4 +1,4 @@
-"""The latent policy π_θ(z | s) = N(μ_θ(s), diag σ_θ²(s)), its closed-form KL, and best-of-N."""
+"""The latent policy π_θ(z | s) = N(μ_θ(s), diag σ_θ²(s)), and its closed-form KL."""
 
 from __future__ import annotations
 
@@ -48,9 +48,3 @@ def kl_to_prior(mean: Tensor, log_std: Tensor) -> Tensor:
 def sample(mean: Tensor, log_std: Tensor, noise: Tensor) -> Tensor:
     """Reparameterised draws μ + σ · noise; broadcast noise `[R, B, N, d]` needs mean `[R, B, 1, d]`."""
     return mean + torch.exp(log_std) * noise
-
-
-def best_of_n(values: Tensor, candidates: Tensor) -> Tensor:
-    """z* = argmax_i Q(s, z_i): pick from candidates `[R, B, N, d]` by values `[R, B, N]` → `[R, B, d]`."""
-    best = values.argmax(-1, keepdim=True).unsqueeze(-1)
-    return torch.take_along_dim(candidates, best, 2).squeeze(2)

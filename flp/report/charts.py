@@ -34,8 +34,11 @@ AGENT_COLORS = {
     "rebrac": "#c08a12",
     "idql": "#12a5a8",
     "srpo": "#4f63d8",
+    "cac": "#4aa82c",
     "fawac": "#7f9a1f",
     "fbrac": "#d0489a",
+    "calql": "#b04fd6",
+    "rlpd": "#7a1f3d",
     "bc": "#a1745b",
     "fbc": "#5b8a9a",
 }

@@ -26,6 +26,7 @@ EVALUATED = ["phase", "step", "success", "episodes"]
 QUALITY = [
     *("roundtrip_mean", "roundtrip_p99", "roundtrip_max", "latent_mean", "latent_std", "latent_wasserstein"),
     *("validation_loss", "validation_nll", "clipped_fraction", "solver", "solver_steps", "solver_grading"),
+    *("two_sample", "warning"),
 ]
 
 

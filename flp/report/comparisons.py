@@ -22,6 +22,7 @@ def quality_scatter(results: Results, final: pd.DataFrame) -> Panels | None:
     rows = final[(final["agent"] == "flp") & (final["variant"] == "") & (final["phase"] == "offline")]
     success = rows.groupby(["dataset", "seed"])["success"].mean()
     axes: dict[str, Callable[[dict[str, Any]], float]] = {
+        "distinguishable from the prior": lambda q: float(q["two_sample"]["all"]["accuracy"]),
         "latent distance to N(0, 1)": lambda q: float(np.mean(q["latent_wasserstein"])),
         "|std of latents − 1|": lambda q: float(np.abs(np.array(q["latent_std"]) - 1).mean()),
         "mean round-trip error": lambda q: float(q["roundtrip_mean"]),

@@ -11,6 +11,8 @@ import pandas as pd
 import yaml
 
 from flp.experiment.keys import Keys
+from flp.flow.card import percents
+from flp.params.sections import OFFLINE_ONLY, ONLINE_ONLY
 from flp.report import comparisons, curves, quoted, tables
 from flp.report.charts import thousands
 from flp.report.clips import Video, videos
@@ -101,9 +103,13 @@ def _view(results: Results, final: pd.DataFrame, dataset: str) -> DatasetView:
     params = results.of(dataset)
     flows = [flow for flow in results.flows if flow.dataset == dataset]
     agents, episodes = params.offline.agents, params.evaluation.episodes
-    scale = f"{thousands(params.flow.steps)} flow steps, {thousands(params.offline.steps)} offline steps, "
-    if params.online.steps:
-        scale += f"{thousands(params.online.steps)} online steps, "
+    taught = [agent for agent in agents if agent not in ONLINE_ONLY]
+    offline = quoted.with_own(results, dataset, taught, lambda params, steps: thousands(steps))
+    able = [agent for agent in agents if agent not in OFFLINE_ONLY]
+    online = quoted.with_own(results, dataset, able, lambda params, steps: thousands(params.online.steps))
+    scale = f"{thousands(params.flow.steps)} flow steps, {offline} offline steps, "
+    if online != "0":
+        scale += f"{online} online steps, "
     return DatasetView(
         name=dataset,
         label=results.label(dataset),
@@ -184,7 +190,7 @@ def _split(table: pd.DataFrame) -> dict[str, Any]:
     rows: list[dict[str, Any]] = [{str(name): cell for name, cell in row.items()} for row in table.to_dict("records")]
     for row in rows:
         row["bold"] = quoted.near_best(row, by_origin["paper"])
-    return {**by_origin, "rows": rows}
+    return {**by_origin, "rows": rows, "footnotes": quoted.footnotes(table)}
 
 
 def _versions(results: Results) -> list[dict[str, Any]]:
@@ -226,5 +232,7 @@ _HELPERS: dict[str, Callable[..., str]] = {
     "percent": percent,
     "method": tables.name_of,
     "duration": duration,
+    "percents": percents,
     "color_of": curves.color_of,
+    "mark": quoted.mark,
 }

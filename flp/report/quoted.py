@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import resources
 from io import StringIO
 
 import pandas as pd
 
 from flp.data.environments import specification
-from flp.experiment.keys import OFFLINE_ONLY
+from flp.params.loading import Params
+from flp.params.sections import OFFLINE_ONLY, ONLINE_ONLY
 from flp.report.collect import Results
 from flp.report.tables import NAMES, Cell, cell, name_of
 
 OFFLINE = ["BC", "IQL", "ReBRAC", "IDQL", "SRPO", "CAC", "FAWAC", "FBRAC", "IFQL", "FQL", "FLP"]
 ONLINE = ["ReBRAC", "Cal-QL", "RLPD", "IFQL", "FQL", "FLP"]
+# What is to be said of quoted cells, which stay as the paper prints them, by environment and column; each with a mark.
+FOOTNOTES = {
+    ("scene-play", "paper Cal-QL"): "† As the paper prints it; FQL's paper, which it quotes, has 1±2→50±53 (Table 4)."
+}
 SCALE = ["steps", "evaluations", "episodes", "seeds", "tasks", "networks", "data"]
 
 
@@ -24,23 +29,42 @@ def quoted() -> pd.DataFrame:
     return pd.read_csv(StringIO(text), keep_default_na=False, dtype=str)
 
 
+def with_own(results: Results, dataset: str, agents: Iterable[str], show: Callable[[Params, int], str]) -> str:
+    """What holds for a dataset, with the algorithms of whom something else does: `1000000 (IDQL 3000000)`.
+
+    Args:
+        results: what was measured.
+        dataset: its name.
+        agents: the algorithms that are shown.
+        show: tells it of an algorithm's parameters and offline steps.
+    """
+    params = results.of(dataset)
+    shared, found = show(params, params.offline.steps), list[str]()
+    for agent in agents:
+        own = results.keys.agent_params(dataset, agent)
+        told = show(own, 0 if agent in ONLINE_ONLY else own.offline.steps)
+        found += [f"{name_of(agent)} {told}"] if told != shared else []
+    return f"{shared} ({', '.join(found)})" if found else shared
+
+
 def table1(results: Results, final: pd.DataFrame) -> pd.DataFrame:
     """Offline results of the paper's ten environments and of ours: `paper …` and `measured …` columns."""
     rows = []
     for dataset, row in _rows(results, "1", OFFLINE, results.params.datasets).items():
         if dataset in results.params.datasets:
             here = _base(final, dataset, "offline")
-            for agent in results.of(dataset).offline.agents:
+            here = here[~here["agent"].isin(ONLINE_ONLY)]
+            for agent in here["agent"].unique():
                 value = cell(here[here["agent"] == agent], results.params.report.bootstrap)
                 row[f"measured {name_of(agent)}"] = value.text if value else ""
-            row |= _scale(results, dataset, here, f"{results.of(dataset).offline.steps}")
+            row |= _scale(results, dataset, here, lambda params, offline: f"{offline}")
         rows.append(row)
-    return pd.DataFrame(rows, columns=_columns(results, OFFLINE, ()), dtype=object).fillna("")
+    return pd.DataFrame(rows, columns=_columns(results, OFFLINE, ONLINE_ONLY), dtype=object).fillna("")
 
 
 def table2(results: Results, final: pd.DataFrame) -> pd.DataFrame:
     """Offline→online: the last evaluation of either phase, on the environment's default task where it was run."""
-    tuned = [dataset for dataset in results.params.datasets if results.of(dataset).online.steps > 0]
+    tuned = list(dict.fromkeys(dataset for dataset, _, _ in results.keys.online_jobs()))
     rows = []
     for dataset, row in _rows(results, "2", ONLINE, tuned).items():
         if dataset in tuned:
@@ -55,8 +79,7 @@ def table2(results: Results, final: pd.DataFrame) -> pd.DataFrame:
                     _last(part[part["agent"] == agent], results.params.report.bootstrap) for part in (offline, online)
                 ]
                 row[f"measured {name_of(agent)}"] = "→".join(c.text if c else "" for c in cells)
-            params = results.of(dataset)
-            row |= _scale(results, dataset, online, f"{params.offline.steps} + {params.online.steps}")
+            row |= _scale(results, dataset, online, lambda params, offline: f"{offline} + {params.online.steps}")
             row["evaluations"] = "1"
         rows.append(row)
     return pd.DataFrame(rows, columns=_columns(results, ONLINE, OFFLINE_ONLY), dtype=object).fillna("")
@@ -66,6 +89,17 @@ def near_best(row: dict[str, str], columns: list[str]) -> list[str]:
     """The columns within 5 % of the row's best (the last figure of each cell), which the paper prints bold."""
     means = {name: float(row[name].rpartition("→")[2].partition("±")[0]) for name in columns if row[name]}
     return [name for name, value in means.items() if value >= 0.95 * max(means.values())]
+
+
+def mark(environment: str, column: str) -> str:
+    """The mark of a cell that has a footnote, else nothing."""
+    return FOOTNOTES.get((environment, column), "").partition(" ")[0]
+
+
+def footnotes(table: pd.DataFrame) -> list[str]:
+    """The footnotes of the cells that a table shows."""
+    rows = set(table["environment"])
+    return [text for (environment, column), text in FOOTNOTES.items() if environment in rows and column in table]
 
 
 def _last(final: pd.DataFrame, resamples: int) -> Cell | None:
@@ -95,17 +129,20 @@ def _columns(results: Results, paper: list[str], without: Sequence[str]) -> list
     return ["environment", *(f"paper {name}" for name in paper), *measured, *SCALE]
 
 
-def _scale(results: Results, dataset: str, final: pd.DataFrame, steps: str) -> dict[str, str]:
+def _scale(results: Results, dataset: str, final: pd.DataFrame, steps: Callable[[Params, int], str]) -> dict[str, str]:
     """What was run here: the reader compares scales before numbers."""
-    params = results.of(dataset)
-    hidden = params.offline.hidden
-    same = len(set(hidden)) == 1
+    params, agents = results.of(dataset), [str(agent) for agent in final["agent"].unique()]
     return {
         "data": results.label(dataset),
-        "steps": steps,
+        "steps": with_own(results, dataset, agents, steps),
         "evaluations": str(int(final["evaluations"].min())) if len(final) else "",
         "episodes": str(params.evaluation.episodes),
         "seeds": str(final["seed"].nunique()),
         "tasks": " ".join(str(task) for task in sorted(final["task"].unique())),
-        "networks": f"{len(hidden)}×{hidden[0]}" if same else "-".join(map(str, hidden)),
+        "networks": with_own(results, dataset, agents, _networks),
     }
+
+
+def _networks(params: Params, offline: int) -> str:
+    hidden = params.offline.hidden
+    return f"{len(hidden)}×{hidden[0]}" if len(set(hidden)) == 1 else "-".join(map(str, hidden))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from flp.params.sections import ONLINE_ONLY
 from flp.report import statistics
 from flp.report.collect import IDENTITY, PHASES, Results
 
@@ -24,8 +25,11 @@ NAMES = {
     "rebrac": "ReBRAC",
     "idql": "IDQL",
     "srpo": "SRPO",
+    "cac": "CAC",
     "fawac": "FAWAC",
     "fbrac": "FBRAC",
+    "calql": "Cal-QL",
+    "rlpd": "RLPD",
     "ifql": "IFQL",
     "fql": "FQL",
 }
@@ -113,7 +117,7 @@ def finals(evaluations: pd.DataFrame, last: int) -> pd.DataFrame:
         The identity of the run, `phase`, `method`, `success`, `episodes` (of all evaluations averaged),
         `evaluations` (how many), `step` (the last), `last` (success of the last alone).
     """
-    rows = evaluations[(evaluations["phase"] == "behavior") | (evaluations["step"] > 0)]
+    rows = evaluations[(evaluations["phase"] != "online") | (evaluations["step"] > 0)]
     rows = rows.sort_values([*IDENTITY, "phase", "step"], kind="stable")
     kept = rows.groupby([*IDENTITY, "phase"], sort=False).tail(last)
     table = kept.groupby([*IDENTITY, "phase"], as_index=False).agg(
@@ -131,8 +135,8 @@ def _method(agent: str, phase: str) -> str:
 
 
 def methods(final: pd.DataFrame, agents: Sequence[str]) -> list[str]:
-    """The columns of the success table that have a result, in order."""
-    ordered = [FLOW_METHOD, *(m for agent in agents for m in (agent, f"{agent} online"))]
+    """The columns of the success table that have a result, in order; untrained policies have none."""
+    ordered = [FLOW_METHOD, *(m for agent in agents for m in (agent, f"{agent} online") if m not in ONLINE_ONLY)]
     present = set(final["method"])
     return [method for method in ordered if method in present]
 

@@ -106,7 +106,8 @@ class Batchwork:
         else:
             actions = torch.from_numpy(data.actions[data.transitions])[None]
             action_of_run = [0] * len(self.runs)
-        return agent, self._replay(data, actions, action_of_run, capacity)
+        returns = offline.discount if agent.uses_returns else None
+        return agent, self._replay(data, actions, action_of_run, capacity, returns)
 
     def _latents(self, seed: int, data: Dataset, flow_sha256: str) -> Tensor:
         path = layout.LATENT.format(dataset=self.dataset, seed=seed) + ".safetensors"
@@ -114,7 +115,9 @@ class Batchwork:
         latents: Tensor = tensors["latents"]
         return latents
 
-    def _replay(self, data: Dataset, actions: Tensor, action_of_run: list[int], capacity: int) -> Replay:
+    def _replay(
+        self, data: Dataset, actions: Tensor, action_of_run: list[int], capacity: int, returns: float | None
+    ) -> Replay:
         tasks = sorted({run.task for run in self.runs})
         timing = self.params.offline.success_timing
         labels = [relabel(self.dataset, task, data, success_timing=timing) for task in tasks]
@@ -131,4 +134,5 @@ class Batchwork:
             action_of_run=tensor(action_of_run, torch.int64),
             task_of_run=tensor([tasks.index(run.task) for run in self.runs], torch.int64),
             capacity=capacity,
+            returns=returns,
         )

@@ -41,6 +41,7 @@ class Interaction:
         )
         self.episodes = [0] * len(tasks)
         self.taken: list[list[np.ndarray[Any, Any]]] = [[] for _ in tasks]
+        self.ended: dict[int, int] = {}  # runs whose episode the last step ended, and its length
         self.observations = self._reset(range(len(tasks)))
 
     def _reset(self, runs: range | list[int]) -> np.ndarray[Any, Any]:
@@ -72,7 +73,9 @@ class Interaction:
             "masks": 1.0 - self._tensor(step.terminated),
         }
         self.observations = step.observations
-        if ended := np.flatnonzero(step.terminated | step.truncated).tolist():
+        ended = np.flatnonzero(step.terminated | step.truncated).tolist()
+        self.ended = {r: len(self.taken[r]) for r in ended}
+        if ended:
             for r in ended:
                 self.episodes[r] += 1
             self.observations = np.where(

@@ -93,7 +93,7 @@ def carry_out(
         missing = [run for run in runs if not is_finished(folder / run.name, keys[run.name])]
         if missing:
             shards = plan(a.stage, runs, missing, keys, threads, device.type)
-            foresee_training(a.params, a.dataset, [shard.runs for shard in shards], capacity, device)
+            foresee_training(a.params, a.dataset, a.agent, [shard.runs for shard in shards], capacity, device)
             run_shards(work, shards, threads, together=device.type == "cpu")
         manifest = {"key": key, "dataset": a.dataset, "agent": a.agent, "runs": keys}
         write_json(folder / "manifest.json", manifest | made_with())

@@ -10,9 +10,10 @@ import sys
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
-from flp.experiment.keys import OFFLINE_ONLY
 from flp.experiment.program import BOARDS, Job, stage
+from flp.params.sections import OFFLINE_ONLY, AgentName
 from flp.runs.interaction import Interaction
 from flp.runs.run_folder import restore_parameters
 from flp.runs.session import Assignment, Session, carry_out
@@ -27,7 +28,8 @@ def run(job: Job) -> None:
     """Fine-tune the job's runs that are not there yet."""
     name, agent, seeds, steps = job.args.dataset, job.require_agent(), job.seeds, job.params.online.steps
     if agent in OFFLINE_ONLY:
-        raise FLPError(f"--agent {agent}: behaviour cloning has no critic and nothing to fine-tune with")
+        able = ", ".join(name for name in get_args(AgentName) if name not in OFFLINE_ONLY)
+        raise FLPError(f"--agent {agent} learns offline only; those that learn online too are {able}")
     if steps == 0:
         raise FLPError("online.steps is 0: there is nothing to do; set it in params.yaml")
     where = {"dataset": name, "agent": agent, "seeds": layout.join_seeds(seeds)}
@@ -57,6 +59,7 @@ def finetune(assignment: Assignment, before: dict[str, tuple[Path, str]], shard:
         def interact() -> None:
             with session.progress.section("environment"):
                 session.replay.add(interaction.step(session.agent))
+                session.replay.end(interaction.ended)
 
         session.go_on()
         if session.trainer.step == 0:

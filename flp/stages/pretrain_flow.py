@@ -20,6 +20,7 @@ from flp.data.moments import observation_moments
 from flp.experiment.program import BOARDS, Job, stage
 from flp.flow.checkpoint import save_flow
 from flp.flow.matching import FlowLearner, Pairs, validation_loss
+from flp.flow.saturation import learnable
 from flp.flow.velocity import VelocityField
 from flp.learner.devices import device_name, set_up, to_device
 from flp.learner.nets import standardize
@@ -56,13 +57,18 @@ def train_flow(job: Job, path: str, key: str) -> None:
     if settings.observation_scale is not None:
         mean, std = (to_device(moment, device) for moment in observation_moments(train))
         standardize(field, mean, std, settings.observation_scale)
-    learner = FlowLearner(field, settings.learning_rate)
+    learner = FlowLearner(field, settings.learning_rate, settings.steps if settings.schedule == "cosine" else None)
     streams = RunStreams([seed_of("flow", name, seed)], device)
-    trainer = Trainer(learner, pairs(train, device), streams, settings.batch_size)
+
+    def pairs(data: Dataset, file: str) -> Pairs:
+        arrays = data.observations, learnable(data, settings.saturation_noise, name, seed, file), data.transitions
+        return Pairs(*(to_device(array, device) for array in arrays))
+
+    trainer = Trainer(learner, pairs(train, "train"), streams, settings.batch_size)
     # The streams of one kind of device are not the other's.
     resume = Resume(layout.resume_folder("pretrain-flow", key), made_by={"device": device.type})
     status = Status(resume.file.parent, settings.steps, stage="pretrain-flow", dataset=name, makes=path)
-    held_out, label = pairs(validation, device), f"flow {name} seed {seed}"
+    held_out, label = pairs(validation, "validation"), f"flow {name} seed {seed}"
     with closing(Boards(job.params.report, Path(path).parent, settings.keyed())) as boards:
         show = partial(boards.follow, "flow")
         curve = fit(trainer, learner, held_out, settings, resume, label, status.reach, show)
@@ -90,11 +96,6 @@ def train_flow(job: Job, path: str, key: str) -> None:
     write_text(path + ".md", model_card(manifest))
     save_flow(path + ".safetensors", field, **manifest)
     resume.clear()
-
-
-def pairs(data: Dataset, device: torch.device) -> Pairs:
-    """A dataset's observations and actions on the device."""
-    return Pairs(*(to_device(array, device) for array in (data.observations, data.actions, data.transitions)))
 
 
 def fit(
@@ -157,8 +158,8 @@ Parameters:
 
 {parameters}
 
-Its quality (round trip, latents against the prior, likelihood) is in
-`{Path(layout.QUALITY.format(**manifest))}/quality.json`; library versions are in `flow.json`.
+Its quality (round trip, latents against the prior, likelihood) is told in
+`{Path(layout.QUALITY.format(**manifest))}/quality.md`; library versions are in `flow.json`.
 """
 
 

@@ -94,11 +94,12 @@ class Boards:
 
 
 def numbers(row: Row) -> dict[str, float]:
-    """The numbers in a row, and those in its lists, but for the step."""
+    """The numbers in a row, and those in its lists and mappings, but for the step."""
     found: dict[str, float] = {}
     for name, value in row.items():
-        if isinstance(value, list):
-            found |= numbers({f"{name}/{i}": item for i, item in enumerate(value)})
+        if isinstance(value, list | Mapping):
+            inner = value.items() if isinstance(value, Mapping) else enumerate(value)
+            found |= numbers({f"{name}/{key}": item for key, item in inner})
         elif isinstance(value, int | float) and name != "step":
             found[name] = float(value)
     return found

@@ -42,6 +42,7 @@ class Needs:
 
 def train_needs(
     params: Params,
+    agent: str,
     data: Path,
     observation_dim: int,
     action_dim: int,
@@ -54,6 +55,7 @@ def train_needs(
 
     Args:
         params: the dataset's parameters.
+        agent: the algorithm.
         data: the dataset's training file.
         observation_dim: width of an observation.
         action_dim: width of an action.
@@ -64,15 +66,16 @@ def train_needs(
     whole, rows = _size(data)
     runs, offline = sum(map(len, shards)), params.offline
     seeds = len(params.seeds)
-    merged = rows * 4 * (observation_dim + seeds * action_dim + 2 * len(offline.tasks) + 2)
-    buffer = 4 * capacity * (2 * observation_dim + action_dim + 2)
+    merged = rows * 4 * (observation_dim + seeds * action_dim + 3 * len(offline.tasks) + 2)
+    buffer = 4 * capacity * (2 * observation_dim + action_dim + 3)
     widths = [observation_dim + action_dim, *offline.hidden, 2 * action_dim]
     network = 4 * sum((a + 1) * b for a, b in pairwise(widths))
     # A policy and the critics are trained, with targets; the flow is of a like size.
     weights = network * (_COPIES * (1 + offline.critics) + offline.critics + 1)
-    candidate = 4 * offline.batch_size * offline.critics * sum(widths)
+    # Three of the critics' activations, and two vectors of noise for each of ten updates drawn ahead, in three copies.
+    weighed = 4 * offline.batch_size * (3 * offline.critics * sum(widths) + 60 * action_dim)
     training = [
-        merged + len(shard) * (buffer + weights + 3 * candidate * max(run.candidates for run in shard))
+        merged + len(shard) * (buffer + weights + weighed * max(_weighed(params, agent, run) for run in shard))
         for shard in shards
     ]
     # A state is replaced only when the new one is whole.
@@ -80,6 +83,18 @@ def train_needs(
     if cuda:
         return Needs(_PROCESS + whole, _CUDA + max(training, default=0), disk)
     return Needs(len(shards) * (_PROCESS + whole) + sum(training), 0, disk)
+
+
+def _weighed(params: Params, agent: str, run: Run) -> int:
+    """How many actions the critics see at once for every transition of a batch, or how often a flow is passed."""
+    own = params.offline.baselines
+    several = {
+        "flp": params.offline.target_candidates or run.candidates,
+        "cac": own.cac.max_backup,
+        "calql": 3 * own.calql.draws + 1,  # with their gradient
+        "fbrac": 1 + own.fbrac.flow_steps,
+    }
+    return several.get(agent, 1)
 
 
 def generate_needs(dataset: str, settings: Download, workers: int) -> Needs:
@@ -92,12 +107,12 @@ def generate_needs(dataset: str, settings: Download, workers: int) -> Needs:
 
 
 def foresee_training(
-    params: Params, dataset: str, shards: Sequence[Sequence[Run]], capacity: int, device: torch.device
+    params: Params, dataset: str, agent: str, shards: Sequence[Sequence[Run]], capacity: int, device: torch.device
 ) -> None:
     """Check that training runs on a device fits; other arguments as `train_needs`, errors as `check`."""
     spec, cuda = specification(dataset), device.type == "cuda"
     data = Path(layout.DATA.format(dataset=dataset) + ".npz")
-    needs = train_needs(params, data, spec.observation_dim, spec.action_dim, shards, capacity, cuda=cuda)
+    needs = train_needs(params, agent, data, spec.observation_dim, spec.action_dim, shards, capacity, cuda=cuda)
     remedy = "train fewer runs together (offline.seeds_per_job, offline.tasks) or on fewer --threads"
     if capacity:
         remedy += ", or lower online.steps"

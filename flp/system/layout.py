@@ -33,7 +33,7 @@ MOST_CHARACTERS = 200
 
 DATA_SUFFIXES = (".npz", "-val.npz", ".json")
 FLOW_SUFFIXES = (".safetensors", ".json", ".csv", ".md")
-QUALITY_FILES = ("quality.json", "latent.png")
+QUALITY_FILES = ("quality.json", "quality.md", "latent.png")
 LATENT_SUFFIXES = (".safetensors", ".json")
 FIGURES = ("figure2", "figure3", "figure4", "figure5")
 TABLES = ("table1", "table2")

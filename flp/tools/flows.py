@@ -10,6 +10,7 @@ from typing import Any
 from flp.experiment.graph import Artifact, graph
 from flp.experiment.keys import Keys
 from flp.experiment.program import tool
+from flp.flow.card import percents
 from flp.system import layout
 from flp.system.artifacts import read_json
 from flp.system.errors import FLPError
@@ -24,25 +25,31 @@ class FlowRow:
         seed: its seed.
         key: the key in its manifest; None where there is no readable manifest.
         roundtrip: mean round-trip error; None before it was inverted, or if the report is of another flow.
+        two_sample: how well its latents can be told from the prior's draws; see `flp.flow.two_sample`.
         latent_std: standard deviation of its latents, the mean over dimensions; 1 for a perfect flow.
         validation_loss: flow-matching loss on the validation set.
+        validation_nll: mean −log density of validation actions, in nats.
         size: bytes, the companion files included.
         path: its file.
         needed_by: how many offline jobs of the experiment start from it. 0 where the experiment wants another
             flow in its place, or none.
         state: `current`, `stale` (the experiment wants it made anew), `missing`, or `unused`.
+        warning: what is wrong with its latents, if anything is known to be.
     """
 
     dataset: str
     seed: int
     key: str | None
     roundtrip: float | None
+    two_sample: dict[str, Any]
     latent_std: float | None
     validation_loss: float | None
+    validation_nll: float | None
     size: int
     path: Path
     needed_by: int
     state: str
+    warning: str | None = None
 
 
 def command(keys: Keys, args: argparse.Namespace) -> int:
@@ -93,12 +100,15 @@ def _row(root: Path, dataset: str, seed: int, wanted: Artifact | None, jobs: lis
         seed=seed,
         key=manifest.get("key"),
         roundtrip=quality.get("roundtrip_mean"),
+        two_sample=quality.get("two_sample", {}),
         latent_std=sum(std) / len(std) if isinstance(std, list) and std else None,
         validation_loss=manifest.get("validation_loss"),
+        validation_nll=quality.get("validation_nll"),
         size=sum(file.stat().st_size for file in base.parent.glob("flow.*") if file.is_file()),
         path=path,
         needed_by=sum(wanted in job.inputs["flow"] for job in jobs) if state == "current" else 0,
         state=state,
+        warning=quality.get("warning"),
     )
 
 
@@ -110,20 +120,38 @@ def _read(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def table(rows: list[FlowRow]) -> str:
-    """The rows as text."""
+COLUMNS: tuple[str, ...] = (
+    *("dataset", "seed", "key", "round trip", "distinguishable", "at ±1", "elsewhere", "R² of z, z²", "latent std"),
+    *("loss", "nats", "size", "state", "needed by"),
+)
 
+
+def table(rows: list[FlowRow]) -> str:
+    """The rows as text, and their warnings."""
+    lines = [COLUMNS]
+    for row in rows:
+        needed = f"{row.needed_by} offline job{'' if row.needed_by == 1 else 's'}" if row.needed_by else "-"
+        key = (row.key or "-")[:8]
+        lines.append((row.dataset, str(row.seed), key, *_quality(row), _readable(row.size), row.state, needed))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    texts = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
+    return "\n".join([*texts, *(f"warning: {row.warning}" for row in rows if row.warning)])
+
+
+def _quality(row: FlowRow) -> list[str]:
     def shown(value: float | None, form: str) -> str:
         return "-" if value is None else format(value, form)
 
-    lines = [("dataset", "seed", "key", "round trip", "latent std", "loss", "size", "state", "needed by")]
-    for row in rows:
-        quality = shown(row.roundtrip, ".1e"), shown(row.latent_std, ".3f"), shown(row.validation_loss, ".4f")
-        needed = f"{row.needed_by} offline job{'' if row.needed_by == 1 else 's'}" if row.needed_by else "-"
-        key = (row.key or "-")[:8]
-        lines.append((row.dataset, str(row.seed), key, *quality, _readable(row.size), row.state, needed))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+    parts = [row.two_sample.get(name) for name in ("all", "saturated", "other")]
+    explained = [f"{max(parts[0][name]):.2f}" for name in ("r2", "r2_squares")] if parts[0] else ["-"]
+    return [
+        shown(row.roundtrip, ".1e"),
+        *(percents(part) if part else "-" for part in parts),
+        ", ".join(explained),
+        shown(row.latent_std, ".3f"),
+        shown(row.validation_loss, ".4f"),
+        shown(row.validation_nll, ".2f"),
+    ]
 
 
 def _readable(size: float) -> str:

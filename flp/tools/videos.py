@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from flp.evaluation.headless import choose_renderer
 from flp.experiment.fingerprint import fingerprint
-from flp.experiment.keys import OFFLINE_ONLY, Keys
+from flp.experiment.keys import Keys
 from flp.experiment.program import OPTIONS, tool
 from flp.params.run import Run
 from flp.system import layout
@@ -86,7 +86,7 @@ def outcome(episode: dict[str, Any]) -> str:
 def policies(keys: Keys, dataset: str, agent: str) -> Iterator[tuple[Run, dict[str, tuple[Path, str]]]]:
     """The first seed's runs, each with its files (offline, online where there is one) and the keys they must have."""
     stages = [("offline", layout.OFFLINE, keys.runs, keys.offline_run)]
-    if keys.dataset_params(dataset).online.steps > 0 and agent not in OFFLINE_ONLY:
+    if keys.learns_online(dataset, agent):
         stages.append(("online", layout.ONLINE, keys.online_runs, keys.online_run))
     seeds = next(seeds for d, a, seeds in keys.jobs() if (d, a) == (dataset, agent))
     found: dict[Run, dict[str, tuple[Path, str]]] = {}

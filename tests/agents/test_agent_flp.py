@@ -164,8 +164,11 @@ def test_an_update_is_that_of_the_reference():
             assert_same_network(agent.target_critic.net, run, member, reference.targets[member], rtol=1e-8, atol=1e-10)
 
 
+RESAMPLING = {"selection": "resample", "temperature": 0.7, "target_candidates": 4}
+
+
 @pytest.mark.parametrize(
-    "changes", [{"aggregation": "min", "critics": 3}, {"critic_layer_norm": False}, {"hidden": [9]}]
+    "changes", [{"aggregation": "min", "critics": 3}, {"critic_layer_norm": False}, {"hidden": [9]}, RESAMPLING]
 )
 def test_an_update_in_float32_is_that_of_the_reference(changes):
     seeds = [1, 2]
@@ -240,11 +243,38 @@ def test_behaving_decodes_the_prior():
     torch.testing.assert_close(agent.behave(observations, RunStreams([5, 6])), agent.flow.decode(observations, z))
 
 
+def test_an_action_is_resampled_by_the_weights_of_the_optimum():
+    agent = randomize(make_agent([1, 2], alphas=[1.0, 3.0], counts=[64, 64], **RESAMPLING))
+    observations = RunStreams([1, 2]).normal(1, 3).expand(2, 5000, 3)
+    _, z = agent.act(observations, RunStreams([5, 6]))
+    # The optimum from many draws of the prior instead, weighted by exp(Q / (0.7 α)) alone.
+    draws = RunStreams([7, 8]).normal(5000, 2)
+    q = agent.critic(observations, draws).mean(1)
+    weights = (q / (0.7 * agent.alpha[:, None])).softmax(-1).unsqueeze(-1)
+    mean = (weights * draws).sum(1)
+    torch.testing.assert_close(z.mean(1), mean, rtol=0, atol=0.1)
+    assert (mean.abs() > 0.3).any()
+
+
+def test_the_kl_is_led_to_its_budget_whatever_q_s_scale():
+    agent = make_agent([1, 2], kl_budget=0.5, learning_rate=0.01)
+    agent.critic.forward = lambda s, z: torch.tensor([1.0, 30.0])[:, None, None] * -(z - 1).square().sum(-1)[:, None]
+    agent.critic_loss = lambda batch, noise: (0 * sum(p.sum() for p in agent.critic.parameters()).expand(2), {})
+    streams, batch = RunStreams([1, 2]), make_batch([1, 2], 64)
+    for _ in range(2000):
+        noise = {name: value[0] for name, value in agent.draw(streams, 1, 64).items()}
+        kl = agent.update(batch, noise)["kl"]
+    torch.testing.assert_close(kl, torch.full((2,), 0.5), rtol=0.15, atol=0)
+    low, high = agent.weight().tolist()
+    assert high / low == pytest.approx(30, rel=0.2)
+
+
 # A sweep over N on the run axis
 
 
-def test_a_run_ignores_its_surplus_candidates():
-    agent = randomize(make_agent([1, 2], counts=[2, 5]))
+@pytest.mark.parametrize("selection", ["argmax", "resample"])
+def test_a_run_ignores_its_surplus_candidates(selection):
+    agent = randomize(make_agent([1, 2], counts=[2, 5], selection=selection))
     batch, noise = make_batch([1, 2]), noise_of(agent, [1, 2])["candidates"]
     assert noise.shape == (2, 7, 5, 2)
     y = agent.target(batch, noise)

@@ -25,8 +25,12 @@ CASES = [
     ("fql", {"flow": "pretrained", "normalize_q": True}),
     ("idql", {"candidates": 5, "width": 8, "blocks": 2, "dropout": 0.1}),
     ("srpo", {"width": 8, "blocks": 2, "normalize_gradient": True, "actor_start": 1}),
+    ("cac", {"hidden": [8, 6], "max_backup": 3, "candidates": 5, "ema_start": 1, "ema_every": 1, "restart": 2}),
     ("fawac", {"flow_steps": 3}),
     ("fbrac", {"flow_steps": 3}),
+    ("rlpd", {}),
+    ("calql", {"draws": 3}),
+    ("calql", {"draws": 3, "lagrange_gap": 0.5}),
 ]
 every_case = pytest.mark.parametrize(("name", "own"), CASES, ids=[f"{n}-{o.get('flow', '')}" for n, o in CASES])
 
@@ -53,6 +57,7 @@ def make_transitions(seeds, size=7):
     """A random batch with next actions."""
     streams = RunStreams([2000 + seed for seed in seeds])
     more = {"next_actions": streams.normal(size, 2), "has_next_action": (streams.uniform(size) < 0.7).float()}
+    more["returns"] = streams.normal(size)
     return make_batch(seeds, size) | more
 
 

@@ -18,8 +18,11 @@ OWN = {
     "fql": {"alpha": 0.1},
     "idql": {"candidates": 16, "width": 32, "blocks": 2, "ema_rate": 0.02},
     "srpo": {"beta": 1.0, "width": 32, "blocks": 2},
+    "cac": {"eta": 100.0, "ema_rate": 0.02, "ema_every": 1, "ema_start": 0, "restart": 600},
     "fbrac": {"alpha": 0.1, "flow_steps": 5},
+    "rlpd": {"initial_temperature": 0.1},
     "fawac": {"alpha": 12.0, "max_weight": 1000.0, "flow_steps": 5},
+    "calql": {"weight": 0.1, "draws": 4, "policy_learning_rate": 3e-3},
 }
 
 
@@ -31,6 +34,8 @@ def learn(name, data, *, steps, batch=64, **own):
     indices = streams.integers(len(data["rewards"]), steps, batch)[0]
     noise = agent.draw(streams, steps, batch)
     for k in range(steps):
+        for optimizer in agent.optimizers:  # in the second half the rate falls, for values come to rest
+            optimizer.learning_rate = SMALL["learning_rate"] * min(1, 2 * (1 - k / steps))
         rows = {key: value[indices[k]][None] for key, value in data.items()}
         agent.update(rows, {key: value[k] for key, value in noise.items()})
     return agent
@@ -55,6 +60,7 @@ def bandit(size=4000):
         "masks": torch.zeros(size),
         "next_actions": torch.zeros(size, 1),
         "has_next_action": torch.zeros(size),
+        "returns": (side + 1) / 2,
     }
 
 
@@ -96,6 +102,15 @@ def test_srpo_is_held_by_the_data(beta, expected):
     assert actions.std() < 1e-6
 
 
+@pytest.mark.parametrize(("candidates", "expected"), [(1, 1 / 3), (50, math.e / (math.e + 2))])
+def test_cac_without_q_clones_and_then_takes_by_value(candidates, expected):
+    # A third of the data is right and worth 1, the rest 0: softmax over many draws takes the right with e / (e + 2).
+    own = OWN["cac"] | {"eta": 0.0, "candidates": candidates}
+    actions = actions_at(learn("cac", bandit(), steps=1500, **own), [1.0], draws=4000)
+    assert (actions > 0).float().mean().item() == pytest.approx(expected, abs=0.1)
+    assert ((actions.abs() - 0.6).abs() < 0.3).float().mean() > 0.5
+
+
 @pytest.mark.parametrize("alpha", [0.3, 1.0, 3.0])
 def test_fawac_tilts_the_data_by_its_weights(alpha):
     # A third of the data is right and worth 1, the rest 0: P(right) = e^α / (e^α + 2), whatever V is.
@@ -115,6 +130,7 @@ def chain(size=4000):
     positive = actions[:, 0] > 0
     here, after = torch.eye(3)[place], torch.eye(3)[torch.where(positive, 1, 2)]
     rewards = torch.where(place == 1, (1 + actions[:, 0]) / 2, 0.3)
+    later = torch.rand(size, generator=torch.Generator().manual_seed(1))  # what the right gave after a start
     return {
         "observations": here,
         "actions": actions,
@@ -123,12 +139,16 @@ def chain(size=4000):
         "masks": (place == 0).float(),
         "next_actions": 2 * torch.rand(size, 1, generator=generator) - 1,
         "has_next_action": (place == 0).float(),
+        "returns": torch.where(place == 0, 0.9 * torch.where(positive, later, 0.3), rewards),
     }
 
 
 # The best action's value is 1, less under ReBRAC's noise; the 0.9-expectile m of uniform rewards solves
-# 0.9 (1 - m)² = 0.1 m². Where a has density e^(12 r), r is 1 - 1/12 on average.
-RIGHT = {"fql": 1.0, "fbrac": 1.0, "fawac": 0.92, "rebrac": 0.93, "iql": 0.75, "ifql": 0.75, "idql": 0.75, "srpo": 0.75}
+# 0.9 (1 - m)² = 0.1 m². Where a has density e^(12 r), r is 1 - 1/12 on average. Cal-QL takes the best of four draws,
+# and the penalty its part of it.
+RIGHT = {"fql": 1.0, "cac": 1.0, "rlpd": 1.0, "fbrac": 1.0, "fawac": 0.92, "rebrac": 0.93}
+RIGHT |= dict.fromkeys(("iql", "ifql", "idql", "srpo"), 0.75)
+RIGHT |= {"calql": 0.94}
 
 
 @pytest.mark.parametrize("name", OWN)
@@ -138,6 +158,22 @@ def test_value_is_carried_back_along_a_chain(name):
     assert (actions_at(agent, [0.0, 1.0, 0.0]) > 0.5).float().mean() > 0.9
     critic = agent.critic if hasattr(agent, "critic") else agent.values.critic
     start = torch.tensor([[[1.0, 0.0, 0.0]]])
-    right, left = (critic(start, torch.tensor([[[a]]])).mean().item() for a in (0.6, -0.6))
-    assert right == pytest.approx(0.9 * RIGHT[name], abs=0.12)
-    assert left == pytest.approx(0.9 * 0.3, abs=0.1)
+    scale = getattr(agent, "scale", 1.0)
+    right, left = (critic(start, torch.tensor([[[a]]])).mean().item() / scale for a in (0.6, -0.6))
+    assert right == pytest.approx(0.9 * RIGHT[name], abs=0.05)
+    assert left == pytest.approx(0.9 * 0.3, abs=0.05)
+
+
+@pytest.mark.slow(10)
+def test_what_was_earned_holds_the_policy_s_values_up():
+    """A penalty as large as it can be here holds the values of what the policy does below what that is worth, but for
+    the returns."""
+    own, data = {"weight": 5.0, "draws": 4, "policy_learning_rate": 3e-3}, chain()
+    start = torch.tensor([[[1.0, 0.0, 0.0]]]).expand(1, 400, 3)
+
+    def worth(data):
+        agent = learn("calql", data, steps=900, **own)
+        return agent.value(start, agent.explore(start, RunStreams([2]))[0]).mean().item()
+
+    held, fallen = worth(data), worth(data | {"returns": torch.full_like(data["returns"], -math.inf)})
+    assert fallen < 0.5 and held > fallen + 0.07

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from flp.experiment.graph import ON_REQUEST, Artifact, found_key, graph
-from flp.experiment.keys import Keys
+from flp.experiment.keys import Keys, TableKeys
 from flp.params.loading import Params, merge, parse, read_yaml
 from flp.system.artifacts import write_json
 from flp.system.hashing import hash_of
@@ -63,6 +63,28 @@ def test_an_override_changes_one_dataset() -> None:
     places = changed(overrides={DATASETS[0]: {"flow": {"steps": 3}}})
     assert places and not any(DATASETS[1] in place for place in places)
     assert f"pretrain_flow/{DATASETS[0]}/seed0" in places and f"download_dataset/{DATASETS[0]}" not in places
+
+
+def test_an_algorithm_s_own_values_change_it_alone() -> None:
+    agents = {"agents": ["flp", "fql", "idql"]}
+    before, own = Keys(params(offline=agents)), {"idql": {"offline": {"steps": 7}, "evaluation": {"every": 3}}}
+    after = Keys(params(offline=agents, agents=own))
+    same = {agent: before.offline_job(DATASETS[0], agent, [0]) == after.offline_job(DATASETS[0], agent, [0])
+            for agent in agents["agents"]}  # fmt: skip
+    assert same == {"flp": True, "fql": True, "idql": False}
+    swept = Keys(params(agents={"flp": {"offline": {"alpha": 3.0}}}))
+    assert {run.alpha for run in swept.runs(DATASETS[0], "flp", [0])} == {3.0}
+
+
+def test_what_learns_online_only_has_no_offline_steps_in_its_key() -> None:
+    agents = {"agents": ["fql", "rlpd"]}
+    before, after = Keys(params(offline=agents)), Keys(params(offline=agents | {"steps": 7}))
+    for agent, same in (("fql", False), ("rlpd", True)):
+        assert (before.online_job(DATASETS[0], agent, [0]) == after.online_job(DATASETS[0], agent, [0])) is same
+    nothing_online = Keys(params(offline=agents, online={"steps": 0}))
+    assert {agent for _, agent, _ in nothing_online.jobs()} == {"fql"}
+    assert {agent for _, agent, _ in TableKeys(before.params, "table1").jobs()} == {"fql"}
+    assert {agent for _, agent, _ in TableKeys(before.params, "table2").jobs()} == {"fql", "rlpd"}
 
 
 def test_every_artifact_has_a_key_of_its_own() -> None:

@@ -365,3 +365,16 @@ def test_pairs_and_validation():
     assert seen[0].tolist() == [[0, 2], [0, 2]]  # spread over the file
     assert torch.equal(first, validation_loss(learner, pairs, RunStreams([5, 6]), size=2))
     assert not first.requires_grad
+
+
+def test_the_rate_falls_to_zero_along_half_a_cosine_where_asked():
+    batch = {"observations": torch.ones(1, 8, 1), "actions": torch.zeros(1, 8, 2)}
+    constant, falling = (FlowLearner(VelocityField(RunStreams([1]), 1, 2, [4]), 1e-2, d) for d in (None, 10))
+    rates = []
+    for _ in range(12):
+        rates.append(float(falling.optimizers[0].rate()))
+        assert constant.optimizers[0].rate() == 1e-2
+        for learner in (constant, falling):
+            learner.update(batch, {name: value[0] for name, value in learner.draw(RunStreams([3]), 1, 8).items()})
+    expected = [0.5e-2 * (1 + math.cos(math.pi * min(k, 10) / 10)) for k in range(12)]
+    assert rates == pytest.approx(expected, abs=1e-8)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from reference import make_flow
 from scipy import stats
 
 from flp.flow.inversion import invert
-from flp.flow.quality import judge, negative_log_likelihood
+from flp.flow.quality import held_out, judge, likelihoods
+from flp.flow.two_sample import Rows
 from flp.stages import invert_to_latent
 from flp.system.resume import Resume
 from flp.system.stopping import STOP, InterruptedJobError
@@ -134,5 +136,28 @@ def test_the_likelihood_of_a_still_flow_is_the_priors():
         for parameter in flow.parameters():
             parameter.zero_()
     a = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
-    expected = 0.5 * a.square().sum(1).mean().item() + math.log(2 * math.pi)
-    assert negative_log_likelihood(flow.freeze(), torch.zeros(50, 3), a) == pytest.approx(expected, rel=1e-5)
+    at = torch.arange(50) < 20
+    rows = Rows(torch.zeros(50, 3), a, at, torch.zeros(50, dtype=torch.int64))
+    found = likelihoods(flow.freeze(), rows)
+    for name, part in {"": a, "_saturated": a[at], "_other": a[~at]}.items():
+        expected = 0.5 * part.square().sum(1).mean().item() + math.log(2 * math.pi)
+        assert found[f"validation_nll{name}"] == pytest.approx(expected, rel=1e-5), name
+    none = likelihoods(flow, rows.only(~at).only(torch.zeros(30, dtype=torch.bool)))
+    assert set(none.values()) == {None}
+    assert likelihoods(flow, rows.only(at))["validation_nll_other"] is None
+
+
+def test_held_out_rows_are_all_transitions_with_their_episodes():
+    terminals = np.array([False, False, True, False, True])
+    actions = np.array([[0, 1], [0.5, 0], [1, 1], [-1, 0], [1, 1]], np.float32)
+    data = SimpleNamespace(
+        observations=np.arange(10, dtype=np.float32).reshape(5, 2),
+        actions=actions,
+        terminals=terminals,
+        transitions=np.flatnonzero(~terminals),
+    )
+    rows = held_out(data, 2 * actions, torch.device("cpu"))
+    assert rows.observations.tolist() == [[0, 1], [2, 3], [6, 7]]
+    assert rows.values.tolist() == [[0, 2], [1, 0], [-2, 0]]
+    assert rows.saturated.tolist() == [True, False, True]
+    assert rows.episodes.tolist() == [0, 0, 1]

@@ -1,4 +1,4 @@
-"""What diffusion models are made of: their networks, and the optimizer with a rate that falls."""
+"""The networks that diffusion models are made of."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import torch
 
 from flp.learner.denoiser import Denoiser, Dense
 from flp.learner.nets import standardize
-from flp.learner.optimizers import Adam
 from flp.learner.rectified import RectifiedMLP
 from flp.randomness.streams import RunStreams
 
@@ -48,24 +47,3 @@ class _OfState(torch.nn.Module):
 
     def forward(self, s, x, k):
         return self.net(s)
-
-
-@pytest.mark.parametrize("in_parts", [False, True])
-def test_the_rate_falls_along_a_cosine(in_parts, monkeypatch):
-    """As PyTorch's AdamW with a schedule."""
-    monkeypatch.setattr(torch.compiler, "is_dynamo_compiling", lambda: in_parts)
-    generator = torch.Generator().manual_seed(0)
-    ours, theirs = (torch.nn.Parameter(torch.linspace(-1, 1, 9).view(3, 3)) for _ in range(2))
-    optimizer = Adam([ours], 0.1, decay_steps=8, weight_decay=0.3)
-    expected = torch.optim.AdamW([theirs], 0.1, weight_decay=0.3)
-    schedule = torch.optim.lr_scheduler.LambdaLR(expected, lambda t: 0.5 * (1 + math.cos(math.pi * min(t, 8) / 8)))
-    for step in range(11):
-        gradient = torch.randn(3, 3, generator=generator)
-        optimizer.step([gradient])
-        theirs.grad = gradient
-        expected.step()
-        schedule.step()
-        torch.testing.assert_close(ours, theirs)
-        if step == 7:
-            last = ours.detach().clone()
-    assert torch.equal(ours, last)  # after the cosine it rests

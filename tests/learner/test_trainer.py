@@ -48,10 +48,25 @@ class Counting(Learner):
         return {"number": torch.tensor([self.count, 10.0 * self.count])}
 
 
+def test_half_of_a_balanced_batch_is_of_online_transitions():
+    trainer = make_trainer(batch_size=7, capacity=3)
+    trainer.learner.balanced = True
+    replay = trainer.source
+    for count in range(6):
+        indices, _ = trainer.draw(50)
+        online = indices >= replay.offline_size
+        assert (online.sum(-1) == (3 if count else 0)).all()
+        assert indices.max() < replay.offline_size + min(count, 3)
+        if count > 2:
+            assert set(indices[online].tolist()) == {replay.offline_size + i for i in range(3)}
+            assert len(set(indices[~online].tolist())) == replay.offline_size
+        replay.add({name: value[:, 0] for name, value in replay.online.items()})
+
+
 class Numbers:
     """A source of ever more transitions; a batch is its indices."""
 
-    size = 100
+    size = offline_size = 100
 
     def __len__(self):
         return self.size

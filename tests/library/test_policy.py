@@ -16,8 +16,8 @@ from flp.flow.checkpoint import load_flow
 from flp.params.sections import AgentName
 
 AGENTS = get_args(AgentName)
-CHOOSING, CRITICLESS = {"flp", "ifql", "idql"}, {"bc", "fbc"}
-DETERMINISTIC, DIFFUSING = {"bc", "iql", "rebrac", "srpo"}, {"idql", "srpo"}
+CHOOSING, CRITICLESS = {"flp", "ifql", "idql", "cac"}, {"bc", "fbc"}
+DETERMINISTIC, DIFFUSING = {"bc", "iql", "rebrac", "calql", "rlpd", "srpo"}, {"idql", "srpo"}
 
 
 def states(count: int = 5, seed: int = 0) -> np.ndarray:
@@ -68,6 +68,8 @@ def test_how_it_chooses_can_be_changed(agent, run_of):
         with pytest.raises(flp.FLPError, match=f"{agent} does not choose"):
             policy.candidates = 2
         return
+    if agent == "cac":  # after so few steps its values are alike, and their softmax is a fair draw
+        policy._learner.target_critic.net.weights[-1].mul_(1000)
     batch = states(200)
     values = {}
     for count in (1, 32):
@@ -97,11 +99,14 @@ def test_the_critics_value(agent, run_of):
         policy.value(batch, actions[:4])
 
 
-@pytest.mark.parametrize("size", [{"width": 4096}, {"value_hidden": [60000, 60000]}])
-def test_own_sizes_that_are_not_the_files_are_refused(size, run_of):
-    file = run_of("idql") / "policy.json"
+@pytest.mark.parametrize(
+    ("agent", "size"),
+    [("idql", {"width": 4096}), ("idql", {"value_hidden": [60000, 60000]}), ("cac", {"hidden": [60000, 60000]})],
+)
+def test_own_sizes_that_are_not_the_files_are_refused(agent, size, run_of):
+    file = run_of(agent) / "policy.json"
     manifest = json.loads(file.read_text())
-    manifest["model"]["offline"]["baselines"]["idql"] |= size
+    manifest["model"]["offline"]["baselines"][agent] |= size
     file.write_text(json.dumps(manifest))
     with pytest.raises(flp.FLPError, match=r"another model than the file holds \(layers"):
         flp.load_policy(file.parent)
@@ -112,9 +117,10 @@ def _by_hand(folder, agent, batch, actions):
     from safetensors.torch import load_file
 
     tensors = load_file(folder / "policy.safetensors")
-    diffuses = agent in DIFFUSING  # ReLU without normalisation; the target is what chooses
+    rectified = agent in DIFFUSING or agent == "calql"  # ReLU without normalisation
     prefix = {"iql": "agent/values.critic.net", "ifql": "agent/values.critic.net"}.get(agent, "agent/critic.net")
-    prefix = "agent/values.target_critic.net" if diffuses else prefix
+    prefix = "agent/values.target_critic.net" if agent in DIFFUSING else prefix  # which is what chooses
+    prefix = "agent/target_critic.net" if agent == "cac" else prefix  # Mish without normalisation
     s = torch.tensor(batch, dtype=torch.float32)
     a = torch.tensor(actions, dtype=torch.float32)
     if agent == "flp":
@@ -125,15 +131,17 @@ def _by_hand(folder, agent, batch, actions):
         x = (torch.cat([s, a], -1) * tensors[f"{prefix}.scale"][member]) + tensors[f"{prefix}.shift"][member]
         for layer in range(3):
             x = x @ tensors[f"{prefix}.weights.{layer}"][member] + tensors[f"{prefix}.biases.{layer}"][member]
-            if layer < 2 and diffuses:
+            if layer < 2 and rectified:
                 x = x.relu()
+            elif layer < 2 and agent == "cac":
+                x = torch.nn.functional.mish(x)
             elif layer < 2:
                 x = torch.nn.functional.gelu(x, approximate="tanh")
                 x = torch.nn.functional.layer_norm(x, x.shape[-1:], eps=1e-6)
                 x = x * tensors[f"{prefix}.scales.{layer}"][member] + tensors[f"{prefix}.shifts.{layer}"][member]
         members.append(x[:, 0])
-    both = torch.stack(members)
-    return (both.mean(0) if agent in ("flp", "fql", "fawac", "fbrac") else both.amin(0)).numpy()
+    both = torch.stack(members) / (10 if agent == "calql" else 1)  # the scale of its rewards
+    return (both.mean(0) if agent in ("flp", "fql", "fawac", "fbrac", "rlpd") else both.amin(0)).numpy()
 
 
 def test_what_it_has_learnt_cannot_be_trained_on(run_of):

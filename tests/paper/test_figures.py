@@ -132,6 +132,9 @@ def test_tables_set_ours_beside_the_papers() -> None:
         assert all(name in text for name in ("paper FLP", "measured FQL", DATASET))
         assert all(f"{name}</t" in page for name in ('class="paper">FLP', 'class="measured">FQL', DATASET))
         assert "http" not in page and "<script" not in page
+        assert page.count("†") == text.count("†") == (2 if table == "table2" else 0)
+    assert "| 0±0→0±0† |" in text and "0±0→0±0†</td>" in page and "1±2→50±53" in text
+    assert second.loc["scene-play", "paper Cal-QL"] == "0±0→0±0"
     header = next(line for line in text.splitlines() if line.startswith("| environment"))
     assert all(line.count("|") == header.count("|") for line in text.splitlines() if line.startswith("|"))
 

@@ -172,6 +172,15 @@ def test_the_schema_describes_the_default():
         ("download.steps_per_episode", 1, ["download.steps_per_episode"]),
         ("offline", None, ["offline"]),
         ("flow", [1], ["flow"]),
+        ("agents", {"fql": {"offline": {"alpa": 1.0}}}, ["agents.fql", "offline.alpa", "'alpha'"]),
+        ("agents", {"fql": {"offline": {"steps": 0}}}, ["agents.fql", "offline.steps"]),
+        ("agents", {"fql": {"offline": 3}}, ["agents.fql", "offline"]),
+        ("agents", {"fqll": {}}, ["agents.fqll", "'fql'"]),
+        ("agents", {"fql": {"seeds": [3]}}, ["agents.fql.seeds", "cannot differ between algorithms"]),
+        ("agents", {"fql": {"offlin": {}}}, ["agents.fql.offlin", "'offline'"]),
+        ("agents", {"fql": {"offline": {"tasks": [1]}}}, ["agents.fql.offline.tasks", "cannot differ"]),
+        ("agents", {"fql": {"evaluation": {"seed": 1}}}, ["agents.fql.evaluation.seed", "cannot differ"]),
+        ("overrides", {MAZE: {"agents": {"fql": {"flow": {}}}}}, [f"overrides.{MAZE}", "agents.fql.flow"]),
         ("overrides", {MAZE: {"offline": {"alpa": 1.0}}}, [f"overrides.{MAZE}", "offline.alpa", "'alpha'"]),
         ("overrides", {MAZE: {"offline": {"alpha": -1.0}}}, [f"overrides.{MAZE}", "offline.alpha"]),
         ("overrides", {MAZE: {"offline": 3}}, [f"overrides.{MAZE}", "offline"]),
@@ -313,17 +322,6 @@ def test_presets_lie_over_the_default_in_order(tmp_path):
     second.write_text("offline: {alfa: 3.0}\n")
     with pytest.raises(FLPError, match=rf"{second}.*offline\.alfa: unknown key; did you mean 'alpha'"):
         load_params(ROOT / "params.yaml", first, second)
-
-
-def test_overrides_change_one_dataset():
-    values = with_("datasets", [MAZE, "cube-double-play"])
-    values["overrides"] = {"cube-double-play": {"offline": {"discount": 0.5}, "flow": {"hidden": [9]}}}
-    params = parse(values)
-    changed, plain = params.for_dataset("cube-double-play"), params.for_dataset(MAZE)
-    assert (changed.offline.discount, changed.flow.hidden) == (0.5, [9])
-    assert changed.offline.alpha == plain.offline.alpha
-    assert (plain.offline.discount, plain.flow.hidden) == (DEFAULT["offline"]["discount"], DEFAULT["flow"]["hidden"])
-    assert changed.overrides == plain.overrides == {}
 
 
 # Whatever comes

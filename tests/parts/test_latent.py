@@ -1,4 +1,4 @@
-"""The latent policy: its KL, its samples, its start at the prior, its choice among candidates."""
+"""The latent policy: its KL, its samples, its start at the prior."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.distributions import Independent, Normal, kl_divergence
 
-from flp.parts.latent import LatentPolicy, best_of_n, kl_to_prior, sample
+from flp.parts.latent import LatentPolicy, kl_to_prior, sample
 from flp.randomness.streams import RunStreams
 
 
@@ -81,18 +81,3 @@ def test_the_deviation_is_clamped():
     mean, log_std = policy(torch.zeros(1, 1, 2))
     assert mean.flatten().tolist() == [7.0, -7.0]
     assert log_std.flatten().tolist() == [0.5, -1.5]
-
-
-def test_best_of_n_picks_the_argmax():
-    generator = torch.Generator().manual_seed(0)
-    values = torch.randn(2, 5, 4, generator=generator)
-    candidates = torch.randn(2, 5, 4, 3, generator=generator)
-    best = best_of_n(values, candidates)
-    assert best.shape == (2, 5, 3)
-    picked = set()
-    for run in range(2):
-        for i in range(5):
-            n = max(range(4), key=lambda n: values[run, i, n].item())
-            picked.add(n)
-            assert torch.equal(best[run, i], candidates[run, i, n])
-    assert len(picked) > 2

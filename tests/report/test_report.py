@@ -110,6 +110,33 @@ def test_paper_numbers_stand_apart_from_measured_ones() -> None:
     assert two.loc["scene-play", "measured FLP"] == ""
 
 
+def test_what_learns_online_only_has_an_untrained_start_and_no_offline_column() -> None:
+    own = {"idql": {"offline": {"steps": 700, "hidden": [9, 9]}}}
+    results = collect(make_inputs({"offline": {"agents": ["flp", "idql", "rlpd"]}, "agents": own}))
+    final = tables.finals(results.evaluations, 3)
+    success = tables.success_table(final, "cube-single-play", ["flp", "idql", "rlpd"], 100)
+    assert success.methods == ["flow", "flp", "flp online", "idql", "rlpd online"]
+    one, two = (table(results, final).set_index("environment") for table in (quoted.table1, quoted.table2))
+    assert "measured RLPD" not in one
+    assert two.loc["cube-single-play", "measured RLPD"] == "2→90"
+    assert two.loc["cube-single-play", "steps"] == "400 + 100 (RLPD 0 + 100)"
+    networks = one.loc["cube-single-play", "networks"]
+    assert one.loc["cube-single-play", "steps"] == "400 (IDQL 700)" and networks.endswith(" (IDQL 2×9)")
+    page.build(results.keys)
+
+
+def test_the_cell_that_the_paper_misquotes_has_a_footnote_and_stays_as_printed() -> None:
+    page.build(make_inputs({}))
+    parts = (REPORT / "index.html").read_text().split('<table class="paper">')[1:]
+    offline, online = (part.partition("</table>") for part in parts)
+    (marked,) = [line for line in online[0].splitlines() if "†" in line]
+    assert "<td>scene-play</td>" in marked and '<td class="quoted">0±0→0±0†</td>' in marked
+    assert "† As the paper prints it; FQL&#39;s paper, which it quotes, has 1±2→50±53" in online[2]
+    assert "†" not in "".join(offline)
+    printed = pd.read_csv(REPORT / "table2.csv", dtype=str).set_index("environment")
+    assert printed.loc["scene-play", "paper Cal-QL"] == "0±0→0±0"
+
+
 # The page
 
 

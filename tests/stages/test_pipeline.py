@@ -11,7 +11,7 @@ import yaml
 from small_experiment import MAZE, run_all, tiny
 
 from flp.data.environments import specification
-from flp.stages import download_dataset, invert_to_latent, offline_train, pretrain_flow
+from flp.stages import download_dataset, invert_to_latent, offline_train, online_finetune, pretrain_flow
 from flp.system import layout
 from flp.system.artifacts import load_tensors
 from flp.system.resume import Resume
@@ -119,6 +119,26 @@ def test_offline_training_leaves_the_flow_as_it_is_and_keeps_finished_runs(here,
     assert path.read_bytes() == flow
 
 
+@pytest.mark.slow(20)
+def test_what_learns_online_only_starts_untrained(here, tmp_path):
+    of = ["--dataset", MAZE, "--agent", "rlpd", "--threads", "1", "--device", "cpu"]
+    assert offline_train.main(of) == 0
+    folder = tmp_path / layout.OFFLINE.format(dataset=MAZE, agent="rlpd", seeds="0") / "task1_seed0"
+    assert pd.read_csv(folder / "evaluations.csv")["step"].tolist() == [0]
+    untrained = (folder / "policy.safetensors").read_bytes()
+    params = yaml.safe_load((tmp_path / "params.yaml").read_text())
+    params["offline"] |= {"steps": 30}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    time = (folder / "policy.safetensors").stat().st_mtime_ns
+    assert offline_train.main(of) == 0
+    assert (folder / "policy.safetensors").stat().st_mtime_ns == time, "it has no offline steps that could change"
+    assert online_finetune.main(of) == 0
+    online = Path(str(folder).replace("/offline/", "/online/"))
+    assert pd.read_csv(online / "evaluations.csv")["step"].tolist() == [0, 10]
+    assert {"q", "entropy", "temperature"} <= set(pd.read_csv(online / "log.csv"))
+    assert (online / "policy.safetensors").read_bytes() != untrained
+
+
 @pytest.mark.slow(40)
 def test_batched_and_sharded_runs_agree(trained, here):
     """A run is the same trained beside another in one process or alone in its own."""
@@ -142,7 +162,7 @@ def test_the_same_seed_gives_the_same_bytes(default, tmp_path, monkeypatch):
         (folder / "params.yaml").write_text(yaml.safe_dump(tiny(default, dataset)))
         run_all(dataset)
         files = [p for p in sorted(folder.rglob("*")) if p.suffix in {".safetensors", ".npz", ".png"}]
-        files += sorted(folder.rglob("evaluations.csv")) + sorted(folder.rglob("log.csv"))
+        files += [p for name in ("evaluations.csv", "log.csv", "quality.*") for p in sorted(folder.rglob(name))]
         made.append({str(p.relative_to(folder)): p.read_bytes() for p in files if ".flp" not in p.parts})
     assert made[0].keys() == made[1].keys()
     assert len(made[0]) > 10

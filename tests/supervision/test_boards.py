@@ -235,3 +235,14 @@ def test_where_nobody_asks_nothing_of_it_is_imported(here):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert done.stdout == "[]\n" and not layout.BOARDS.exists()
+
+
+def test_numbers_are_found_wherever_they_are():
+    row = {"step": 3, "key": "a", "loss": 0.5, "std": [1, None, 2.0], "two_sample": {"all": 0.6, "per": {"a": 1}}}
+    assert boards.numbers(row) == {
+        "loss": 0.5,
+        "std/0": 1.0,
+        "std/2": 2.0,
+        "two_sample/all": 0.6,
+        "two_sample/per/a": 1.0,
+    }

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from prepared_maze import DATASET
 
 from flp import cli
-from flp.params.loading import load_params
+from flp.params.loading import load_params, parse
 from flp.params.run import Run
+from flp.stages import offline_train
 from flp.supervision import foresight
 from flp.supervision.foresight import Needs, check, foresee_training, generate_needs, memory, train_needs
 
@@ -74,7 +77,7 @@ def test_the_machine_is_asked_for_its_memory():
 def test_the_papers_largest_online_job_is_foreseen(limits, monkeypatch):
     """Forty runs of humanoidmaze with a million online transitions each: the buffers alone take 25 GiB."""
     params = load_params(REPO / "params.yaml", REPO / "presets/paper.yaml").for_dataset("humanoidmaze-medium-navigate")
-    needs = train_needs(params, Path("none.npz"), 69, 21, shards(40), 10**6, cuda=True)
+    needs = train_needs(params, "flp", Path("none.npz"), 69, 21, shards(40), 10**6, cuda=True)
     buffers = 40 * 10**6 * 4 * (2 * 69 + 21 + 2)
     assert buffers < needs.device < 1.5 * buffers
     assert 2 * buffers < needs.disk < 3 * buffers
@@ -83,13 +86,13 @@ def test_the_papers_largest_online_job_is_foreseen(limits, monkeypatch):
     with pytest.raises(
         foresight.FLPError, match=r"training 40 runs of humanoidmaze.*GPU memory.*seeds_per_job.*online"
     ):
-        foresee_training(params, "humanoidmaze-medium-navigate", shards(40), 10**6, GPU)
+        foresee_training(params, "humanoidmaze-medium-navigate", "flp", shards(40), 10**6, GPU)
 
 
 def test_more_processes_need_more_memory():
     params = load_params(REPO / "params.yaml")
     one, five = (
-        train_needs(params, Path("none.npz"), 4, 2, dealt, 0, cuda=False)
+        train_needs(params, "flp", Path("none.npz"), 4, 2, dealt, 0, cuda=False)
         for dealt in (shards(5), shards(1, 1, 1, 1, 1))
     )
     assert five.memory > one.memory + 4 * foresight._PROCESS - GIB
@@ -101,11 +104,46 @@ def test_on_a_gpu_the_largest_n_counts_for_its_own_shard_alone():
     params = load_params(REPO / "params.yaml")
 
     def needs(*dealt):
-        return train_needs(params, Path("none.npz"), 69, 21, dealt, 0, cuda=True)
+        return train_needs(params, "flp", Path("none.npz"), 69, 21, dealt, 0, cuda=True)
 
     few, many = ([Run(task, 0, 1.0, n) for task in range(8)] for n in (1, 32))
     assert needs(few, many) == Needs(needs(many).memory, needs(many).device, 2 * needs(many).disk)
     assert needs(many).device > needs(few).device + 8 * 31 * 256 * 4 * 4 * 256
+
+
+def test_actions_that_an_algorithm_draws_for_its_targets_are_counted():
+    """CAC's critics see ten of them for every transition, whatever FLP's N is."""
+    params = load_params(REPO / "params.yaml")
+    runs = [[Run(1, 0, 1.0, 1)]]
+    fql, cac = (train_needs(params, agent, Path("none.npz"), 69, 21, runs, 0, cuda=True) for agent in ("fql", "cac"))
+    drawn = 10 * 256 * (20 * 4)  # noise of two steps
+    assert cac.device > fql.device + drawn + 9 * 256 * 2 * 4 * (90 + 128 + 128)
+    assert cac.disk == fql.disk
+
+
+@pytest.mark.parametrize("draws", [10, 40])
+def test_actions_that_a_penalty_ranks_are_counted(draws):
+    """Of every transition Cal-QL's critics see three kinds of other actions beside the data's, and keep what a gradient
+    needs: at least every layer's output."""
+    values = yaml.safe_load((REPO / "params.yaml").read_text())
+    values["offline"]["baselines"]["calql"]["draws"] = draws
+    runs = [[Run(1, 0, 1.0, 1)]]
+    fql, calql = (
+        train_needs(parse(values), agent, Path("none.npz"), 69, 21, runs, 0, cuda=True) for agent in ("fql", "calql")
+    )
+    assert calql.device - fql.device > 3 * draws * 256 * 2 * 4 * (90 + 128 + 128)
+
+
+def test_a_job_is_refused_for_what_its_algorithm_ranks(here, limits, capsys):
+    limits(total=650e6, free=650e6)  # a process has 600
+    for draws, refused in ((10, False), (1024, True)):
+        values = yaml.safe_load(Path("params.yaml").read_text())
+        values["offline"] |= {"agents": ["calql"], "steps": 10}
+        values["offline"]["baselines"]["calql"]["draws"] = draws
+        Path("params.yaml").write_text(yaml.safe_dump(values))
+        status = offline_train.main(["--dataset", DATASET, "--agent", "calql", "--threads", "1", "--device", "cpu"])
+        assert (status == 2) == refused
+        assert ("of memory, but there are" in capsys.readouterr().err) == refused
 
 
 def test_a_stage_says_so_before_it_starts(limits, tmp_path, monkeypatch, capsys):

@@ -129,7 +129,10 @@ def test_flows_at_hand_are_listed(tmp_path: Path) -> None:
             (folder / f"flow{suffix}").write_text("x" * 10)
         write_json(folder / "flow.json", {"key": key, "validation_loss": 1.5, "sha256": "s"})
         quality = tmp_path / f"results/{name}/flow/quality/seed{seed}/quality.json"
-        write_json(quality, {"roundtrip_mean": 1e-5, "latent_std": [1.0, 1.1]})
+        part = {"accuracy": 0.63, "interval": [0.61, 0.65], "r2": [0.07, 0.01], "r2_squares": [0.02, 0.0]}
+        found = {"all": part, "saturated": part | {"accuracy": 0.78}, "other": None}
+        told = {"two_sample": found, "warning": "train longer", "validation_nll": -4.25}
+        write_json(quality, {"roundtrip_mean": 1e-5, "latent_std": [1.0, 1.1]} | told)
         write_json(tmp_path / f"results/{name}/latent/seed{seed}/latent.json", {"flow_sha256": "s"})
 
     put(dataset, 0, wanted.key)
@@ -143,8 +146,11 @@ def test_flows_at_hand_are_listed(tmp_path: Path) -> None:
     assert rows[dataset, 0].size > 30
     text = flows.table(list(rows.values()))
     assert "1 offline job" in text and wanted.key[:8] in text and "scene-play" in text
+    assert "63 % [61, 65]" in text and "78 %" in text and "0.07, 0.02" in text and "-4.25" in text
+    assert text.splitlines()[-1] == "warning: train longer"
     write_json(rows[dataset, 0].path.with_suffix(".json"), {"key": wanted.key, "sha256": "trained anew"})
     anew = next(row for row in flows.list_flows(keys, tmp_path) if row.seed == 0)
     assert (anew.state, anew.roundtrip, anew.latent_std) == ("current", None, None)  # those were its predecessor's
+    assert (anew.two_sample, anew.warning) == ({}, None)
     write_json(rows[dataset, 0].path.with_suffix(".json"), {"key": "older"})
     assert next(row for row in flows.list_flows(keys, tmp_path) if row.seed == 0).state == "stale"

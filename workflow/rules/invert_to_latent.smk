@@ -6,6 +6,7 @@ rule invert_to_latent:
         latent=f"{layout.LATENT}.safetensors",
         manifest=f"{layout.LATENT}.json",
         quality=f"{layout.QUALITY}/quality.json",
+        card=f"{layout.QUALITY}/quality.md",
         picture=report(
             f"{layout.QUALITY}/latent.png",
             category="Flows",

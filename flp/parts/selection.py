@@ -1,0 +1,43 @@
+"""Choosing one of N latents: greedily, or by sampling-importance-resampling of Eq. 4's own optimum.
+
+Over all distributions, Eq. 4 is greatest at π*(z | s) ∝ p(z) exp(Q(s, z) / α), of which the Gaussian π_θ is only the
+nearest of its kind. Draws of π_θ with weights ∝ p(z) exp(Q / α) / π_θ(z) are, the more of them, draws of π*
+(Rubin, 1987; the bias falls as 1 / N). Greed takes the largest Q instead, and with it the critic's largest error.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def best_of_n(values: Tensor, candidates: Tensor) -> Tensor:
+    """z* = argmax_i Q(s, z_i): pick from candidates `[R, B, N, d]` by values `[R, B, N]` → `[R, B, d]`."""
+    return _pick(values.argmax(-1), candidates)
+
+
+def log_weights(values: Tensor, temperature: Tensor, candidates: Tensor, noise: Tensor) -> Tensor:
+    """log of p(z) exp(Q / temperature) / π(z) for z = μ + σ · noise, up to a constant per state, `[R, B, N]`.
+
+    Args:
+        values: Q of the candidates, `[R, B, N]`.
+        temperature: α, or a multiple of it, per run `[R]`.
+        candidates: z, `[R, B, N, d]`.
+        noise: draws of N(0, I), `[R, B, N, d]`.
+    """
+    return values / temperature[:, None, None] + 0.5 * (noise.square() - candidates.square()).sum(-1)
+
+
+def weighted_mean(log_weight: Tensor, values: Tensor) -> Tensor:
+    """Self-normalised mean of values `[R, B, N]` → `[R, B]`: an estimate of their mean under π*."""
+    return (log_weight.softmax(-1) * values.masked_fill(log_weight == -torch.inf, 0.0)).sum(-1)
+
+
+def resample(log_weight: Tensor, candidates: Tensor, uniform: Tensor) -> Tensor:
+    """One of the candidates with probability by its weight: by inversion at uniform `[R, B, 1]` → `[R, B, d]`."""
+    reached = log_weight.softmax(-1).cumsum(-1)
+    return _pick((reached < uniform * reached[..., -1:]).sum(-1), candidates)
+
+
+def _pick(index: Tensor, candidates: Tensor) -> Tensor:
+    return torch.take_along_dim(candidates, index[..., None, None], 2).squeeze(2)

@@ -1,0 +1,80 @@
+"""A Gaussian squashed by tanh, and its log density: the policy of soft actor-critics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flp.learner.nets import MLP
+from flp.learner.rectified import OrthogonalMLP
+from flp.parts.common import HEAD_SCALE
+from flp.randomness.streams import RunStreams
+
+
+class TanhGaussian(nn.Module):
+    """a = tanh(x), x ~ N(μ_θ(s), diag σ_θ²(s)), per run (FQL, utils/networks.py, Actor with tanh_squash).
+
+    Args:
+        streams: the runs' random streams, for initialisation.
+        observation_dim: width of s.
+        action_dim: width of a.
+        hidden: widths of the hidden layers.
+        log_std_range: clamp of log σ.
+    """
+
+    def __init__(
+        self,
+        streams: RunStreams,
+        observation_dim: int,
+        action_dim: int,
+        hidden: Sequence[int],
+        log_std_range: tuple[float, float] = (-5.0, 2.0),
+    ) -> None:
+        super().__init__()
+        self.log_std_range = log_std_range
+        self.net = MLP(streams, observation_dim, hidden, 2 * action_dim)
+        # Two heads in one: each is to start as wide as if it stood alone.
+        alone = math.sqrt((hidden[-1] + 2 * action_dim) / (hidden[-1] + action_dim))
+        with torch.no_grad():
+            self.net.weights[-1].mul_(HEAD_SCALE * alone)
+
+    def forward(self, observations: Tensor) -> tuple[Tensor, Tensor]:
+        """Map `[R, B, o]` to mean and log standard deviation before tanh, each `[R, B, a]`."""
+        mean, log_std = self.net(observations).squeeze(1).chunk(2, -1)
+        return mean, log_std.clamp(*self.log_std_range)
+
+
+class ScaledTanhGaussian(nn.Module):
+    """The same with log σ = m · out + o, where m and o are learnt, per run (JaxCQL, model.py, TanhGaussianPolicy).
+
+    Args:
+        streams: the runs' random streams, for initialisation.
+        observation_dim: width of s.
+        action_dim: width of a.
+        hidden: widths of the hidden layers, ReLU.
+    """
+
+    def __init__(self, streams: RunStreams, observation_dim: int, action_dim: int, hidden: Sequence[int]) -> None:
+        super().__init__()
+        self.net = OrthogonalMLP(streams, observation_dim, hidden, 2 * action_dim)
+        ones = torch.ones(len(streams), device=streams.device)
+        self.multiplier, self.offset = nn.Parameter(ones), nn.Parameter(-ones)
+
+    def forward(self, observations: Tensor) -> tuple[Tensor, Tensor]:
+        """Map `[R, B, o]` to mean and log standard deviation before tanh, each `[R, B, a]`."""
+        mean, out = self.net(observations).squeeze(1).chunk(2, -1)
+        log_std = torch.addcmul(self.offset[:, None, None], self.multiplier[:, None, None], out)
+        return mean, log_std.clamp(-20, 2)
+
+
+def squashed(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """tanh(μ + σ · noise) and its log density log N(x; μ, σ²) − Σ log(1 − tanh² x), summed over the last axis."""
+    x = mean + log_std.exp() * noise
+    gaussian = -0.5 * (noise.square() + math.log(2 * math.pi)) - log_std
+    # 1 − tanh² x = 4 / (e^x + e^−x)², without its cancellation at large |x|
+    slope = 2 * (math.log(2) - x - F.softplus(-2 * x))
+    return x.tanh(), (gaussian - slope).sum(-1)

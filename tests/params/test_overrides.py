@@ -1,0 +1,52 @@
+"""Other values for one dataset, or for one algorithm."""
+
+from __future__ import annotations
+
+import pytest
+from test_params import DEFAULT, MAZE, with_
+
+from flp.experiment.keys import Keys
+from flp.params.loading import parse
+from flp.system.errors import FLPError
+
+
+def test_what_is_an_algorithm_s_own_changes_it_alone_and_may_differ_between_datasets():
+    values = with_("agents", {"idql": {"offline": {"steps": 7}, "evaluation": {"every": 3}}})
+    values["datasets"] = [MAZE, "cube-double-play"]
+    values["overrides"] = {"cube-double-play": {"agents": {"idql": {"offline": {"hidden": [9]}}}}}
+    params = parse(values)
+    for dataset in (MAZE, "cube-double-play"):
+        assert params.for_dataset(dataset).for_agent("fql") == params.for_dataset(dataset).model_copy(
+            update={"agents": {}}
+        )
+    maze, cube = (params.for_dataset(name).for_agent("idql") for name in (MAZE, "cube-double-play"))
+    assert (maze.offline.steps, maze.evaluation.every, maze.offline.hidden) == (7, 3, DEFAULT["offline"]["hidden"])
+    assert (cube.offline.steps, cube.evaluation.every, cube.offline.hidden) == (7, 3, [9])
+    assert maze.agents == {}
+
+
+def test_one_algorithm_alone_may_learn_online():
+    values = with_("agents", {"rlpd": {"online": {"steps": 5}}})
+    values["offline"]["agents"], values["online"]["steps"] = ["fql", "rlpd"], 0
+    keys = Keys(parse(values))
+    assert [agent for _, agent, _ in keys.online_jobs()] == ["rlpd"]
+    assert [agent for _, agent, _ in keys.jobs()] == ["fql", "rlpd"]
+
+
+def test_what_learns_online_only_needs_something_online():
+    values = with_("offline.agents", ["rlpd"])
+    assert parse(values).offline.agents == ["rlpd"]
+    values["online"]["steps"] = 0
+    with pytest.raises(FLPError, match=r"online.steps is 0, and rlpd learns online only"):
+        parse(values)
+
+
+def test_overrides_change_one_dataset():
+    values = with_("datasets", [MAZE, "cube-double-play"])
+    values["overrides"] = {"cube-double-play": {"offline": {"discount": 0.5}, "flow": {"hidden": [9]}}}
+    params = parse(values)
+    changed, plain = params.for_dataset("cube-double-play"), params.for_dataset(MAZE)
+    assert (changed.offline.discount, changed.flow.hidden) == (0.5, [9])
+    assert changed.offline.alpha == plain.offline.alpha
+    assert (plain.offline.discount, plain.flow.hidden) == (DEFAULT["offline"]["discount"], DEFAULT["flow"]["hidden"])
+    assert changed.overrides == plain.overrides == {}

@@ -1,0 +1,116 @@
+"""Acting in the environment: what the replay is told of episodes that end, and what a resumed session still knows."""
+
+from __future__ import annotations
+
+import math
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from prepared_maze import DATASET
+
+from flp.learner.replay import Replay
+from flp.params.loading import load_params
+from flp.params.run import Run
+from flp.runs.batchwork import Batchwork
+from flp.runs.interaction import Interaction
+from flp.stages import offline_train, online_finetune
+from flp.supervision.health import Health
+
+CAPACITY, LIMIT = 1010, 1000  # of the maze's episodes
+
+
+@pytest.fixture
+def begun(here):
+    """What two runs of the maze's tasks act with, of an algorithm that asks for returns."""
+    params = load_params("params.yaml").for_dataset(DATASET)
+    work = Batchwork(DATASET, "calql", [Run(1, 0, 1.0, 1), Run(2, 0, 1.0, 1)], params, torch.device("cpu"))
+
+    def begin():
+        agent, replay = work.load(CAPACITY)
+        names = [run.name for run in work.runs]
+        return agent, replay, Interaction(work, 1, Health("calql", names, params.offline, replay, agent))
+
+    return begin
+
+
+def take(agent, replay, interaction, steps):
+    for _ in range(steps):
+        replay.add(interaction.step(agent))
+        replay.end(interaction.ended)
+
+
+def known(replay):
+    """The online returns so far, per run."""
+    indices = torch.arange(replay.offline_size, len(replay)).expand(2, -1)
+    return replay.batch(indices)["returns"]
+
+
+def test_fine_tuning_tells_the_replay_of_ends(here, monkeypatch):
+    values = yaml.safe_load(Path("params.yaml").read_text())
+    values["offline"]["baselines"]["calql"]["draws"] = 2
+    Path("params.yaml").write_text(yaml.safe_dump(values))
+    of = ["--dataset", DATASET, "--agent", "calql", "--threads", "1", "--device", "cpu"]
+    assert offline_train.main(of) == 0
+    step, replays = Interaction.step, []
+
+    def helped(self, agent):
+        if len(self.taken[1]) == 5:
+            put_on_goal(self, 1)
+        return step(self, agent)
+
+    add = Replay.add
+    monkeypatch.setattr(Interaction, "step", helped)
+    monkeypatch.setattr(Replay, "add", lambda self, transition: replays.append(self) or add(self, transition))
+    assert online_finetune.main(of) == 0
+    # All but the last episode of the second run have ended; the first run's goes on.
+    first, second = known(replays[0])
+    assert len(replays) == 20 and len(set(map(id, replays))) == 1
+    assert (first == -math.inf).all() and second[:12].isfinite().all()
+
+
+def put_on_goal(interaction, run):
+    maze = interaction.pool._workers[0].share.environments[run].unwrapped
+    maze.set_xy(maze.cur_goal_xy)
+
+
+@pytest.mark.slow(10)
+def test_returns_are_known_when_an_episode_ends_by_success_or_by_time(begun):
+    agent, replay, interaction = begun()
+    with closing(interaction):
+        take(agent, replay, interaction, 5)
+        assert interaction.ended == {}
+        put_on_goal(interaction, 1)
+        while not interaction.ended:
+            assert (known(replay) == -math.inf).all()
+            take(agent, replay, interaction, 1)
+        length = replay.added
+        assert interaction.ended == {1: length} and length < 10
+        # -1 at every step but the last, with a success that nothing follows.
+        expected = [-(1 - 0.99 ** (length - 1 - t)) / 0.01 for t in range(length)]
+        assert known(replay)[1].tolist() == pytest.approx(expected, rel=1e-4)
+        take(agent, replay, interaction, LIMIT - length)
+        assert interaction.ended == {0: LIMIT}
+        # Time is up: -1 for ever.
+        torch.testing.assert_close(known(replay)[0], torch.full((LIMIT,), -100.0), rtol=1e-4, atol=0)
+        assert (known(replay)[1, length:] == -math.inf).all()
+
+
+@pytest.mark.slow(10)
+def test_an_episode_that_was_under_way_when_it_was_saved_ends_like_any(begun):
+    agent, replay, interaction = begun()
+    with closing(interaction):
+        take(agent, replay, interaction, LIMIT - 3)
+        saved = replay.state(), interaction.state()
+        take(agent, replay, interaction, 5)
+        whole = known(replay)
+    assert (whole[:, :LIMIT].isfinite()).all() and (whole[:, LIMIT:] == -math.inf).all()
+    agent, replay, interaction = begun()
+    with closing(interaction):
+        replay.restore(*saved[0])
+        interaction.restore(*saved[1])
+        assert (known(replay) == -math.inf).all()
+        take(agent, replay, interaction, 5)
+        assert torch.equal(known(replay), whole)
