@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flp.data.archive import Archive, opened, pieces
-from flp.data.environments import specification
+from flp.data.environments import EnvironmentSpec, OGBenchSpec, spec_of
 from flp.system.errors import FLPError
 from flp.system.hashing import sha256_of
 
@@ -74,12 +74,12 @@ class Dataset:
         return int(self.actions.shape[1])
 
 
-def validate(path: Path | str, dataset: str | None = None, remedy: str = _REMEDY) -> None:
+def validate(path: Path | str, dataset: EnvironmentSpec | str | None = None, remedy: str = _REMEDY) -> None:
     """Check a dataset file from end to end, one array at a time.
 
     Args:
         path: an `.npz` file.
-        dataset: name of the dataset that it must fit, if known.
+        dataset: the dataset that it must fit, if known: a spec, or one of OGBench's names.
         remedy: what its owner can do about a bad one.
 
     Raises:
@@ -91,12 +91,12 @@ def validate(path: Path | str, dataset: str | None = None, remedy: str = _REMEDY
         pass
 
 
-def load_dataset(path: Path | str, dataset: str | None = None, remedy: str = _REMEDY) -> Dataset:
+def load_dataset(path: Path | str, dataset: EnvironmentSpec | str | None = None, remedy: str = _REMEDY) -> Dataset:
     """Load and check a dataset file; takes little more memory than its arrays.
 
     Args:
         path: an `.npz` file.
-        dataset: name of the dataset that it must fit, if known.
+        dataset: the dataset that it must fit, if known: a spec, or one of OGBench's names.
         remedy: what its owner can do about a bad one.
 
     Raises:
@@ -129,7 +129,9 @@ def _clip(actions: NDArray[np.float32]) -> int:
     return outside
 
 
-def checked_arrays(path: Path, dataset: str | None = None, remedy: str = _REMEDY) -> Iterator[tuple[str, NDArray[Any]]]:
+def checked_arrays(
+    path: Path, dataset: EnvironmentSpec | str | None = None, remedy: str = _REMEDY
+) -> Iterator[tuple[str, NDArray[Any]]]:
     """Yield `(key, array)` for each array of the format in a file, checked, as it is in the file.
 
     Raises:
@@ -170,7 +172,7 @@ def check_axes(archive: Archive, key: str, shape: tuple[int, ...]) -> None:
         raise archive.bad(f"'{key}' has shape {list(shape)}, expected {axes} axes, none empty")
 
 
-def check_shapes(archive: Archive, shapes: Shapes, dataset: str | None) -> None:
+def check_shapes(archive: Archive, shapes: Shapes, dataset: EnvironmentSpec | str | None) -> None:
     """Refuse arrays of unequal length, and those of another environment than the dataset's."""
     rows = shapes["observations"][0]
     for key, shape in shapes.items():
@@ -178,15 +180,15 @@ def check_shapes(archive: Archive, shapes: Shapes, dataset: str | None) -> None:
             raise archive.bad(f"'{key}' has {shape[0]} rows, 'observations' has {rows}")
     if dataset is None:
         return
-    spec = specification(dataset)
+    spec = spec_of(dataset)
     for key, expected in (("observations", spec.observation_dim), ("actions", spec.action_dim)):
         if shapes[key][1] != expected:
             raise FLPError(
-                f"{archive.path}: '{key}' has {shapes[key][1]} columns, {dataset} has {expected}: it is another "
+                f"{archive.path}: '{key}' has {shapes[key][1]} columns, {spec.dataset} has {expected}: it is another "
                 "environment's; correct the dataset's name or the path"
             )
-    if spec.has_buttons and "button_states" not in shapes:
-        raise archive.bad(f"key 'button_states' is missing, which {dataset} needs")
+    if isinstance(spec, OGBenchSpec) and spec.has_buttons and "button_states" not in shapes:
+        raise archive.bad(f"key 'button_states' is missing, which {spec.dataset} needs")
 
 
 def _check_terminals(archive: Archive, terminals: NDArray[np.bool_]) -> None:

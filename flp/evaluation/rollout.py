@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flp.data.environments import specification
+from flp.data.environments import EnvironmentSpec, spec_of
 from flp.evaluation.pool import EnvironmentPool
 from flp.randomness.streams import RunStreams, seed_of
 from flp.system.errors import FLPError
@@ -66,7 +66,7 @@ class Evaluator(AbstractContextManager["Evaluator", None]):
     at every step.
 
     Args:
-        dataset: decides the environment.
+        dataset: a spec, or one of OGBench's names: it decides the environment.
         tasks: the task of each of the R runs.
         episodes: E, per run, each in an environment of its own: 1 to 7 MB.
         seed: of the episodes and of the policies' noise.
@@ -79,7 +79,7 @@ class Evaluator(AbstractContextManager["Evaluator", None]):
 
     def __init__(
         self,
-        dataset: str,
+        dataset: EnvironmentSpec | str,
         tasks: Sequence[int],
         *,
         episodes: int = 50,
@@ -89,14 +89,14 @@ class Evaluator(AbstractContextManager["Evaluator", None]):
         record: int = 0,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.spec = specification(dataset)
+        self.spec = spec_of(dataset)
         if episodes < 1:
             raise FLPError(f"an evaluation needs episodes >= 1, not {episodes}")
         self.tasks, self.episodes, self.seed = list(tasks), episodes, seed
-        self.record = 0 if self.spec.family == "manipulation" else min(record, episodes)
+        self.record = min(record, episodes) if self.spec.in_plane else 0
         self.device = torch.device(device)
         layout = [task for task in self.tasks for _ in range(episodes)]
-        self.pool = EnvironmentPool(dataset, layout, workers=workers, success_timing=success_timing)
+        self.pool = EnvironmentPool(self.spec, layout, workers=workers, success_timing=success_timing)
         self._playing = threading.Lock()
         self._interrupted = False
 
@@ -171,7 +171,7 @@ class Evaluator(AbstractContextManager["Evaluator", None]):
         self.close()
 
 
-def evaluate(act: Act, dataset: str, tasks: Sequence[int], **options: Any) -> Evaluation:
+def evaluate(act: Act, dataset: EnvironmentSpec | str, tasks: Sequence[int], **options: Any) -> Evaluation:
     """Evaluate a policy once; the options are those of `Evaluator`."""
     with Evaluator(dataset, tasks, **options) as evaluator:
         return evaluator.evaluate(act)

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, get_args
 
-from flp.data.environments import specification
 from flp.experiment.interpreter import in_place
 from flp.experiment.keys import Keys
 from flp.params.loading import Params, load_params
@@ -40,7 +39,7 @@ class Job:
         self.keys = Keys(whole)
         self.params: Params = whole
         if dataset := getattr(args, "dataset", None):
-            specification(dataset)
+            whole.spec(dataset)
             self.params = self.keys.agent_params(dataset, getattr(args, "agent", ""))
 
     def require(self, option: str, known: Iterable[str]) -> str:

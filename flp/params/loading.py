@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from flp.data.environments import specification
+from flp.data.environments import EnvironmentSpec, specification
 from flp.params.fields import Distinct, Section, Seed, number
 from flp.params.sections import (
     ONLINE_ONLY,
@@ -101,6 +101,10 @@ class Params(Section):
         if set(self.offline.agents) <= set(ONLINE_ONLY) and self.online.steps == 0 and not self.overrides:
             raise ValueError(f"online.steps is 0, and {', '.join(self.offline.agents)} learns online only; set it")
         return self
+
+    def spec(self, dataset: str) -> EnvironmentSpec:
+        """What is known of a dataset and its environment (`FLPError` where nothing is)."""
+        return specification(dataset)
 
     def for_dataset(self, dataset: str) -> Params:
         """The parameters of one dataset, its overrides applied (and none left)."""

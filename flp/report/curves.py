@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from flp.data.environments import specification
 from flp.data.relabel import maze_map
 from flp.report import charts
 from flp.report.charts import AGENT_COLORS, FLOW_COLOR, SERIES_COLORS, Line
@@ -166,7 +165,10 @@ def mazes(results: Results, dataset: str) -> list[Maze]:
     runs = runs[(runs["dataset"] == dataset) & (runs["agent"] == "flp") & (runs["variant"] == "")]
     runs = runs[runs["seed"] == results.params.seeds[0]]
     folders = {(row["task"], row["stage"]): Path(row["folder"]) for _, row in runs.iterrows()}
-    maze = maze_map(dataset) if any((folder / "trajectories.npz").exists() for folder in folders.values()) else None
+    if not any((folder / "trajectories.npz").exists() for folder in folders.values()):
+        return []
+    spec = results.of(dataset).spec(dataset)
+    maze = maze_map(spec)
     if maze is None:
         return []
     found = []
@@ -175,7 +177,6 @@ def mazes(results: Results, dataset: str) -> list[Maze]:
         ("offline", "offline", "policy"),
         ("online", "online", "fine-tuned"),
     )
-    horizon = specification(dataset).horizon
     for task in sorted({task for task, _ in folders}):
         svgs = []
         for phase, stage, label in phases:
@@ -183,7 +184,7 @@ def mazes(results: Results, dataset: str) -> list[Maze]:
             paths = read_paths(folder, phase) if folder else []
             if paths:
                 # An episode ends early when the goal is reached.
-                reached = sum(len(path) <= horizon for path in paths)
+                reached = sum(len(path) <= spec.horizon for path in paths)
                 svgs.append(
                     charts.maze_panel(
                         maze,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from flp.agents import make_agent
-from flp.data.environments import specification
+from flp.data.environments import EnvironmentSpec
 from flp.data.load import Dataset, load_dataset
 from flp.data.moments import observation_moments
 from flp.data.relabel import relabel
@@ -56,12 +57,16 @@ class Batchwork:
         """The flow that a run starts from."""
         return Path(layout.FLOW.format(dataset=self.dataset, seed=run.seed) + ".safetensors")
 
+    @cached_property
+    def spec(self) -> EnvironmentSpec:
+        """What is known of the dataset's environment."""
+        return self.params.spec(self.dataset)
+
     @property
     def model(self) -> dict[str, Any]:
         """What a run's agent is built from beside its own α and N: for its manifest, so that it can be loaded alone."""
-        spec = specification(self.dataset)
         offline = self.params.offline.model_dump(mode="json")
-        return {"observation_dim": spec.observation_dim, "action_dim": spec.action_dim, "offline": offline}
+        return {"observation_dim": self.spec.observation_dim, "action_dim": self.spec.action_dim, "offline": offline}
 
     def load(self, capacity: int = 0) -> tuple[Agent, Replay]:
         """Build the agent and its replay, with room for `capacity` online transitions per run.
@@ -107,7 +112,7 @@ class Batchwork:
     def _replay(self, data: Dataset, actions: Tensor, action_of_run: list[int], capacity: int) -> Replay:
         tasks = sorted({run.task for run in self.runs})
         timing = self.params.offline.success_timing
-        labels = [relabel(self.dataset, task, data, success_timing=timing) for task in tasks]
+        labels = [relabel(self.spec, task, data, success_timing=timing) for task in tasks]
 
         def tensor(array: Any, dtype: torch.dtype) -> Tensor:
             return torch.tensor(array, dtype=dtype, device=self.device)

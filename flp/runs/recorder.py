@@ -70,7 +70,7 @@ class Recorder:
         self.paths: dict[str, list[list[NDArray[np.float32]]]] = {}
         settings = work.params.evaluation
         self.evaluator = Evaluator(
-            work.dataset,
+            work.spec,
             [run.task for run in work.runs],
             episodes=settings.episodes,
             seed=settings.seed,

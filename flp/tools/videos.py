@@ -114,10 +114,10 @@ def play_run(
     params = keys.dataset_params(dataset)
     work = Batchwork(dataset, agent_name, [run], params, set_up(1, device, params.offline.precision))
     agent, _ = work.load()
-    every = pictures_apart(dataset)
+    every = pictures_apart(work.spec)
 
     def played(act: Any) -> Episode:
-        scene = open_scene(dataset, run.task, params.offline.success_timing)
+        scene = open_scene(work.spec, run.task, params.offline.success_timing)
         try:
             return play(act, scene, run.task, params.evaluation, every=every, device=work.device)
         finally:
