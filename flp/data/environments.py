@@ -6,7 +6,7 @@ import csv
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cache
@@ -59,6 +59,11 @@ class EnvironmentSpec:
     def of_ogbench(self) -> bool:
         """Whether it is OGBench's: rewards follow from the simulator's states, and models may be shared."""
         return self.family != "own"
+
+    @property
+    def simulated(self) -> bool:
+        """Whether there is an environment to act in."""
+        return True
 
     def make(self, task: int | None = None, success_timing: str = "pre", **options: Any) -> Environment:
         """Make the environment, as `make_environment` says."""
@@ -131,8 +136,8 @@ def known_datasets() -> list[str]:
     return list(_table())
 
 
-def specification(dataset: str) -> OGBenchSpec:
-    """Look one of OGBench's datasets up by its name.
+def specification(dataset: str, others: Sequence[str] = ()) -> OGBenchSpec:
+    """Look one of OGBench's datasets up by its name; `others` are names that were known beside.
 
     Raises:
         FLPError: unknown name; the message names the nearest known one.
@@ -143,7 +148,7 @@ def specification(dataset: str) -> OGBenchSpec:
         if dataset.removesuffix("-v0") in _table():
             hint = f"; write '{dataset.removesuffix('-v0')}', without '-v0'"
         else:
-            hint = nearest(dataset, _table()) or "; see flp/data/datasets.csv"
+            hint = nearest(dataset, [*others, *_table()]) or "; see flp/data/datasets.csv"
         raise FLPError(f"unknown dataset '{dataset}'{hint}") from None
 
 

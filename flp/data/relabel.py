@@ -1,4 +1,4 @@
-"""Rewards of a task, computed by OGBench itself; and the mazes' layouts, for drawing."""
+"""Rewards of a task, computed by OGBench itself or told by a user's data; and the mazes' layouts, for drawing."""
 
 from __future__ import annotations
 
@@ -35,7 +35,10 @@ def relabel(
         FLPError: unknown dataset, task or timing; the data are another environment's.
     """
     spec = spec_of(dataset)
-    assert isinstance(spec, OGBenchSpec)
+    if not spec.of_ogbench and data.rewards is not None and data.masks is not None:
+        return data.rewards[data.transitions], data.masks[data.transitions]
+    if not isinstance(spec, OGBenchSpec) or data.qpos is None:
+        raise FLPError(f"{spec.dataset}: the data are another dataset's, correct the name or make them anew")
     env = make_environment(spec, task, success_timing)
     rows = data.transitions if success_timing == "pre" else data.transitions + 1
     states: dict[str, NDArray[Any]] = {"qpos": data.qpos[rows]}

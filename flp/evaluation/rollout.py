@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -177,6 +177,21 @@ def evaluate(act: Act, dataset: EnvironmentSpec | str, tasks: Sequence[int], **o
         return evaluator.evaluate(act)
 
 
+class Judge(Protocol):
+    """Who judges policies: an `Evaluator`, or one that estimates."""
+
+    device: torch.device
+
+    def evaluate(self, act: Act) -> Any:
+        """Judge one policy."""
+
+    def interrupt(self) -> None:
+        """Stop what is under way in another thread."""
+
+    def close(self) -> None:
+        """Let go of what is open."""
+
+
 class BackgroundEvaluator(AbstractContextManager["BackgroundEvaluator", None]):
     """Evaluates snapshots while the caller goes on training.
 
@@ -188,11 +203,11 @@ class BackgroundEvaluator(AbstractContextManager["BackgroundEvaluator", None]):
         evaluator: what evaluates; it is closed with this object and must not be used elsewhere meanwhile.
     """
 
-    def __init__(self, evaluator: Evaluator) -> None:
+    def __init__(self, evaluator: Judge) -> None:
         self.evaluator = evaluator
         torch.get_num_threads()  # settles the caller's number before another thread changes its own
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="evaluation")
-        self._submitted: deque[tuple[int, Future[Evaluation]]] = deque()
+        self._submitted: deque[tuple[int, Future[Any]]] = deque()
         on_gpu = evaluator.device.type == "cuda"
         self._stream = torch.cuda.Stream(evaluator.device) if on_gpu else None  # type: ignore[no-untyped-call]
 
@@ -202,17 +217,17 @@ class BackgroundEvaluator(AbstractContextManager["BackgroundEvaluator", None]):
             torch.cuda.current_stream(self.evaluator.device).synchronize()  # the copy is whole before it is read
         self._submitted.append((step, self._executor.submit(self._evaluate, act)))
 
-    def _evaluate(self, act: Act) -> Evaluation:
+    def _evaluate(self, act: Act) -> Any:
         with torch.cuda.stream(self._stream) if self._stream is not None else nullcontext():
             return self.evaluator.evaluate(act)
 
-    def finished(self) -> list[tuple[int, Evaluation]]:
+    def finished(self) -> list[tuple[int, Any]]:
         """Return the new `(step, evaluation)` pairs, in the order of submission.
 
         Raises:
             Exception: whatever stopped an evaluation.
         """
-        results: list[tuple[int, Evaluation]] = []
+        results: list[tuple[int, Any]] = []
         while self._submitted and self._submitted[0][1].done():
             if results and self._submitted[0][1].exception():
                 break  # hand over what is there; the next call raises
@@ -220,7 +235,7 @@ class BackgroundEvaluator(AbstractContextManager["BackgroundEvaluator", None]):
             results.append((step, future.result()))
         return results
 
-    def wait(self, timeout: float | None = None) -> list[tuple[int, Evaluation]]:
+    def wait(self, timeout: float | None = None) -> list[tuple[int, Any]]:
         """Wait for everything that was submitted, or some seconds, then as `finished`."""
         wait([future for _, future in self._submitted], timeout)
         return self.finished()

@@ -39,7 +39,7 @@ class Job:
         self.keys = Keys(whole)
         self.params: Params = whole
         if dataset := getattr(args, "dataset", None):
-            whole.spec(dataset)
+            whole.require_known(dataset)
             self.params = self.keys.agent_params(dataset, getattr(args, "agent", ""))
 
     def require(self, option: str, known: Iterable[str]) -> str:
@@ -161,7 +161,11 @@ def _positive(text: str) -> int:
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    "dataset": {"required": True, "metavar": "NAME", "help": "an OGBench dataset, such as cube-single-play"},
+    "dataset": {
+        "required": True,
+        "metavar": "NAME",
+        "help": "an OGBench dataset, such as cube-single-play, or one of tasks",
+    },
     "seed": {"required": True, "type": int, "metavar": "N", "help": "the flow's random seed"},
     "agent": {"default": "flp", "metavar": "NAME", "help": "the algorithm (default: flp)"},
     "figure": {"required": True, "metavar": "NAME", "help": "figure2 to figure5, table1 or table2"},

@@ -84,7 +84,7 @@ def _learning_lines(rows: pd.DataFrame, agents: Sequence[str], offline_steps: in
 
 def learning_curves(results: Results, dataset: str) -> Panels:
     """Success over steps, one panel per task and one for their mean."""
-    params, rows = results.of(dataset), base(results.evaluations)
+    params, rows = results.of(dataset), base(results.scores)
     rows = rows[rows["dataset"] == dataset]
     steps = params.offline.steps
     border = steps if "online" in set(rows["phase"]) else None
@@ -95,7 +95,8 @@ def learning_curves(results: Results, dataset: str) -> Panels:
     for i, (title, part) in enumerate(parts):
         lines = _learning_lines(part, params.offline.agents, steps)
         name = f"curve-{dataset}-{i}"
-        svgs.append(charts.line_panel(lines, name=name, title=title, percent=True, border=border))
+        percent = results.measures[dataset].rate
+        svgs.append(charts.line_panel(lines, name=name, title=title, percent=percent, border=border))
     shown = [FLOW_METHOD] if "behavior" in set(rows["phase"]) else []
     note = "The dotted line marks the start of fine-tuning in the environment. " if border else ""
     if len(results.params.seeds) > 1:
@@ -105,14 +106,17 @@ def learning_curves(results: Results, dataset: str) -> Panels:
 
 def overview(results: Results) -> Panels:
     """Success over steps, one panel per dataset, mean over its tasks."""
-    rows = base(results.evaluations)
+    rows = base(results.scores)
     svgs, agents = [], list[str]()
     for dataset in results.params.datasets:
         params, part = results.of(dataset), rows[rows["dataset"] == dataset]
         agents += [agent for agent in params.offline.agents if agent not in agents]
         border = params.offline.steps if "online" in set(part["phase"]) else None
         lines = _learning_lines(part, params.offline.agents, params.offline.steps)
-        svgs.append(charts.line_panel(lines, name=f"overview-{dataset}", title=dataset, percent=True, border=border))
+        measure = results.measures[dataset]
+        title = dataset if measure.rate else f"{dataset}: {measure.title.partition(',')[0].lower()}"
+        name = f"overview-{dataset}"
+        svgs.append(charts.line_panel(lines, name=name, title=title, percent=measure.rate, border=border))
     shown = [FLOW_METHOD] if "behavior" in set(rows["phase"]) else []
     note = "Mean over tasks. The dotted line marks the start of fine-tuning in the environment, where there is one."
     return Panels("Learning curves", svgs, legend_of([*shown, *agents]), note)
@@ -217,9 +221,9 @@ def sweeps(results: Results, final: pd.DataFrame, dataset: str) -> list[Panels]:
         svg = charts.line_panel(
             [*(Line(line.x, line.y, line.color, width=0.9) for line in lines), mean],
             name=f"sweep-{dataset}-{column}",
-            title=f"success against {symbol}",
+            title=f"{results.measures[dataset].title.partition(',')[0].lower()} against {symbol}",
             xlabel=symbol,
-            percent=True,
+            percent=results.measures[dataset].rate,
             ticks=values,
         )
         legend = [("mean over tasks", AGENT_COLORS["flp"], False)]

@@ -36,8 +36,9 @@ def _with_own(results: Results, dataset: str, show: Callable[[Params], str]) -> 
 def table1(results: Results, final: pd.DataFrame) -> pd.DataFrame:
     """Offline results of the paper's ten environments and of ours: `paper …` and `measured …` columns."""
     rows = []
-    for dataset, row in _rows(results, "1", OFFLINE, results.params.datasets).items():
-        if dataset in results.params.datasets:
+    ours = [dataset for dataset in results.params.datasets if dataset not in results.params.tasks]
+    for dataset, row in _rows(results, "1", OFFLINE, ours).items():
+        if dataset in ours:
             here = _base(final, dataset, "offline")
             for agent in results.of(dataset).offline.agents:
                 if agent in ONLINE_ONLY:
@@ -51,7 +52,11 @@ def table1(results: Results, final: pd.DataFrame) -> pd.DataFrame:
 
 def table2(results: Results, final: pd.DataFrame) -> pd.DataFrame:
     """Offline→online: the last evaluation of either phase, on the environment's default task where it was run."""
-    tuned = [dataset for dataset in results.params.datasets if results.of(dataset).online.steps > 0]
+    tuned = [
+        dataset
+        for dataset in results.params.datasets
+        if dataset not in results.params.tasks and results.of(dataset).online.steps > 0
+    ]
     rows = []
     for dataset, row in _rows(results, "2", ONLINE, tuned).items():
         if dataset in tuned:

@@ -21,6 +21,7 @@ from flp.flow.checkpoint import load_flow
 from flp.learner.devices import to_device
 from flp.learner.nets import standardize
 from flp.learner.replay import Replay
+from flp.own.task import OwnSpec
 from flp.params.loading import Params
 from flp.params.run import Run
 from flp.parts.base import Agent, Spec
@@ -66,7 +67,9 @@ class Batchwork:
     def model(self) -> dict[str, Any]:
         """What a run's agent is built from beside its own α and N: for its manifest, so that it can be loaded alone."""
         offline = self.params.offline.model_dump(mode="json")
-        return {"observation_dim": self.spec.observation_dim, "action_dim": self.spec.action_dim, "offline": offline}
+        sizes = {"observation_dim": self.spec.observation_dim, "action_dim": self.spec.action_dim}
+        environment = {"environment": self.spec.described()} if isinstance(self.spec, OwnSpec) else {}
+        return {**sizes, "offline": offline, **environment}
 
     def load(self, capacity: int = 0) -> tuple[Agent, Replay]:
         """Build the agent and its replay, with room for `capacity` online transitions per run.

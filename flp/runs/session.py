@@ -146,7 +146,9 @@ class Session(AbstractContextManager["Session", None]):
         self.progress = Progress(label, steps, quiet=turns.index > 0)
         rescue = partial(keep_last_good, self.work, self.resume, assignment.folder, assignment.keys)
         names = [run.name for run in shard.runs]
-        self.health = Health(label, names, params.offline, self.replay, self.agent, rescue)
+        self.health = Health(
+            label, names, params.offline, self.replay, self.agent, rescue, own=not self.work.spec.of_ogbench
+        )
         tick = partial(self.resume.stop_if_asked, self.state)
         beside = evaluates_beside(device)
         self.recorder = Recorder(self.work, phase, self.agent, shard.threads, self.health, tick, beside=beside)

@@ -43,7 +43,10 @@ def command(keys: Keys, args: argparse.Namespace) -> int:
         agent = args.agent or ("flp" if "flp" in agents else agents[0])
         if agent not in agents:
             raise FLPError(f"--agent {agent}: not trained in this experiment (offline.agents: {', '.join(agents)})")
-        make(keys, dataset, agent, args.device)
+        if dataset not in keys.params.tasks:  # whose environment need not draw
+            make(keys, dataset, agent, args.device)
+        elif args.dataset:
+            raise FLPError(f"--dataset {dataset}: videos are of OGBench's environments alone")
     return 0
 
 
