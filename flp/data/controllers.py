@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from flp.data.environments import EnvironmentSpec
+from flp.data.environments import OGBenchSpec
 
 # Draws go to numpy's global generator, as do OGBench's oracles and mazes; the caller seeds it.
 # ruff: noqa: NPY002
@@ -31,7 +31,7 @@ class Controller(Protocol):
         ...
 
 
-def controller(spec: EnvironmentSpec, policy: str) -> Controller:
+def controller(spec: OGBenchSpec, policy: str) -> Controller:
     """The controller for a dataset: its scripted one, or uniformly random actions (`policy='random'`)."""
     if policy == "random":
         return random_actions
@@ -130,7 +130,7 @@ class Manipulator:
     `play` follows noisy plans; `noisy` is a feedback controller with Gaussian noise and random actions.
     """
 
-    def __init__(self, spec: EnvironmentSpec) -> None:
+    def __init__(self, spec: OGBenchSpec) -> None:
         self.spec = spec
 
     def __call__(self, env: Any, steps: int, noise: float, seed: int, record: Record) -> bool:
@@ -175,7 +175,7 @@ class Manipulator:
         return bool(y < 0.29 and (y > -0.3 or 0.06 <= z <= 0.08))
 
 
-def make_oracles(spec: EnvironmentSpec, env: Any, noise: float) -> dict[str, Any]:
+def make_oracles(spec: OGBenchSpec, env: Any, noise: float) -> dict[str, Any]:
     """New oracles for an episode, by the name of the task that they solve."""
     names = {"cube": ["cube"], "scene": ["cube", "button", "drawer", "window"], "puzzle": ["button"]}
     names_here = names[spec.environment.split("-")[0]]

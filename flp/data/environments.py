@@ -1,4 +1,4 @@
-"""OGBench's state-based environments and datasets, by the names used throughout the project."""
+"""What an environment is to whoever acts in it (`EnvironmentSpec`), and OGBench's, by the names used throughout."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import csv
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,62 +23,109 @@ from flp.system.surroundings import environment_variable
 if TYPE_CHECKING:
     import gymnasium
 
-Family = Literal["maze", "soccer", "manipulation"]
+    Environment: TypeAlias = gymnasium.Env[NDArray[Any], NDArray[np.floating[Any]]]
+
+Family = Literal["maze", "soccer", "manipulation", "own"]
 SUCCESS_TIMINGS = ("pre", "post")
 _RESET_LOCK = threading.Lock()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EnvironmentSpec:
-    """What is known about a dataset without opening it or its environment.
-
-    A row of `datasets.csv`. Source: OGBench, `ogbench/*/__init__.py` (horizons, tasks), `data_gen_scripts/commands.sh`
-    (sizes, noise). There is no humanoidmaze-teleport: OGBench registers the environment but has no data of it.
+    """What is known about a dataset and its environment without opening either: it goes to whoever needs them.
 
     Attributes:
-        dataset: name without OGBench's version suffix, such as `cube-single-play`.
-        environment: the dataset's environment, such as `cube-single`.
-        dataset_type: how the data were collected: navigate, stitch, explore, play or noisy.
-        family: maze, soccer or manipulation.
+        dataset: the dataset's name, such as `cube-single-play`.
+        family: maze, soccer or manipulation; own for a user's task.
         horizon: steps after which an evaluation episode is cut off.
         num_tasks: tasks are numbered from 1 to this.
+        observation_dim: length of an observation.
+        action_dim: length of an action; every action lies in [-1, 1].
+    """
+
+    dataset: str
+    family: Family
+    horizon: int
+    num_tasks: int
+    observation_dim: int
+    action_dim: int
+
+    @property
+    def in_plane(self) -> bool:
+        """Whether an observation begins with a position in the plane, so that paths can be drawn."""
+        return self.family in ("maze", "soccer")
+
+    @property
+    def of_ogbench(self) -> bool:
+        """Whether it is OGBench's: rewards follow from the simulator's states, and models may be shared."""
+        return self.family != "own"
+
+    @property
+    def simulated(self) -> bool:
+        """Whether there is an environment to act in."""
+        return True
+
+    def make(self, task: int | None = None, success_timing: str = "pre", **options: Any) -> Environment:
+        """Make the environment, as `make_environment` says."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class OGBenchSpec(EnvironmentSpec):
+    """A row of `datasets.csv`.
+
+    Source: OGBench, `ogbench/*/__init__.py` (horizons, tasks), `data_gen_scripts/commands.sh` (sizes, noise). There is
+    no humanoidmaze-teleport: OGBench registers the environment but has no data of it. Names are without OGBench's
+    version suffix.
+
+    Attributes:
+        environment: the dataset's environment, such as `cube-single`.
+        dataset_type: how the data were collected: navigate, stitch, explore, play or noisy.
         default_task: the task OGBench uses when none is named.
         can_generate: whether a scripted controller exists, so that no trained expert is needed.
         episodes: training episodes in the official file; validation has a tenth of them.
         steps_per_episode: rows of an episode; the last has no successor.
         noise: scale of the controller's action noise.
         p_random_action: probability that a step's action is uniformly random.
-        observation_dim: length of an observation.
-        action_dim: length of an action; every action lies in [-1, 1].
     """
 
-    dataset: str
     environment: str
     dataset_type: str
-    family: Family
-    horizon: int
-    num_tasks: int
     default_task: int
     can_generate: bool
     episodes: int
     steps_per_episode: int
     noise: float
     p_random_action: float
-    observation_dim: int
-    action_dim: int
 
     @property
     def has_buttons(self) -> bool:
         """Whether the state includes discrete buttons (`button_states` in the files)."""
         return self.environment.startswith(("scene", "puzzle"))
 
+    def make(self, task: int | None = None, success_timing: str = "pre", **options: Any) -> Environment:
+        """Make the environment: OGBench's single-task one with rewards, or without a task the goal-conditioned one."""
+        if task is None:
+            name = f"{self.environment}-v0"
+        else:
+            name = f"{self.environment}-singletask-task{task}-v0"
+            options["success_timing"] = success_timing
+        with simulator_importable():
+            import gymnasium
+            import ogbench  # noqa: F401  (registers the environments)
+
+            env = gymnasium.make(name, disable_env_checker=True, **options)
+            _settle_action_space(env.unwrapped)
+        _remove_temporary_model(env.unwrapped)
+        return env
+
 
 @cache
-def _table() -> dict[str, EnvironmentSpec]:
+def _table() -> dict[str, OGBenchSpec]:
     kinds: dict[object, Any] = {"int": int, "float": float, "bool": "yes".__eq__}
     text = resources.files("flp.data").joinpath("datasets.csv").read_text(encoding="utf-8")
     specs = [
-        EnvironmentSpec(**{f.name: kinds.get(f.type, str)(row[f.name]) for f in fields(EnvironmentSpec)})
+        OGBenchSpec(**{f.name: kinds.get(f.type, str)(row[f.name]) for f in fields(OGBenchSpec)})
         for row in csv.DictReader(text.splitlines())
     ]
     return {spec.dataset: spec for spec in specs}
@@ -89,8 +136,8 @@ def known_datasets() -> list[str]:
     return list(_table())
 
 
-def specification(dataset: str) -> EnvironmentSpec:
-    """Look a dataset up by its name.
+def specification(dataset: str, others: Sequence[str] = ()) -> OGBenchSpec:
+    """Look one of OGBench's datasets up by its name; `others` are names that were known beside.
 
     Raises:
         FLPError: unknown name; the message names the nearest known one.
@@ -101,17 +148,22 @@ def specification(dataset: str) -> EnvironmentSpec:
         if dataset.removesuffix("-v0") in _table():
             hint = f"; write '{dataset.removesuffix('-v0')}', without '-v0'"
         else:
-            hint = nearest(dataset, _table()) or "; see flp/data/datasets.csv"
+            hint = nearest(dataset, [*others, *_table()]) or "; see flp/data/datasets.csv"
         raise FLPError(f"unknown dataset '{dataset}'{hint}") from None
 
 
+def spec_of(dataset: EnvironmentSpec | str) -> EnvironmentSpec:
+    """A spec as it is; a name is one of OGBench's datasets (`FLPError` if it is not)."""
+    return specification(dataset) if isinstance(dataset, str) else dataset
+
+
 def make_environment(
-    dataset: str, task: int | None = None, success_timing: str = "pre", **options: Any
-) -> gymnasium.Env[NDArray[np.float64], NDArray[np.floating[Any]]]:
+    dataset: EnvironmentSpec | str, task: int | None = None, success_timing: str = "pre", **options: Any
+) -> Environment:
     """Make the environment of a dataset.
 
     Args:
-        dataset: name of a dataset, such as `cube-single-play`.
+        dataset: a spec, or the name of a dataset, such as `cube-single-play`.
         task: 1 to `num_tasks` for OGBench's single-task environment with rewards, or None for the
             goal-conditioned one.
         success_timing: whether reward and success describe the state before an action (`pre`, the default
@@ -125,24 +177,12 @@ def make_environment(
     Raises:
         FLPError: unknown dataset, task or timing.
     """
-    spec = specification(dataset)
+    spec = spec_of(dataset)
     if success_timing not in SUCCESS_TIMINGS:
         raise FLPError(f"success_timing '{success_timing}' is unknown; use 'pre' or 'post'")
-    if task is None:
-        name = f"{spec.environment}-v0"
-    elif 1 <= task <= spec.num_tasks:
-        name = f"{spec.environment}-singletask-task{task}-v0"
-        options["success_timing"] = success_timing
-    else:
-        raise FLPError(f"{dataset} has no task {task}; use 1 to {spec.num_tasks}")
-    with simulator_importable():
-        import gymnasium
-        import ogbench  # noqa: F401  (registers the environments)
-
-        env = gymnasium.make(name, disable_env_checker=True, **options)
-        _settle_action_space(env.unwrapped)
-    _remove_temporary_model(env.unwrapped)
-    return env
+    if task is not None and not 1 <= task <= spec.num_tasks:
+        raise FLPError(f"{spec.dataset} has no task {task}; use 1 to {spec.num_tasks}")
+    return spec.make(task, success_timing, **options)
 
 
 @contextmanager

@@ -11,22 +11,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flp.data.archive import Archive, opened, pieces
-from flp.data.environments import specification
+from flp.data.environments import EnvironmentSpec, OGBenchSpec, spec_of
 from flp.system.errors import FLPError
 from flp.system.hashing import sha256_of
 
 ACTION_LIMIT = 1 - 1e-5
 """Actions are clipped to plus or minus this, as in FQL, `envs/env_utils.py`."""
 
-FORMAT = {  # key: (type, number of axes, whether every file has it)
+_COMMON = {  # key: (type, number of axes, whether every file has it)
     "observations": (np.dtype(np.float32), 2, True),
     "actions": (np.dtype(np.float32), 2, True),
     "terminals": (np.dtype(np.bool_), 1, True),
+}
+FORMAT = _COMMON | {
     "qpos": (np.dtype(np.float32), 2, True),
     "qvel": (np.dtype(np.float32), 2, True),
     "button_states": (np.dtype(np.int64), 2, False),
 }
+OWN_FORMAT = _COMMON | {  # of a user's task: what it earned is told, where OGBench's tasks read it off the state
+    "rewards": (np.dtype(np.float32), 1, True),
+    "masks": (np.dtype(np.float32), 1, True),
+}
 _REMEDY, _ABSENT = "delete it and run again", "fetch or generate it"
+Form = dict[str, tuple[np.dtype[Any], int, bool]]
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -42,9 +49,11 @@ class Dataset:
         actions: float32 `[rows, action_dim]`, clipped to ±(1 - 1e-5).
         terminals: bool `[rows]`, true in the last row of an episode.
         transitions: int64 `[n]`, ascending row numbers.
-        qpos: float32 `[rows, positions]`, the simulator's state.
+        qpos: float32 `[rows, positions]`, the simulator's state; None in a user's task, as the next two.
         qvel: float32 `[rows, velocities]`.
         button_states: int64 `[rows, buttons]`, or None where there are no buttons.
+        rewards: float32 `[rows]`, of a user's task; None in OGBench's data, whose tasks decide them.
+        masks: float32 `[rows]`, 0 where the episode ended by itself; None as `rewards`.
         clipped_fraction: fraction of action coordinates that were clipped.
         sha256: checksum of the file.
     """
@@ -53,9 +62,11 @@ class Dataset:
     actions: NDArray[np.float32]
     terminals: NDArray[np.bool_]
     transitions: NDArray[np.int64]
-    qpos: NDArray[np.float32]
-    qvel: NDArray[np.float32]
+    qpos: NDArray[np.float32] | None
+    qvel: NDArray[np.float32] | None
     button_states: NDArray[np.int64] | None
+    rewards: NDArray[np.float32] | None
+    masks: NDArray[np.float32] | None
     clipped_fraction: float
     sha256: str
 
@@ -74,12 +85,12 @@ class Dataset:
         return int(self.actions.shape[1])
 
 
-def validate(path: Path | str, dataset: str | None = None, remedy: str = _REMEDY) -> None:
+def validate(path: Path | str, dataset: EnvironmentSpec | str | None = None, remedy: str = _REMEDY) -> None:
     """Check a dataset file from end to end, one array at a time.
 
     Args:
         path: an `.npz` file.
-        dataset: name of the dataset that it must fit, if known.
+        dataset: the dataset that it must fit, if known: a spec, or one of OGBench's names.
         remedy: what its owner can do about a bad one.
 
     Raises:
@@ -91,12 +102,12 @@ def validate(path: Path | str, dataset: str | None = None, remedy: str = _REMEDY
         pass
 
 
-def load_dataset(path: Path | str, dataset: str | None = None, remedy: str = _REMEDY) -> Dataset:
+def load_dataset(path: Path | str, dataset: EnvironmentSpec | str | None = None, remedy: str = _REMEDY) -> Dataset:
     """Load and check a dataset file; takes little more memory than its arrays.
 
     Args:
         path: an `.npz` file.
-        dataset: name of the dataset that it must fit, if known.
+        dataset: the dataset that it must fit, if known: a spec, or one of OGBench's names.
         remedy: what its owner can do about a bad one.
 
     Raises:
@@ -112,9 +123,7 @@ def load_dataset(path: Path | str, dataset: str | None = None, remedy: str = _RE
         actions=arrays["actions"],
         terminals=arrays["terminals"],
         transitions=np.flatnonzero(~arrays["terminals"]).astype(np.int64, copy=False),
-        qpos=arrays["qpos"],
-        qvel=arrays["qvel"],
-        button_states=arrays.get("button_states"),
+        **{key: arrays.get(key) for key in ("qpos", "qvel", "button_states", "rewards", "masks")},
         clipped_fraction=clipped / arrays["actions"].size,
         sha256=sha256_of(path),
     )
@@ -129,27 +138,39 @@ def _clip(actions: NDArray[np.float32]) -> int:
     return outside
 
 
-def checked_arrays(path: Path, dataset: str | None = None, remedy: str = _REMEDY) -> Iterator[tuple[str, NDArray[Any]]]:
+def checked_arrays(
+    path: Path, dataset: EnvironmentSpec | str | None = None, remedy: str = _REMEDY
+) -> Iterator[tuple[str, NDArray[Any]]]:
     """Yield `(key, array)` for each array of the format in a file, checked, as it is in the file.
 
     Raises:
         FLPError: as `validate`.
     """
     with opened(path, remedy, _ABSENT) as archive:
-        shapes = _shapes(archive)
+        form = _form(archive, dataset)
+        shapes = _shapes(archive, form)
         check_shapes(archive, shapes, dataset)
         for key in shapes:
-            array = archive.read(key, FORMAT[key][0])
+            array = archive.read(key, form[key][0])
             if key == "terminals":
                 _check_terminals(archive, array)
+            if key == "masks" and not np.isin(array, (0, 1)).all():
+                raise archive.bad("'masks' holds other values than 0 and 1")
             check_numbers(archive, key, array)
             yield key, array
 
 
-def _shapes(archive: Archive) -> Shapes:
+def _form(archive: Archive, dataset: EnvironmentSpec | str | None) -> Form:
+    """The format that a dataset's file has; of an unknown one, what its keys say."""
+    if dataset is not None:
+        return FORMAT if spec_of(dataset).of_ogbench else OWN_FORMAT
+    return OWN_FORMAT if "masks" in archive.keys and "qpos" not in archive.keys else FORMAT
+
+
+def _shapes(archive: Archive, form: Form) -> Shapes:
     """Shapes of the format's arrays, which must be exactly as it says."""
     shapes = {}
-    for key, (dtype, _, required) in FORMAT.items():
+    for key, (dtype, axes, required) in form.items():
         if key not in archive.keys:
             if required:
                 raise archive.bad(f"key '{key}' is missing")
@@ -159,18 +180,17 @@ def _shapes(archive: Archive) -> Shapes:
             layout = " by columns" if header.by_columns else ""
             raise archive.bad(f"'{key}' holds {header.dtype}{layout}, expected {dtype}")
         shapes[key] = header.shape
-        check_axes(archive, key, header.shape)
+        check_axes(archive, key, header.shape, axes)
     return shapes
 
 
-def check_axes(archive: Archive, key: str, shape: tuple[int, ...]) -> None:
+def check_axes(archive: Archive, key: str, shape: tuple[int, ...], axes: int) -> None:
     """Refuse a shape of another number of axes than the format's, and an empty one."""
-    axes = FORMAT[key][1]
     if len(shape) != axes or min(shape) < 1:
         raise archive.bad(f"'{key}' has shape {list(shape)}, expected {axes} axes, none empty")
 
 
-def check_shapes(archive: Archive, shapes: Shapes, dataset: str | None) -> None:
+def check_shapes(archive: Archive, shapes: Shapes, dataset: EnvironmentSpec | str | None) -> None:
     """Refuse arrays of unequal length, and those of another environment than the dataset's."""
     rows = shapes["observations"][0]
     for key, shape in shapes.items():
@@ -178,15 +198,15 @@ def check_shapes(archive: Archive, shapes: Shapes, dataset: str | None) -> None:
             raise archive.bad(f"'{key}' has {shape[0]} rows, 'observations' has {rows}")
     if dataset is None:
         return
-    spec = specification(dataset)
+    spec = spec_of(dataset)
     for key, expected in (("observations", spec.observation_dim), ("actions", spec.action_dim)):
         if shapes[key][1] != expected:
             raise FLPError(
-                f"{archive.path}: '{key}' has {shapes[key][1]} columns, {dataset} has {expected}: it is another "
+                f"{archive.path}: '{key}' has {shapes[key][1]} columns, {spec.dataset} has {expected}: it is another "
                 "environment's; correct the dataset's name or the path"
             )
-    if spec.has_buttons and "button_states" not in shapes:
-        raise archive.bad(f"key 'button_states' is missing, which {dataset} needs")
+    if isinstance(spec, OGBenchSpec) and spec.has_buttons and "button_states" not in shapes:
+        raise archive.bad(f"key 'button_states' is missing, which {spec.dataset} needs")
 
 
 def _check_terminals(archive: Archive, terminals: NDArray[np.bool_]) -> None:

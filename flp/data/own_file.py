@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,12 @@ ENDS = {
 
 _NEXT = "next_observations"
 _REMEDY = "correct your file (it is left as it is)"
+
+
+def own_files(path: Path | str) -> list[Path]:
+    """A user's file and the neighbour with the held-out episodes, those of them that are there."""
+    path = user_path(str(path))
+    return [file for file in (path, path.with_name(f"{path.stem}-val{path.suffix}")) if file.exists()]
 
 
 def bring_in(dataset: str, path: Path | str, train_path: Path | str, val_path: Path | str) -> None:
@@ -65,9 +71,16 @@ def bring_in(dataset: str, path: Path | str, train_path: Path | str, val_path: P
         own[0].copy(train_path)
         own[1].copy(val_path)
     else:
-        split = held_out(own[0], neighbour)
+        split = held_out(own[0].ends, path, f"put a validation file at {neighbour}")
         write_npz(train_path, own[0].arrays(slice(split)))
         write_npz(val_path, own[0].arrays(slice(split, None)))
+
+
+class Refuser(Protocol):
+    """Whoever can say what is wrong with a file: an `Archive`, or one of another format."""
+
+    def bad(self, problem: str) -> FLPError:
+        """The error for a problem of the file."""
 
 
 class OwnFile:
@@ -126,7 +139,7 @@ class OwnFile:
                 yield key, self._read(archive, key, FORMAT[key][0])
 
     def _read(self, archive: Archive, key: str, dtype: np.dtype[Any]) -> NDArray[Any]:
-        return archive.read(key, dtype, partial(_cast, archive, key, dtype)).reshape(self._shapes[key])
+        return archive.read(key, dtype, partial(cast, archive, key, dtype)).reshape(self._shapes[key])
 
     def _fitted(self, archive: Archive) -> dict[str, tuple[int, ...]]:
         """The shapes of the format's arrays and of those that say where episodes end, without idle axes of length 1."""
@@ -148,7 +161,7 @@ class OwnFile:
             while len(shape) > axes and 1 in shape[1:]:
                 shape.pop(shape.index(1, 1))
             shapes[key] = tuple(shape)
-            check_axes(archive, like, shapes[key])
+            check_axes(archive, key, shapes[key], axes)
             how = [str(header.dtype)] * (header.dtype != dtype) + ["by columns"] * header.by_columns
             how += [f"of shape {list(header.shape)}"] * (shapes[key] != header.shape)
             if how:
@@ -183,7 +196,7 @@ class OwnFile:
         header, dtype = archive.header(_NEXT), observations.dtype
         if header.shape != observations.shape or header.dtype.kind not in "biuf":
             raise archive.bad(f"'{_NEXT}' holds {header.dtype} {list(header.shape)}, unlike 'observations'")
-        following = archive.read(_NEXT, dtype, partial(_cast, archive, _NEXT, dtype))
+        following = archive.read(_NEXT, dtype, partial(cast, archive, _NEXT, dtype))
         for first in range(0, len(observations) - 1, 2**14):
             rows = slice(first, min(first + 2**14, len(observations) - 1))
             after = observations[rows.start + 1 : rows.stop + 1]
@@ -196,30 +209,34 @@ class OwnFile:
                 )
 
 
-def _cast(archive: Archive, key: str, dtype: np.dtype[Any], piece: NDArray[Any]) -> NDArray[Any]:
+def cast(archive: Refuser, key: str, dtype: np.dtype[Any], piece: NDArray[Any]) -> NDArray[Any]:
     """A piece in another type: rounded as OGBench's loader rounds it, but never changed beyond that."""
     if piece.dtype == np.bool_:
         piece = piece.view(np.uint8)  # a byte of a file may hold more than a truth value
     with np.errstate(all="ignore"):
-        cast = piece.astype(dtype, copy=False)
+        found = piece.astype(dtype, copy=False)
     if dtype.kind == "f":
-        lost, wanted = np.isfinite(piece) & ~np.isfinite(cast), f"what {dtype} can hold"
+        lost, wanted = np.isfinite(piece) & ~np.isfinite(found), f"what {dtype} can hold"
     else:
-        lost, wanted = cast != piece, "0 and 1" if dtype.kind == "b" else "whole numbers"
+        lost, wanted = found != piece, "0 and 1" if dtype.kind == "b" else "whole numbers"
     if lost.any():
         raise archive.bad(f"'{key}' holds {piece[lost][0]!s}, expected {wanted}")
-    return cast
+    return found
 
 
-def held_out(own: OwnFile, neighbour: Path) -> int:
-    """The row at which validation begins: both parts are whole episodes with transitions in them."""
-    ends = np.flatnonzero(own.ends) + 1
+def held_out(terminals: NDArray[np.bool_], source: Path | str, hint: str) -> int:
+    """The row at which validation begins: both parts are whole episodes with transitions in them.
+
+    Raises:
+        FLPError: there are too few of them.
+    """
+    ends = np.flatnonzero(terminals) + 1
     episodes = np.arange(1, len(ends) + 1)
     transitions = ends - episodes  # in the first 1, 2, … episodes
     wanted = len(ends) - max(1, len(ends) // 10)
     possible = episodes[(transitions > 0) & (transitions < transitions[-1])]
     if not len(possible):
         count = "one episode" if len(ends) == 1 else "only one episode with transitions"
-        raise FLPError(f"{own.path} has {count}, too few to split; put a validation file at {neighbour}")
+        raise FLPError(f"{source} has {count}, too few to split; {hint}")
     fewer = possible[possible <= wanted]
     return int(ends[(fewer[-1] if len(fewer) else possible[0]) - 1])

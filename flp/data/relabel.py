@@ -1,4 +1,4 @@
-"""Rewards of a task, computed by OGBench itself; and the mazes' layouts, for drawing."""
+"""Rewards of a task, computed by OGBench itself or told by a user's data; and the mazes' layouts, for drawing."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flp.data.environments import make_environment, numpy_seeded, specification
+from flp.data.environments import EnvironmentSpec, OGBenchSpec, make_environment, numpy_seeded, spec_of
 from flp.data.load import Dataset
 from flp.system.errors import FLPError
 
 
 def relabel(
-    dataset: str, task: int, data: Dataset, *, success_timing: str = "pre"
+    dataset: EnvironmentSpec | str, task: int, data: Dataset, *, success_timing: str = "pre"
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Rewards and masks of the transitions for a task.
 
     Source: OGBench, `ogbench/relabel_utils.py`, which is called: it decides.
 
     Args:
-        dataset: name of the dataset.
+        dataset: a spec, or one of OGBench's names.
         task: 1 to `num_tasks`.
         data: the loaded dataset.
         success_timing: `pre` judges the state before the action (OGBench >= 1.2), `post` the one after it
@@ -34,8 +34,12 @@ def relabel(
     Raises:
         FLPError: unknown dataset, task or timing; the data are another environment's.
     """
-    spec = specification(dataset)
-    env = make_environment(dataset, task, success_timing)
+    spec = spec_of(dataset)
+    if not spec.of_ogbench and data.rewards is not None and data.masks is not None:
+        return data.rewards[data.transitions], data.masks[data.transitions]
+    if not isinstance(spec, OGBenchSpec) or data.qpos is None:
+        raise FLPError(f"{spec.dataset}: the data are another dataset's, correct the name or make them anew")
+    env = make_environment(spec, task, success_timing)
     rows = data.transitions if success_timing == "pre" else data.transitions + 1
     states: dict[str, NDArray[Any]] = {"qpos": data.qpos[rows]}
     if data.button_states is not None:
@@ -45,7 +49,7 @@ def relabel(
 
         try:
             env.reset()
-            _check_states(dataset, env.unwrapped, states, spec.has_buttons)
+            _check_states(spec.dataset, env.unwrapped, states, spec.has_buttons)
             relabel_dataset(f"{spec.environment}-v0", env, states)
         finally:
             env.close()
@@ -86,15 +90,16 @@ class MazeMap:
     goal_radius: float
 
 
-def maze_map(dataset: str) -> MazeMap | None:
-    """The layout of a dataset's maze or arena; None for manipulation, which has none.
+def maze_map(dataset: EnvironmentSpec | str) -> MazeMap | None:
+    """The layout of a dataset's maze or arena; None where there is none.
 
     Raises:
         FLPError: unknown dataset.
     """
-    if specification(dataset).family == "manipulation":
+    spec = spec_of(dataset)
+    if not spec.in_plane:
         return None
-    env = make_environment(dataset)
+    env = make_environment(spec)
     maze: Any = env.unwrapped
     layout = MazeMap(
         walls=np.asarray(maze.maze_map) == 1,

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from flp.data.environments import make_environment, numpy_seeded, seeded_reset, specification
+from flp.data.environments import EnvironmentSpec, make_environment, numpy_seeded, seeded_reset, spec_of
 from flp.evaluation.rollout import Act
 from flp.params.sections import Evaluation
 from flp.randomness.streams import RunStreams, seed_of
@@ -53,15 +53,16 @@ def render(environment: Any) -> NDArray[Any]:
     return picture
 
 
-def open_scene(dataset: str, task: int, success_timing: str = "pre") -> Any:
+def open_scene(dataset: EnvironmentSpec | str, task: int, success_timing: str = "pre") -> Any:
     """Make the environment of a task that draws pictures of a video's size."""
-    width = 320 if specification(dataset).family == "manipulation" else 240
-    return make_environment(dataset, task, success_timing, width=width, height=240)
+    spec = spec_of(dataset)
+    width = 320 if spec.family == "manipulation" else 240
+    return make_environment(spec, task, success_timing, width=width, height=240)
 
 
-def pictures_apart(dataset: str) -> int:
+def pictures_apart(dataset: EnvironmentSpec | str) -> int:
     """Steps between the pictures of a video."""
-    return -(-specification(dataset).horizon // PICTURES)
+    return -(-spec_of(dataset).horizon // PICTURES)
 
 
 def play(
@@ -94,7 +95,8 @@ def play(
     streams = RunStreams([seed_of("evaluation noise", settings.seed, task)], "cpu", device)
     seed = seed_of("evaluation", settings.seed, task, episode)
     observation, info = seeded_reset(environment, seed)
-    _spare_shadows(environment.unwrapped.model)
+    if (model := getattr(environment.unwrapped, "model", None)) is not None:
+        _spare_shadows(model)
     pictures, length, ended = [draw(environment)], 0, False
     with torch.inference_mode():
         while not ended:

@@ -1,4 +1,4 @@
-"""Many OGBench environments in a few processes, stepped together.
+"""Many environments in a few processes, stepped together.
 
 An evaluation needs hundreds of cheap environments on a few cores, so each worker owns a share of them, and one message
 per worker moves all of that share by one step. Observations, actions, rewards and flags lie in memory shared
@@ -28,7 +28,7 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from flp.data.environments import specification
+from flp.data.environments import EnvironmentSpec, spec_of
 from flp.evaluation.worker import Arrays, Failure, Request, Share, layout
 from flp.system.errors import FLPError
 
@@ -65,7 +65,7 @@ class _Worker:
                 process_group=0,  # signals to the parent's group are the parent's affair
                 env={**os.environ, **_ONE_THREAD, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
-        self.send((form, share.dataset, share.tasks, share.success_timing, share.worker))
+        self.send((form, share.spec, share.tasks, share.success_timing, share.worker))
 
     def send(self, message: object) -> None:
         """Send a request; that the worker is dead is noticed by `receive`."""
@@ -106,14 +106,14 @@ class _Local:
 
 
 class EnvironmentPool(AbstractContextManager["EnvironmentPool", None]):
-    """S slots, each with one OGBench environment, stepped together by worker processes.
+    """S slots, each with one environment, stepped together by worker processes.
 
     There is no automatic reset: after the end of an episode the caller resets the slot, and so sees the true
     last observation. A slot's results depend on its seed and actions alone, not on the other slots or on the
     number of workers. Close the pool, or use it as a context manager.
 
     Args:
-        dataset: name of a dataset, which decides the environment.
+        dataset: a spec, or one of OGBench's names: it decides the environment.
         tasks: the task of each slot, from 1.
         workers: number of processes; 0 keeps all environments in this process.
         success_timing: as in `make_environment`.
@@ -123,12 +123,13 @@ class EnvironmentPool(AbstractContextManager["EnvironmentPool", None]):
             the message names slot, dataset and task, and the pool is closed.
     """
 
-    def __init__(self, dataset: str, tasks: Sequence[int], *, workers: int = 0, success_timing: str = "pre") -> None:
+    def __init__(
+        self, dataset: EnvironmentSpec | str, tasks: Sequence[int], *, workers: int = 0, success_timing: str = "pre"
+    ) -> None:
         if not tasks or workers < 0:
             raise FLPError(f"a pool needs slots and workers >= 0, not {len(tasks)} slots, {workers} workers")
-        spec = specification(dataset)
-        self.dataset, self.tasks, self.success_timing = dataset, list(tasks), success_timing
-        self.observation_dim, self.action_dim = spec.observation_dim, spec.action_dim
+        self.spec, self.tasks, self.success_timing = spec_of(dataset), list(tasks), success_timing
+        self.observation_dim, self.action_dim = self.spec.observation_dim, self.spec.action_dim
         self._closed = False
         self._workers: list[_Worker | _Local] = []
         try:
@@ -148,7 +149,7 @@ class EnvironmentPool(AbstractContextManager["EnvironmentPool", None]):
             for number in range(count):
                 # Slots are dealt out in turn, so that those of one task are spread over the workers.
                 tasks = {slot: self.tasks[slot] for slot in range(number, len(self), count)}
-                share = Share(self._arrays, self.dataset, tasks, self.success_timing, number)
+                share = Share(self._arrays, self.spec, tasks, self.success_timing, number)
                 self._workers.append(_Worker(share, form, file.fileno()) if workers else _Local(share))
         for worker in self._workers:
             worker.send(None)
@@ -193,11 +194,11 @@ class EnvironmentPool(AbstractContextManager["EnvironmentPool", None]):
     def _fail(self, number: int, message: str, trace: str) -> NoReturn:
         slot = int(self._arrays.stepping[number])
         if slot >= 0:
-            place = f"slot {slot} ({self.dataset}, task {self.tasks[slot]})"
+            place = f"slot {slot} ({self.spec.dataset}, task {self.tasks[slot]})"
         else:
             slots = self._workers[number].slots.tolist()
             tasks = sorted({self.tasks[slot] for slot in slots})
-            place = f"slots {slots} ({self.dataset}, tasks {tasks}), idle"
+            place = f"slots {slots} ({self.spec.dataset}, tasks {tasks}), idle"
         self.close()
         error = FLPError(f"environment worker {number} failed in {place}: {message}")
         if trace:
@@ -206,7 +207,7 @@ class EnvironmentPool(AbstractContextManager["EnvironmentPool", None]):
 
     def _require_open(self) -> None:
         if self._closed:
-            raise FLPError(f"the environment pool of {self.dataset} is closed; make a new one")
+            raise FLPError(f"the environment pool of {self.spec.dataset} is closed; make a new one")
 
     def close(self) -> None:
         """End the workers and free the environments; may be called twice."""

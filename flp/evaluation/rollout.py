@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flp.data.environments import specification
+from flp.data.environments import EnvironmentSpec, spec_of
 from flp.evaluation.pool import EnvironmentPool, Step
 from flp.randomness.streams import RunStreams, seed_of
 from flp.system.errors import FLPError
@@ -68,7 +68,7 @@ class Evaluator(AbstractContextManager["Evaluator", None]):
     at every step.
 
     Args:
-        dataset: decides the environment.
+        dataset: a spec, or one of OGBench's names: it decides the environment.
         tasks: the task of each of the R runs.
         episodes: E, per run, each in an environment of its own: 1 to 7 MB.
         seed: of the episodes and of the policies' noise.
@@ -82,7 +82,7 @@ class Evaluator(AbstractContextManager["Evaluator", None]):
 
     def __init__(
         self,
-        dataset: str,
+        dataset: EnvironmentSpec | str,
         tasks: Sequence[int],
         *,
         episodes: int = 50,
@@ -93,14 +93,14 @@ class Evaluator(AbstractContextManager["Evaluator", None]):
         device: torch.device | str = "cpu",
         watch: Watch | None = None,
     ) -> None:
-        self.spec = specification(dataset)
+        self.spec = spec_of(dataset)
         if episodes < 1:
             raise FLPError(f"an evaluation needs episodes >= 1, not {episodes}")
         self.tasks, self.episodes, self.seed = list(tasks), episodes, seed
-        self.record = 0 if self.spec.family == "manipulation" else min(record, episodes)
+        self.record = min(record, episodes) if self.spec.in_plane else 0
         self.device, self.watch = torch.device(device), watch
         layout = [task for task in self.tasks for _ in range(episodes)]
-        self.pool = EnvironmentPool(dataset, layout, workers=workers, success_timing=success_timing)
+        self.pool = EnvironmentPool(self.spec, layout, workers=workers, success_timing=success_timing)
         self._playing = threading.Lock()
         self._interrupted = False
 
@@ -178,10 +178,25 @@ class Evaluator(AbstractContextManager["Evaluator", None]):
         self.close()
 
 
-def evaluate(act: Act, dataset: str, tasks: Sequence[int], **options: Any) -> Evaluation:
+def evaluate(act: Act, dataset: EnvironmentSpec | str, tasks: Sequence[int], **options: Any) -> Evaluation:
     """Evaluate a policy once; the options are those of `Evaluator`."""
     with Evaluator(dataset, tasks, **options) as evaluator:
         return evaluator.evaluate(act)
+
+
+class Judge(Protocol):
+    """Who judges policies: an `Evaluator`, or one that estimates."""
+
+    device: torch.device
+
+    def evaluate(self, act: Act) -> Any:
+        """Judge one policy."""
+
+    def interrupt(self) -> None:
+        """Stop what is under way in another thread."""
+
+    def close(self) -> None:
+        """Let go of what is open."""
 
 
 class BackgroundEvaluator(AbstractContextManager["BackgroundEvaluator", None]):
@@ -195,11 +210,11 @@ class BackgroundEvaluator(AbstractContextManager["BackgroundEvaluator", None]):
         evaluator: what evaluates; it is closed with this object and must not be used elsewhere meanwhile.
     """
 
-    def __init__(self, evaluator: Evaluator) -> None:
+    def __init__(self, evaluator: Judge) -> None:
         self.evaluator = evaluator
         torch.get_num_threads()  # settles the caller's number before another thread changes its own
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="evaluation")
-        self._submitted: deque[tuple[int, Future[Evaluation]]] = deque()
+        self._submitted: deque[tuple[int, Future[Any]]] = deque()
         on_gpu = evaluator.device.type == "cuda"
         self._stream = torch.cuda.Stream(evaluator.device) if on_gpu else None  # type: ignore[no-untyped-call]
 
@@ -209,17 +224,17 @@ class BackgroundEvaluator(AbstractContextManager["BackgroundEvaluator", None]):
             torch.cuda.current_stream(self.evaluator.device).synchronize()  # the copy is whole before it is read
         self._submitted.append((step, self._executor.submit(self._evaluate, act)))
 
-    def _evaluate(self, act: Act) -> Evaluation:
+    def _evaluate(self, act: Act) -> Any:
         with torch.cuda.stream(self._stream) if self._stream is not None else nullcontext():
             return self.evaluator.evaluate(act)
 
-    def finished(self) -> list[tuple[int, Evaluation]]:
+    def finished(self) -> list[tuple[int, Any]]:
         """Return the new `(step, evaluation)` pairs, in the order of submission.
 
         Raises:
             Exception: whatever stopped an evaluation.
         """
-        results: list[tuple[int, Evaluation]] = []
+        results: list[tuple[int, Any]] = []
         while self._submitted and self._submitted[0][1].done():
             if results and self._submitted[0][1].exception():
                 break  # hand over what is there; the next call raises
@@ -227,7 +242,7 @@ class BackgroundEvaluator(AbstractContextManager["BackgroundEvaluator", None]):
             results.append((step, future.result()))
         return results
 
-    def wait(self, timeout: float | None = None) -> list[tuple[int, Evaluation]]:
+    def wait(self, timeout: float | None = None) -> list[tuple[int, Any]]:
         """Wait for everything that was submitted, or some seconds, then as `finished`."""
         wait([future for _, future in self._submitted], timeout)
         return self.finished()

@@ -1,6 +1,6 @@
 """A worker of the environment pool: a process with a share of the environments, and the memory it shares.
 
-It imports OGBench but never torch, and ends when its channel closes.
+It imports simulators but never torch, and ends when its channel closes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flp.data.environments import make_environment, numpy_seeded, seeded_reset, simulator_importable
+from flp.data.environments import EnvironmentSpec, make_environment, numpy_seeded, seeded_reset, simulator_importable
 from flp.system.errors import explained
 
 Request = None | bytes | dict[int, int]
@@ -77,11 +77,14 @@ def _shared_models() -> Iterator[None]:
 class Share:
     """The environments of one worker, `{slot: task}`; observations and the rest go to `arrays`."""
 
-    def __init__(self, arrays: Arrays, dataset: str, tasks: dict[int, int], success_timing: str, worker: int) -> None:
-        self.dataset, self.tasks, self.success_timing = dataset, tasks, success_timing
+    def __init__(
+        self, arrays: Arrays, spec: EnvironmentSpec, tasks: dict[int, int], success_timing: str, worker: int
+    ) -> None:
+        self.spec, self.tasks, self.success_timing = spec, tasks, success_timing
         self.worker, self.arrays = worker, arrays
         self.slots = np.array(list(tasks))
-        self.teleports = "teleport" in dataset
+        # Teleports draw their exits from NumPy's global generator; who knows what a user's environment does.
+        self.draws_globally = "teleport" in spec.dataset or not spec.of_ogbench
         self.environments: dict[int, Any] = {}
         self.seeds: dict[int, int] = {}
         self.damping: dict[int, NDArray[np.float64]] = {}
@@ -103,10 +106,10 @@ class Share:
 
     def build(self) -> None:
         """Make the environments."""
-        with _shared_models():
+        with _shared_models() if self.spec.of_ogbench else nullcontext():
             for slot, task in self.tasks.items():
                 with self._busy_with(slot):
-                    self.environments[slot] = make_environment(self.dataset, task, self.success_timing)
+                    self.environments[slot] = make_environment(self.spec, task, self.success_timing)
                     seeded_reset(self.environments[slot], 0)  # manipulation compiles its model only now
 
     def reset(self, seeds: dict[int, int]) -> None:
@@ -134,6 +137,8 @@ class Share:
 
     def _damping(self, slot: int) -> NDArray[np.float64]:
         """The joints' damping: buttons of the scene lock joints by it, in a model that slots may share."""
+        if not self.spec.of_ogbench:
+            return np.empty(0)
         damping: NDArray[np.float64] = self.environments[slot].unwrapped.model.dof_damping
         return damping
 
@@ -145,8 +150,8 @@ class Share:
         self.arrays.stepping[self.worker] = -1
 
     def _own_randomness(self, slot: int) -> AbstractContextManager[None]:
-        """Teleports draw exits from NumPy's global generator, which the slots of a worker share."""
-        if not self.teleports:
+        """A stream of the slot's own, where steps draw from NumPy's global generator, which a worker's slots share."""
+        if not self.draws_globally:
             return nullcontext()
         self.seeds[slot] += 1
         return numpy_seeded(self.seeds[slot])

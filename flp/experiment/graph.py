@@ -160,6 +160,8 @@ def _figures(keys: Keys, found: _Found) -> None:
             inputs: dict[str, tuple[Artifact, ...]] = {}
         elif figure in layout.TABLES:
             inputs = _inputs_of_table(keys, figure, found)
+            if not inputs["offline"] + inputs["online"]:
+                continue  # nothing that the table shows is trained
         else:
             inputs = _inputs_of_sweep(keys, figure, found)
             if not inputs["offline"]:

@@ -12,13 +12,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from flp.data.own_file import own_files
 from flp.experiment import variants
 from flp.experiment.fingerprint import fingerprint
 from flp.params.loading import Params
 from flp.params.run import Run
 from flp.params.sections import OFFLINE_ONLY, ONLINE_ONLY
 from flp.system import layout
-from flp.system.hashing import hash_of
+from flp.system.artifacts import read_json
+from flp.system.hashing import contents, hash_of
 
 # Parameters only FLP reads: changing them leaves the baselines alone.
 _FLP_ONLY = (
@@ -39,6 +41,7 @@ class Keys:
     def __init__(self, params: Params) -> None:
         self.params = params
         self._datasets: dict[str, Params] = {}
+        self._contents: dict[str, list[str]] = {}
         self._agents: dict[tuple[str, str], Params] = {}
 
     def dataset_params(self, dataset: str) -> Params:
@@ -56,8 +59,35 @@ class Keys:
 
     def data(self, dataset: str) -> str:
         """The key of `data/{dataset}.npz`."""
-        section = self.dataset_params(dataset).download.keyed()
+        params, content = self.dataset_params(dataset), self.content(dataset)
+        own = params.tasks.get(dataset)
+        section = params.download.keyed() if own is None else own.shaping_data()
+        if content:  # whatever the file is called, and wherever it lies
+            section |= {"path": None, "minari": None, "content": content}
         return hash_of("download_dataset", fingerprint("flp.stages.download_dataset"), section, dataset)
+
+    def content(self, dataset: str) -> list[str]:
+        """The checksums of the user's files that the data are made of; none where they are made or downloaded here.
+
+        Where the files are not at hand, but the data are, they are those that the data were made of.
+        """
+        if dataset not in self._contents:
+            params = self.dataset_params(dataset)
+            files, own = list[Path](), params.tasks.get(dataset)
+            if own is not None:
+                files = own.asked(dataset).files()
+            elif params.download.source == "path":
+                files = own_files(params.download.path or "")
+            self._contents[dataset] = contents(files) or self._recorded_content(dataset)
+        return self._contents[dataset]
+
+    def _recorded_content(self, dataset: str) -> list[str]:
+        """What the data at hand were made of."""
+        params, manifest = self.dataset_params(dataset), Path(layout.DATA.format(dataset=dataset) + ".json")
+        if (dataset not in params.tasks and params.download.source != "path") or not manifest.exists():
+            return []
+        found = read_json(manifest)
+        return list(found.get("content") or []) if isinstance(found, dict) else []
 
     def flow(self, dataset: str, seed: int) -> str:
         """The key of one flow."""
@@ -89,6 +119,7 @@ class Keys:
             params.evaluation.keyed(),
             agent,
             [run.task, run.seed, *([run.variant] if run.variant else [])],  # all that its random streams are named by
+            *([params.tasks[dataset].success] if dataset in params.tasks else []),
             self.latent(dataset, run.seed),
         )
 
@@ -168,7 +199,10 @@ class Keys:
     @cached_property
     def report(self) -> str:
         """The key of the report."""
-        return hash_of("report", fingerprint("flp.stages.report"), self.params.report.keyed(), *self.reported())
+        references = {name: task.model_dump(mode="json")["reference"] for name, task in self.params.tasks.items()}
+        return hash_of(
+            "report", fingerprint("flp.stages.report"), self.params.report.keyed(), references, *self.reported()
+        )
 
     def reported(self) -> list[list[str]]:
         """The keys of all that a report or a table shows."""
@@ -194,8 +228,8 @@ class Keys:
         return hash_of("figure", figure, source, section, shown, implied)
 
     def figure_jobs(self) -> Iterator[tuple[str, str, list[int]]]:
-        """The offline jobs whose agent is FLP, which Figures 3 to 5 are about."""
-        return (job for job in self.jobs() if job[1] == "flp")
+        """The offline jobs whose agent is FLP, which Figures 3 to 5 are about, on OGBench's tasks."""
+        return (job for job in self.jobs() if job[1] == "flp" and job[0] not in self.params.tasks)
 
 
 class TableKeys(Keys):
@@ -208,7 +242,7 @@ class TableKeys(Keys):
     def jobs(self) -> Iterator[tuple[str, str, list[int]]]:
         """Every offline job that the table shows: for Table 1 all but of those that only learn online, and so on."""
         hidden = OFFLINE_ONLY if self.online else ONLINE_ONLY
-        return (job for job in super().jobs() if job[1] not in hidden)
+        return (job for job in super().jobs() if job[1] not in hidden and job[0] not in self.params.tasks)
 
     def online_jobs(self) -> Iterator[tuple[str, str, list[int]]]:
         """Every online job; for Table 1 none."""

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, get_args
 
-from flp.data.environments import specification
 from flp.experiment.interpreter import in_place
 from flp.experiment.keys import Keys
 from flp.params.loading import Params, load_params
@@ -44,7 +43,7 @@ class Job:
         self.keys = Keys(whole)
         self.params: Params = whole
         if dataset := getattr(args, "dataset", None):
-            specification(dataset)
+            whole.require_known(dataset)
             self.params = self.keys.agent_params(dataset, getattr(args, "agent", ""))
 
     def require(self, option: str, known: Iterable[str]) -> str:
@@ -177,7 +176,11 @@ def natural(text: str) -> int:
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    "dataset": {"required": True, "metavar": "NAME", "help": "an OGBench dataset, such as cube-single-play"},
+    "dataset": {
+        "required": True,
+        "metavar": "NAME",
+        "help": "an OGBench dataset, such as cube-single-play, or one of tasks",
+    },
     "seed": {"required": True, "type": int, "metavar": "N", "help": "the flow's random seed"},
     "agent": {"default": "flp", "metavar": "NAME", "help": "the algorithm (default: flp)"},
     "figure": {"required": True, "metavar": "NAME", "help": "figure2 to figure5, table1 or table2"},

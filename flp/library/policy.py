@@ -13,8 +13,10 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from flp.agents import make_agent
+from flp.data.environments import EnvironmentSpec, specification
 from flp.flow.checkpoint import load_flow
 from flp.library.arrays import as_given, batch_of, paired
+from flp.own.task import spec_from
 from flp.params.sections import AgentName, Offline
 from flp.parts.base import Agent, Spec
 from flp.randomness.streams import RunStreams
@@ -69,6 +71,12 @@ class Policy:
         """
         observations, single = batch_of(observation, self.observation_dim, "observations", self.device)
         return as_given(self.act(observations, self._streams), single)
+
+    @property
+    def spec(self) -> EnvironmentSpec:
+        """What is known of its environment; `make_environment` takes it (`FLPError` where there is nothing)."""
+        described = self.manifest["model"].get("environment")
+        return specification(self.dataset) if described is None else spec_from(described, "the policy's manifest")
 
     @torch.inference_mode()
     def act(self, observations: Tensor, streams: RunStreams) -> Tensor:

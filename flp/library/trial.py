@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flp.data import load
-from flp.data.environments import specification
+from flp.data.environments import EnvironmentSpec, known_datasets, specification
 from flp.evaluation import rollout
 from flp.library.policy import Policy
+from flp.own.task import spec_from
 from flp.randomness.streams import RunStreams
 from flp.system import layout
+from flp.system.artifacts import read_json
 from flp.system.errors import FLPError
 
 LEVEL, RESAMPLES = 0.95, 10_000
@@ -68,8 +70,16 @@ def load_dataset(name: str | Path, *, validation: bool = False) -> load.Dataset:
     """
     if Path(name).suffix == ".npz":
         return load.load_dataset(name, remedy="correct it, or let `download.path` convert it (it is left as it is)")
-    specification(str(name))
-    return load.load_dataset(layout.DATA.format(dataset=name) + ("-val.npz" if validation else ".npz"), str(name))
+    file = layout.DATA.format(dataset=name)
+    spec = _spec(str(name), f"{file}.json")
+    return load.load_dataset(file + ("-val.npz" if validation else ".npz"), spec)
+
+
+def _spec(name: str, manifest: str) -> EnvironmentSpec:
+    """OGBench's by that name, or a user's task by the manifest of its data."""
+    if name not in known_datasets() and Path(manifest).exists():
+        return spec_from(read_json(manifest).get("task"), manifest)
+    return specification(name)
 
 
 def evaluate(
@@ -86,7 +96,7 @@ def evaluate(
 
     Args:
         policy: one from `load_policy`, or any function of observations `[E, o]` that gives actions `[E, a]`.
-        task: OGBench's task; the one it was trained for if not given.
+        task: the dataset's task; the one it was trained for if not given.
         episodes: how many, all at once.
         seed: of the episodes, and of the noise of a policy from `load_policy`.
         dataset: decides the environment; needed for a function.
@@ -96,12 +106,12 @@ def evaluate(
     Raises:
         FLPError: unknown dataset or task, or actions that are none.
     """
-    name = dataset or getattr(policy, "dataset", None)
     task = getattr(policy, "task", None) if task is None else task
-    if name is None or task is None:
+    spec = _spec(dataset, layout.DATA.format(dataset=dataset) + ".json") if dataset else getattr(policy, "spec", None)
+    if spec is None or task is None:
         raise FLPError("a function has no environment of its own; give dataset and task")
-    if not 1 <= task <= (known := specification(name).num_tasks):
-        raise FLPError(f"{name} has no task {task}; use 1 to {known}")
+    if not 1 <= task <= spec.num_tasks:
+        raise FLPError(f"{spec.dataset} has no task {task}; use 1 to {spec.num_tasks}")
     device: Any = "cpu"
     timing = "pre"
     if isinstance(policy, Policy):
@@ -115,5 +125,5 @@ def evaluate(
             return np.asarray(function(observations[0].numpy()))[None]
 
     options = {"episodes": episodes, "seed": seed, "workers": workers, "success_timing": timing, "device": device}
-    found = rollout.evaluate(act, name, [task], watch=watch, **options)
+    found = rollout.evaluate(act, spec, [task], watch=watch, **options)
     return Trial(found.success[0], found.returns[0], found.lengths[0])

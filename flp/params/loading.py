@@ -13,10 +13,12 @@ import reprlib
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from flp.data.environments import specification
+from flp.data.environments import EnvironmentSpec, specification
+from flp.own.task import spec_from
 from flp.params.fields import Distinct, Section, Seed, number
+from flp.params.own_tasks import OwnTask, named
 from flp.params.sections import (
     ONLINE_ONLY,
     AgentName,
@@ -31,6 +33,7 @@ from flp.params.sections import (
 )
 from flp.params.yamlfile import read_yaml as read_yaml
 from flp.system import layout
+from flp.system.artifacts import read_json
 from flp.system.errors import FLPError, nearest
 from flp.system.surroundings import user_path
 
@@ -42,8 +45,10 @@ _SHARED = ("agents", "tasks", "seeds_per_job", "sweep", "baselines", "success_ti
 class Params(Section):
     """Everything in `params.yaml`."""
 
+    tasks: Annotated[dict[str, OwnTask], AfterValidator(named)] = Field(default={})
+    """Your own tasks, by names that `datasets` may take (docs/your-own-task.md)."""
     datasets: Annotated[list[str], Field(min_length=1), Distinct]
-    """OGBench dataset names, without `-v0`."""
+    """OGBench dataset names, without `-v0`, and names of `tasks`."""
     seeds: Annotated[list[Seed], Field(min_length=1), Distinct]
     """Random seeds: one flow and one policy per dataset, task and seed."""
     download: Download
@@ -61,12 +66,16 @@ class Params(Section):
 
     @field_validator("datasets")
     @classmethod
-    def _datasets_known(cls, names: list[str]) -> list[str]:
+    def _datasets_known(cls, names: list[str], info: ValidationInfo) -> list[str]:
+        if "tasks" not in info.data:  # they are what is wrong
+            return names
+        tasks: dict[str, OwnTask] = info.data["tasks"]
         for name in names:
-            try:
-                specification(name)
-            except FLPError as error:
-                raise ValueError(str(error)) from error
+            if name not in tasks:
+                try:
+                    specification(name, list(tasks))
+                except FLPError as error:
+                    raise ValueError(str(error)) from error
         return names
 
     @model_validator(mode="after")
@@ -79,13 +88,15 @@ class Params(Section):
     @model_validator(mode="after")
     def _own_file_elsewhere(self) -> Params:
         if self.download.source == "path" and self.download.path:
-            outputs = [layout.DATA.format(dataset=name) + end for name in self.datasets for end in (".npz", "-val.npz")]
-            own = os.path.realpath(user_path(self.download.path))
-            if own in map(os.path.realpath, outputs):
-                raise ValueError(
-                    f"download.path is {self.download.path}, which the download stage writes; move your file elsewhere"
-                )
+            self._elsewhere("download.path", self.download.path)
+        for name, task in self.tasks.items():
+            self._elsewhere(f"tasks.{name}.data.path", task.data.path or "")
         return self
+
+    def _elsewhere(self, key: str, path: str) -> None:
+        outputs = [layout.DATA.format(dataset=name) + end for name in self.datasets for end in (".npz", "-val.npz")]
+        if path and os.path.realpath(user_path(path)) in map(os.path.realpath, outputs):
+            raise ValueError(f"{key} is {path}, which the download stage writes; move your file elsewhere")
 
     @model_validator(mode="after")
     def _jobs_can_be_named(self) -> Params:
@@ -103,11 +114,37 @@ class Params(Section):
             raise ValueError(f"online.steps is 0, and {', '.join(self.offline.agents)} learns online only; set it")
         return self
 
+    def require_known(self, dataset: str) -> None:
+        """Refuse a name that is neither OGBench's nor one of `tasks` (`FLPError`)."""
+        if dataset not in self.tasks:
+            specification(dataset, list(self.tasks))
+
+    def spec(self, dataset: str) -> EnvironmentSpec:
+        """What is known of a dataset and its environment; of a user's task, once its data are there.
+
+        Raises:
+            FLPError: nothing is known, or not yet.
+        """
+        if dataset not in self.tasks:
+            return specification(dataset, list(self.tasks))
+        manifest = layout.DATA.format(dataset=dataset) + ".json"
+        return spec_from(read_json(manifest).get("task"), manifest, success=self.tasks[dataset].success)
+
     def for_dataset(self, dataset: str) -> Params:
         """The parameters of one dataset, its overrides applied (and none left)."""
         values = self.model_dump(mode="json")
         overrides = values.pop("overrides").get(dataset, {})
-        return parse(merge(values, overrides), f"overrides.{dataset}") if overrides else parse(values)
+        values = merge(merge(values, self._of_task(dataset)), overrides)
+        return parse(values, f"overrides.{dataset}" if overrides else "params.yaml")
+
+    def _of_task(self, dataset: str) -> dict[str, Any]:
+        """What is settled where the dataset is a user's task: it has one task, and perhaps no environment to act in."""
+        if dataset not in self.tasks:
+            return {}
+        task = self.tasks[dataset]
+        online = {"tasks": None} if task.environment is not None else {"tasks": None, "steps": 0}
+        discount = {} if task.discount is None else {"discount": task.discount}
+        return {"offline": {"tasks": [1], **discount}, "online": online}
 
     def for_agent(self, agent: AgentName) -> Params:
         """The parameters of one algorithm, its own values applied (and nobody's left)."""
@@ -139,18 +176,31 @@ def parse(values: object, source: str = "params.yaml") -> Params:
     for dataset, overlay in params.overrides.items():
         place = f"{source}: overrides.{dataset}"
         try:
-            specification(dataset)
+            _check_overlay(params, dataset, overlay)
         except FLPError as error:
             raise FLPError(f"{place}: {error}") from None
-        if forbidden := {"datasets", "seeds", "overrides", "report", "figure2"} & set(overlay):
+        if forbidden := {"tasks", "datasets", "seeds", "overrides", "report", "figure2"} & set(overlay):
             raise FLPError(f"{place}.{min(forbidden)}: cannot differ between datasets; set it at the top level")
         values_without = params.model_dump(mode="json", exclude={"overrides"})
-        parse(merge(values_without, overlay), place)
+        parse(merge(merge(values_without, params._of_task(dataset)), overlay), place)
     values = params.model_dump(mode="json", exclude={"overrides", "agents"})
     for agent, overlay in params.agents.items():
         _check_own(overlay, f"{source}: agents.{agent}")
         parse(merge(values, overlay), f"{source}: agents.{agent}")
     return params
+
+
+def _check_overlay(params: Params, dataset: str, overlay: dict[str, Any]) -> None:
+    """Refuse overrides of an unknown dataset, and what a user's task does not have (`FLPError`)."""
+    params.require_known(dataset)
+    if dataset not in params.tasks:
+        return
+    settled: dict[str, dict[str, Any]] = params._of_task(dataset)
+    for section, name in (("offline", "tasks"), ("online", "tasks"), ("online", "steps")):
+        values = overlay.get(section)
+        if name in settled[section] and isinstance(values, dict) and name in values:
+            why = "it has no simulator" if name == "steps" else "a task of yours is one task"
+            raise FLPError(f"{section}.{name}: cannot be set here, {why}")
 
 
 def _check_own(overlay: dict[str, Any], place: str) -> None:

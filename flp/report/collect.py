@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from flp.experiment.keys import Keys
 from flp.params.loading import Params
 from flp.params.run import Run
+from flp.report.measures import Measure, measure_of, scored
 from flp.system import layout
 from flp.system.artifacts import read_json
 from flp.system.errors import FLPError, explained
@@ -70,6 +72,24 @@ class Results:
         """The parameters of one dataset."""
         return self.keys.dataset_params(dataset)
 
+    @cached_property
+    def measures(self) -> dict[str, Measure]:
+        """What counts on each dataset."""
+        found = {}
+        for dataset in self.params.datasets:
+            reference = self.data[dataset].get("reference")
+            found[dataset] = measure_of(self.params, dataset, tuple(reference) if reference else None)
+        return found
+
+    @cached_property
+    def scores(self) -> pd.DataFrame:
+        """The evaluations, with what counts on each dataset in place of success."""
+        return scored(self.evaluations, self.measures)
+
+    def rated(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Those rows whose datasets have a success rate."""
+        return rows[[self.measures[dataset].rate for dataset in rows["dataset"]]]
+
     def label(self, dataset: str) -> str:
         """What the dataset's transitions are."""
         source = self.of(dataset).download.source
@@ -78,10 +98,16 @@ class Results:
 
 @dataclass
 class _Tables:
+    params: Params
     evaluations: list[pd.DataFrame] = field(default_factory=list)
     logs: list[pd.DataFrame] = field(default_factory=list)
     runs: list[dict[str, Any]] = field(default_factory=list)
     stale: list[str] = field(default_factory=list)
+
+    def unrated(self, dataset: str) -> bool:
+        """Whether there need be no success."""
+        task = self.params.tasks.get(dataset)
+        return task is not None and (task.environment is None or task.success == "none")
 
     def add(self, stage: str, dataset: str, agent: str, folder: Path, run: Run, key: str) -> None:
         """Read one run's folder."""
@@ -95,7 +121,8 @@ class _Tables:
         identity |= {"alpha": run.alpha, "candidates": run.candidates}
         manifest = _manifest(folder / "policy.json")
         evaluations = read_table(folder / "evaluations.csv", EVALUATED)
-        if not (evaluations["success"].between(0, 1).all() and evaluations["phase"].isin(PHASES).all()):
+        rates = evaluations["success"].dropna() if self.unrated(dataset) else evaluations["success"]
+        if not (rates.between(0, 1).all() and evaluations["phase"].isin(PHASES).all()):
             raise FLPError(
                 f"{folder}/evaluations.csv: a success is outside [0, 1], or a phase is none of {', '.join(PHASES)}; "
                 "delete the folder and run again"
@@ -114,7 +141,7 @@ def collect(keys: Keys) -> Results:
     Raises:
         FLPError: one is missing or unreadable; the message names it.
     """
-    params, tables = keys.params, _Tables()
+    params, tables = keys.params, _Tables(keys.params)
     flows = [_flow(dataset, seed) for dataset in params.datasets for seed in params.seeds]
     tables.stale += [
         layout.QUALITY.format(dataset=flow.dataset, seed=flow.seed)

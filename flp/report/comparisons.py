@@ -19,7 +19,10 @@ def quality_scatter(results: Results, final: pd.DataFrame) -> Panels | None:
     """Each flow's quality beside its policy's success; None with a single flow."""
     if len(results.flows) < 2 or "flp" not in set(final["agent"]):
         return None
-    rows = final[(final["agent"] == "flp") & (final["variant"] == "") & (final["phase"] == "offline")]
+    rows = results.rated(final)
+    rows = rows[(rows["agent"] == "flp") & (rows["variant"] == "") & (rows["phase"] == "offline")]
+    if rows.empty:
+        return None
     success = rows.groupby(["dataset", "seed"])["success"].mean()
     axes: dict[str, Callable[[dict[str, Any]], float]] = {
         "distinguishable from the prior": lambda q: float(q["two_sample"]["all"]["accuracy"]),
@@ -56,11 +59,11 @@ def success_by_seed(final: pd.DataFrame, dataset: str, agent: str) -> dict[int, 
 
 def aggregates(results: Results, final: pd.DataFrame) -> Panels | None:
     """Interquartile means, probabilities of improvement and performance profiles, over all datasets' tasks."""
-    rows = final[final["variant"] == ""]
+    rows = results.rated(final[final["variant"] == ""])
     rows = rows[(rows["phase"] != "behavior") | (rows["agent"] == "flp")]
     agents: list[str] = list(dict.fromkeys(a for d in results.params.datasets for a in results.of(d).offline.agents))
     names = methods(rows, agents)
-    if len(results.params.seeds) == 1 and len(agents) == 1:
+    if rows.empty or (len(results.params.seeds) == 1 and len(agents) == 1):
         return None
     strata = {m: set(map(tuple, rows.loc[rows["method"] == m, ["dataset", "task"]].to_numpy())) for m in names}
     widest = set().union(*strata.values())

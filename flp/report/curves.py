@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from flp.data.environments import specification
 from flp.data.relabel import maze_map
 from flp.report import charts
 from flp.report.charts import AGENT_COLORS, FLOW_COLOR, SERIES_COLORS, Line
@@ -85,7 +84,7 @@ def _learning_lines(rows: pd.DataFrame, agents: Sequence[str], offline_steps: in
 
 def learning_curves(results: Results, dataset: str) -> Panels:
     """Success over steps, one panel per task and one for their mean."""
-    params, rows = results.of(dataset), base(results.evaluations)
+    params, rows = results.of(dataset), base(results.scores)
     rows = rows[rows["dataset"] == dataset]
     steps = params.offline.steps
     border = steps if "online" in set(rows["phase"]) else None
@@ -96,7 +95,8 @@ def learning_curves(results: Results, dataset: str) -> Panels:
     for i, (title, part) in enumerate(parts):
         lines = _learning_lines(part, params.offline.agents, steps)
         name = f"curve-{dataset}-{i}"
-        svgs.append(charts.line_panel(lines, name=name, title=title, percent=True, border=border))
+        percent = results.measures[dataset].rate
+        svgs.append(charts.line_panel(lines, name=name, title=title, percent=percent, border=border))
     shown = [FLOW_METHOD] if "behavior" in set(rows["phase"]) else []
     note = "The dotted line marks the start of fine-tuning in the environment. " if border else ""
     if len(results.params.seeds) > 1:
@@ -106,14 +106,17 @@ def learning_curves(results: Results, dataset: str) -> Panels:
 
 def overview(results: Results) -> Panels:
     """Success over steps, one panel per dataset, mean over its tasks."""
-    rows = base(results.evaluations)
+    rows = base(results.scores)
     svgs, agents = [], list[str]()
     for dataset in results.params.datasets:
         params, part = results.of(dataset), rows[rows["dataset"] == dataset]
         agents += [agent for agent in params.offline.agents if agent not in agents]
         border = params.offline.steps if "online" in set(part["phase"]) else None
         lines = _learning_lines(part, params.offline.agents, params.offline.steps)
-        svgs.append(charts.line_panel(lines, name=f"overview-{dataset}", title=dataset, percent=True, border=border))
+        measure = results.measures[dataset]
+        title = dataset if measure.rate else f"{dataset}: {measure.title.partition(',')[0].lower()}"
+        name = f"overview-{dataset}"
+        svgs.append(charts.line_panel(lines, name=name, title=title, percent=measure.rate, border=border))
     shown = [FLOW_METHOD] if "behavior" in set(rows["phase"]) else []
     note = "Mean over tasks. The dotted line marks the start of fine-tuning in the environment, where there is one."
     return Panels("Learning curves", svgs, legend_of([*shown, *agents]), note)
@@ -166,7 +169,10 @@ def mazes(results: Results, dataset: str) -> list[Maze]:
     runs = runs[(runs["dataset"] == dataset) & (runs["agent"] == "flp") & (runs["variant"] == "")]
     runs = runs[runs["seed"] == results.params.seeds[0]]
     folders = {(row["task"], row["stage"]): Path(row["folder"]) for _, row in runs.iterrows()}
-    maze = maze_map(dataset) if any((folder / "trajectories.npz").exists() for folder in folders.values()) else None
+    if not any((folder / "trajectories.npz").exists() for folder in folders.values()):
+        return []
+    spec = results.of(dataset).spec(dataset)
+    maze = maze_map(spec)
     if maze is None:
         return []
     found = []
@@ -175,7 +181,6 @@ def mazes(results: Results, dataset: str) -> list[Maze]:
         ("offline", "offline", "policy"),
         ("online", "online", "fine-tuned"),
     )
-    horizon = specification(dataset).horizon
     for task in sorted({task for task, _ in folders}):
         svgs = []
         for phase, stage, label in phases:
@@ -183,7 +188,7 @@ def mazes(results: Results, dataset: str) -> list[Maze]:
             paths = read_paths(folder, phase) if folder else []
             if paths:
                 # An episode ends early when the goal is reached.
-                reached = sum(len(path) <= horizon for path in paths)
+                reached = sum(len(path) <= spec.horizon for path in paths)
                 svgs.append(
                     charts.maze_panel(
                         maze,
@@ -216,9 +221,9 @@ def sweeps(results: Results, final: pd.DataFrame, dataset: str) -> list[Panels]:
         svg = charts.line_panel(
             [*(Line(line.x, line.y, line.color, width=0.9) for line in lines), mean],
             name=f"sweep-{dataset}-{column}",
-            title=f"success against {symbol}",
+            title=f"{results.measures[dataset].title.partition(',')[0].lower()} against {symbol}",
             xlabel=symbol,
-            percent=True,
+            percent=results.measures[dataset].rate,
             ticks=values,
         )
         legend = [("mean over tasks", AGENT_COLORS["flp"], False)]

@@ -33,6 +33,7 @@ class DatasetView:
     label: str
     scale: str
     success: SuccessTable
+    earned: list[dict[str, str]]
     learning: Panels
     mazes: list[Maze]
     videos: list[Video]
@@ -77,7 +78,7 @@ def build(keys: Keys) -> str:
         FLPError: something to report is missing or unreadable, or the folder cannot be written.
     """
     results = collect(keys)
-    final = tables.finals(results.evaluations, results.params.report.average_last)
+    final = tables.finals(results.scores, results.params.report.average_last)
     views = [_view(results, final, dataset) for dataset in results.params.datasets]
     folder = Path(layout.REPORT)
     (folder / "manifest.json").unlink(missing_ok=True)
@@ -103,6 +104,7 @@ def _view(results: Results, final: pd.DataFrame, dataset: str) -> DatasetView:
     params = results.of(dataset)
     flows = [flow for flow in results.flows if flow.dataset == dataset]
     agents, episodes = params.offline.agents, params.evaluation.episodes
+    measure = results.measures[dataset]
     taught = [agent for agent in agents if agent not in ONLINE_ONLY]
     offline = quoted.with_own(results, dataset, taught, lambda params, steps: thousands(steps))
     able = [agent for agent in agents if agent not in OFFLINE_ONLY]
@@ -113,8 +115,9 @@ def _view(results: Results, final: pd.DataFrame, dataset: str) -> DatasetView:
     return DatasetView(
         name=dataset,
         label=results.label(dataset),
-        scale=f"{scale}{episodes} episodes per evaluation",
-        success=tables.success_table(final, dataset, agents, results.params.report.bootstrap),
+        scale=scale + ("no simulator" if measure.estimated else f"{episodes} episodes per evaluation"),
+        success=tables.success_table(final, dataset, agents, results.params.report.bootstrap, measure),
+        earned=earned(results, dataset),
         learning=curves.learning_curves(results, dataset),
         mazes=curves.mazes(results, dataset),
         videos=videos(results, dataset),
@@ -125,6 +128,24 @@ def _view(results: Results, final: pd.DataFrame, dataset: str) -> DatasetView:
         flow_loss=curves.flow_loss(results, dataset),
         sweeps=curves.sweeps(results, final, dataset),
     )
+
+
+def earned(results: Results, dataset: str) -> list[dict[str, str]]:
+    """What a user's task tells beside the measure that counts, a row per method: the means over seeds."""
+    rows = tables.base(results.evaluations)
+    rows = rows[rows["dataset"] == dataset]
+    columns = {"return": "return", "length": "steps", "value": "critic's value", "fqe": "fitted-Q estimate"}
+    columns |= {"fqe_low": "from", "fqe_high": "to", "data_value": "the data earned"}
+    columns["likelihood"] = "log π of its actions, nats"
+    if dataset not in results.params.tasks:
+        return []
+    last = rows.sort_values("step", kind="stable").groupby(["agent", "phase", "seed"], as_index=False).tail(1)
+    found = []
+    for (agent, phase), part in last.groupby(["agent", "phase"], sort=False):
+        method = {"behavior": FLOW_METHOD, "online": f"{agent} online"}.get(str(phase), str(agent))
+        means = {title: part[name].mean() for name, title in columns.items() if name in part}
+        found.append({"method": method, **{title: f"{value:.2f}" for title, value in means.items() if value == value}})
+    return found
 
 
 def _companions(results: Results, final: pd.DataFrame, views: list[DatasetView]) -> dict[str, str]:
@@ -143,9 +164,9 @@ def _companions(results: Results, final: pd.DataFrame, views: list[DatasetView])
 
 
 def _long(views: list[DatasetView]) -> pd.DataFrame:
-    columns = ["dataset", "task", "method", "mean", "std", "low", "high", "seeds", "tasks", "episodes"]
+    columns = ["dataset", "task", "method", "mean", "std", "low", "high", "seeds", "tasks", "episodes", "measure"]
     rows = [
-        [view.name, task, method, *(getattr(value, name) for name in columns[3:])]
+        [view.name, task, method, *(getattr(value, name) for name in columns[3:-1]), view.success.measure.title]
         for view in views
         for task, cells in view.success.rows
         for method, value in zip(view.success.methods, cells, strict=True)

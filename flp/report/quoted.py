@@ -50,8 +50,9 @@ def with_own(results: Results, dataset: str, agents: Iterable[str], show: Callab
 def table1(results: Results, final: pd.DataFrame) -> pd.DataFrame:
     """Offline results of the paper's ten environments and of ours: `paper …` and `measured …` columns."""
     rows = []
-    for dataset, row in _rows(results, "1", OFFLINE, results.params.datasets).items():
-        if dataset in results.params.datasets:
+    ours = [dataset for dataset in results.params.datasets if dataset not in results.params.tasks]
+    for dataset, row in _rows(results, "1", OFFLINE, ours).items():
+        if dataset in ours:
             here = _base(final, dataset, "offline")
             here = here[~here["agent"].isin(ONLINE_ONLY)]
             for agent in here["agent"].unique():
@@ -64,7 +65,8 @@ def table1(results: Results, final: pd.DataFrame) -> pd.DataFrame:
 
 def table2(results: Results, final: pd.DataFrame) -> pd.DataFrame:
     """Offline→online: the last evaluation of either phase, on the environment's default task where it was run."""
-    tuned = list(dict.fromkeys(dataset for dataset, _, _ in results.keys.online_jobs()))
+    jobs = results.keys.online_jobs()
+    tuned = list(dict.fromkeys(dataset for dataset, _, _ in jobs if dataset not in results.params.tasks))
     rows = []
     for dataset, row in _rows(results, "2", ONLINE, tuned).items():
         if dataset in tuned:

@@ -12,6 +12,7 @@ import pandas as pd
 from flp.params.sections import ONLINE_ONLY
 from flp.report import statistics
 from flp.report.collect import IDENTITY, PHASES, Results
+from flp.report.measures import SUCCESS, Measure
 
 SUMMARY = ["dataset", "agent", "task", "seed", "phase", "step", "success", "episodes"]
 SWEEP = [*SUMMARY, "variant", "alpha", "candidates"]
@@ -37,16 +38,17 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Cell:
-    """A measured success rate: mean over seeds (and tasks), and how sure it is.
+    """What was measured: mean over seeds (and tasks), and how sure it is.
 
     Attributes:
-        mean: in [0, 1].
+        mean: in [0, 1] for a success rate.
         std: standard deviation over seeds; None with one seed.
         low: lower end of the 95 % interval.
         high: upper end.
         seeds: seeds behind it.
         tasks: tasks behind it.
         episodes: episodes behind it.
+        measure: what it is.
     """
 
     mean: float
@@ -56,11 +58,17 @@ class Cell:
     seeds: int
     tasks: int
     episodes: int
+    measure: Measure = SUCCESS
 
     @property
     def text(self) -> str:
         """`75` or `75±2`, in percent, as the paper writes it."""
-        return f"{100 * self.mean:.0f}" + ("" if self.std is None else f"±{100 * self.std:.0f}")
+        return self.measure.text(self.mean, self.std)
+
+    @property
+    def interval(self) -> str:
+        """`70, 81`."""
+        return f"{self.measure.shown(self.low)}, {self.measure.shown(self.high)}"
 
 
 def name_of(method: str) -> str:
@@ -96,7 +104,7 @@ def sweep(results: Results) -> pd.DataFrame:
 
 def curves(results: Results) -> pd.DataFrame:
     """Mean success over tasks and seeds at each step."""
-    rows = base(results.evaluations)
+    rows = base(results.scores)
     grouped = rows.groupby(["dataset", "agent", "phase", "step"], as_index=False)[["success"]].mean()
     return grouped.sort_values(["dataset", "agent", "phase", "step"], ignore_index=True)[CURVES]
 
@@ -117,7 +125,9 @@ def finals(evaluations: pd.DataFrame, last: int) -> pd.DataFrame:
         The identity of the run, `phase`, `method`, `success`, `episodes` (of all evaluations averaged),
         `evaluations` (how many), `step` (the last), `last` (success of the last alone).
     """
-    rows = evaluations[(evaluations["phase"] != "online") | (evaluations["step"] > 0)]
+    if "counted" not in evaluations:  # as they were written, not scored
+        evaluations = evaluations.assign(counted=True, spread=0.0)
+    rows = evaluations[evaluations["counted"] & ((evaluations["phase"] != "online") | (evaluations["step"] > 0))]
     rows = rows.sort_values([*IDENTITY, "phase", "step"], kind="stable")
     kept = rows.groupby([*IDENTITY, "phase"], sort=False).tail(last)
     table = kept.groupby([*IDENTITY, "phase"], as_index=False).agg(
@@ -126,6 +136,7 @@ def finals(evaluations: pd.DataFrame, last: int) -> pd.DataFrame:
         evaluations=("step", "size"),
         step=("step", "last"),
         last=("success", "last"),
+        spread=("spread", "mean"),
     )
     return table.assign(method=[_method(a, p) for a, p in zip(table["agent"], table["phase"], strict=True)])
 
@@ -151,15 +162,19 @@ def matrix(final: pd.DataFrame, column: str = "success") -> tuple[statistics.Arr
     return scores, trials
 
 
-def cell(final: pd.DataFrame, resamples: int) -> Cell | None:
+def cell(final: pd.DataFrame, resamples: int, measure: Measure = SUCCESS) -> Cell | None:
     """Summarise one method's runs of one task, or of several; None without any."""
     if final.empty:
         return None
     scores, trials = matrix(final)
-    value, low, high = statistics.bootstrap(statistics.mean, (scores, trials), resamples=resamples)
+    if measure.rate or len(scores) > 1:
+        value, low, high = statistics.bootstrap(statistics.mean, (scores, trials), resamples=resamples)
+    else:  # a single seed, whose episodes (or bootstrap samples) tell the error of its mean
+        value, error = scores.mean(), 1.96 * float(np.sqrt(final["spread"].pow(2).sum())) / len(final)
+        low, high = value - error, value + error
     std = float(scores.mean(1).std(ddof=1)) if len(scores) > 1 else None
     seeds, tasks = scores.shape
-    return Cell(float(value), std, float(low), float(high), seeds, tasks, int(trials.sum()))
+    return Cell(float(value), std, float(low), float(high), seeds, tasks, int(trials.sum()), measure)
 
 
 @dataclass(frozen=True)
@@ -171,12 +186,14 @@ class SuccessTable:
         methods: the columns.
         rows: `(task or "all", cells)`, a cell None where nothing was run.
         averaged: evaluations behind a cell, per method.
+        measure: what the cells show.
     """
 
     dataset: str
     methods: list[str]
     rows: list[tuple[str, list[Cell | None]]]
     averaged: dict[str, int]
+    measure: Measure = SUCCESS
 
     def overall(self, method: str) -> Cell | None:
         """The mean over tasks."""
@@ -188,18 +205,21 @@ class SuccessTable:
         return [(n, [method for method in few if few[method] == n]) for n in sorted(set(few.values()))]
 
 
-def success_table(final: pd.DataFrame, dataset: str, agents: Sequence[str], resamples: int) -> SuccessTable:
-    """The success table of one dataset, its last row the mean over tasks."""
+def success_table(
+    final: pd.DataFrame, dataset: str, agents: Sequence[str], resamples: int, measure: Measure = SUCCESS
+) -> SuccessTable:
+    """The table of one dataset's success, or of what counts there; its last row the mean over tasks."""
     here = final[(final["dataset"] == dataset) & (final["variant"] == "")]
     here = here[(here["phase"] != "behavior") | (here["agent"] == "flp")]
     columns = methods(here, agents)
     by_method = {method: here[here["method"] == method] for method in columns}
     rows: list[tuple[str, list[Cell | None]]] = []
     for task in sorted(here["task"].unique()):
-        rows.append((str(task), [cell(part[part["task"] == task], resamples) for part in by_method.values()]))
-    rows.append(("all", [cell(part, resamples) for part in by_method.values()]))
+        parts = [part[part["task"] == task] for part in by_method.values()]
+        rows.append((str(task), [cell(part, resamples, measure) for part in parts]))
+    rows.append(("all", [cell(part, resamples, measure) for part in by_method.values()]))
     averaged = {method: int(part["evaluations"].min()) for method, part in by_method.items()}
-    return SuccessTable(dataset, columns, rows, averaged)
+    return SuccessTable(dataset, columns, rows, averaged, measure)
 
 
 def metrics(success: list[SuccessTable]) -> dict[str, Any]:
@@ -219,12 +239,15 @@ def metrics(success: list[SuccessTable]) -> dict[str, Any]:
 def plain(success: list[SuccessTable]) -> str:
     """The success tables as text, for the end of the pipeline's output."""
     names = {m: name_of(m if m == FLOW_METHOD or " " in m else f"{m} offline") for m in _all_methods(success)}
-    rows = [["dataset", "task", *(f"{name} %" for name in names.values())]]
+    percent = " %" if all(table.measure.rate for table in success) else ""
+    rows = [["dataset", "task", *(f"{name}{percent}" for name in names.values())]]
     for table in success:
         for label, cells in table.rows:
             by_method = dict(zip(table.methods, cells, strict=True))
             values = [by_method.get(m) for m in names]
-            rows.append([table.dataset, "mean" if label == "all" else label, *(c.text if c else "" for c in values)])
+            unit = "" if percent else table.measure.unit
+            texts = [c.text + unit if c else "" for c in values]
+            rows.append([table.dataset, "mean" if label == "all" else label, *texts])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "  ".join(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from flp.agents import make_agent
-from flp.data.environments import specification
+from flp.data.environments import EnvironmentSpec
 from flp.data.load import Dataset, load_dataset
 from flp.data.moments import observation_moments
 from flp.data.relabel import relabel
@@ -20,6 +21,7 @@ from flp.flow.checkpoint import load_flow
 from flp.learner.devices import to_device
 from flp.learner.nets import standardize
 from flp.learner.replay import Replay
+from flp.own.task import OwnSpec
 from flp.params.loading import Params
 from flp.params.run import Run
 from flp.parts.base import Agent, Spec
@@ -56,12 +58,18 @@ class Batchwork:
         """The flow that a run starts from."""
         return Path(layout.FLOW.format(dataset=self.dataset, seed=run.seed) + ".safetensors")
 
+    @cached_property
+    def spec(self) -> EnvironmentSpec:
+        """What is known of the dataset's environment."""
+        return self.params.spec(self.dataset)
+
     @property
     def model(self) -> dict[str, Any]:
         """What a run's agent is built from beside its own α and N: for its manifest, so that it can be loaded alone."""
-        spec = specification(self.dataset)
         offline = self.params.offline.model_dump(mode="json")
-        return {"observation_dim": spec.observation_dim, "action_dim": spec.action_dim, "offline": offline}
+        sizes = {"observation_dim": self.spec.observation_dim, "action_dim": self.spec.action_dim}
+        environment = {"environment": self.spec.described()} if isinstance(self.spec, OwnSpec) else {}
+        return {**sizes, "offline": offline, **environment}
 
     @property
     def shown(self) -> dict[str, Any]:
@@ -120,7 +128,7 @@ class Batchwork:
     ) -> Replay:
         tasks = sorted({run.task for run in self.runs})
         timing = self.params.offline.success_timing
-        labels = [relabel(self.dataset, task, data, success_timing=timing) for task in tasks]
+        labels = [relabel(self.spec, task, data, success_timing=timing) for task in tasks]
 
         def tensor(array: Any, dtype: torch.dtype) -> Tensor:
             return torch.tensor(array, dtype=dtype, device=self.device)

@@ -34,7 +34,7 @@ class Interaction:
         tasks = [run.task for run in work.runs]
         # A single environment or worker would only add latency: those are stepped in this process.
         self.pool = EnvironmentPool(
-            work.dataset,
+            work.spec,
             tasks,
             workers=min(workers, len(tasks)) if min(workers, len(tasks)) > 1 else 0,
             success_timing=work.params.offline.success_timing,

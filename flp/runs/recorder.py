@@ -15,11 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from flp.data.environments import EnvironmentSpec
 from flp.evaluation.rollout import Act, BackgroundEvaluator, Evaluation, Evaluator
 from flp.learner.devices import device_name
 from flp.learner.trainable import Logs
+from flp.own.task import OwnSpec
 from flp.parts.base import Agent
 from flp.runs.batchwork import Batchwork
+from flp.runs.estimates import Estimate, Estimator
 from flp.runs.run_folder import Row, parameters_of, save_run, write_trajectories
 from flp.supervision.health import Guard, Health
 from flp.system.artifacts import save_tensors, write_json
@@ -69,17 +72,12 @@ class Recorder:
         self.logs: list[Row] = []
         self.paths: dict[str, list[list[NDArray[np.float32]]]] = {}
         settings = work.params.evaluation
-        self.evaluator = Evaluator(
-            work.dataset,
-            [run.task for run in work.runs],
-            episodes=settings.episodes,
-            seed=settings.seed,
-            # One worker would only add a process: a single-threaded shard steps its environments itself.
-            workers=workers if workers > 1 else 0,
-            success_timing=work.params.offline.success_timing,
-            record=RECORDED,
-            device=work.device,
-        )
+        # One worker would only add a process: a single-threaded shard steps its environments itself.
+        options: dict[str, Any] = {"workers": workers if workers > 1 else 0, "record": RECORDED, "device": work.device}
+        options |= {"episodes": settings.episodes, "seed": settings.seed}
+        options |= {"success_timing": work.params.offline.success_timing}
+        tasks = [run.task for run in work.runs]
+        self.evaluator = Evaluator(work.spec, tasks, **options) if work.spec.simulated else Estimator(work)
         self.background = BackgroundEvaluator(self.evaluator) if beside else None
         self.pending: deque[_Look] = deque()
         self.news: list[str] = []
@@ -152,7 +150,7 @@ class Recorder:
             self.pending.append(look)
             self.background.submit(look.step, self._act(look))
 
-    def _collect(self, results: Sequence[tuple[int, Evaluation]]) -> None:
+    def _collect(self, results: Sequence[tuple[int, Evaluation | Estimate]]) -> None:
         for _, result in results:
             self._keep(self.pending.popleft(), result)
 
@@ -173,27 +171,21 @@ class Recorder:
 
         return act
 
-    def _keep(self, look: _Look, result: Evaluation) -> None:
+    def _keep(self, look: _Look, result: Evaluation | Estimate) -> None:
         self.health.settle(look.guard, look.step)
-        if result.trajectories is not None:
-            self.paths[look.phase] = result.trajectories
+        if isinstance(result, Estimate):
+            what, rows = "value", result.rows(look.agent, look.phase == BEHAVIOR)
+        else:
+            if result.trajectories is not None:
+                self.paths[look.phase] = result.trajectories
+            what, rows = measured(result, self.work.spec)
         said = []
-        for i, run in enumerate(self.work.runs):
-            success = float(result.success[i].mean())
-            self.evaluations.append(
-                {
-                    "run": run.name,
-                    "phase": look.phase,
-                    "step": look.step,
-                    "success": success,
-                    "episodes": result.success.shape[1],
-                    "return": float(result.returns[i].mean()),
-                    "length": float(result.lengths[i].mean()),
-                }
-            )
-            said.append(f"{run.name} {'failed' if run.name in self.health.failed else format(success, '.0%')}")
+        for run, row in zip(self.work.runs, rows, strict=True):
+            self.evaluations.append({"run": run.name, "phase": look.phase, "step": look.step, **row})
+            told = format(row[what], ".0%" if what == "success" else ".4g") if row[what] is not None else "unknown"
+            said.append(f"{run.name} {'failed' if run.name in self.health.failed else told}")
         if look.phase != BEHAVIOR:
-            self.news.append(f"step {look.step}: success " + ", ".join(said))
+            self.news.append(f"step {look.step}: {what} " + ", ".join(said))
 
     def log(self, step: int, logs: Logs) -> None:
         """Keep the training scalars, `[R]` each."""
@@ -203,6 +195,10 @@ class Recorder:
 
     def save(self, folder: Path, keys: dict[str, str], step: int, seconds: float) -> None:
         """Write every run's folder: its results, or why it failed. The runs together took `seconds`."""
+        if isinstance(self.evaluator, Estimator) and step > 0:
+            for run, fitted in zip(self.work.runs, self.evaluator.fitted(self.agent), strict=True):
+                last = [row for row in self.evaluations if row["run"] == run.name and row["phase"] == self.phase][-1]
+                last.update(fitted)
         has_flow = any(map(self.agent.is_shared, self.agent.state_dict()))
         for i, run in enumerate(self.work.runs):
             target = folder / run.name
@@ -236,6 +232,25 @@ class Recorder:
     def close(self) -> None:
         """Give up what is pending, and close the environments."""
         (self.background or self.evaluator).close()
+
+
+def measured(result: Evaluation, spec: EnvironmentSpec) -> tuple[str, list[Row]]:
+    """What is written of each run's episodes, and which of it counts: success, or the return where there is no such."""
+    rows: list[Row] = [
+        {
+            "success": float(result.success[i].mean()),
+            "episodes": result.success.shape[1],
+            "return": float(result.returns[i].mean()),
+            "length": float(result.lengths[i].mean()),
+        }
+        for i in range(len(result.success))
+    ]
+    if isinstance(spec, OwnSpec):
+        for row, returns in zip(rows, result.returns, strict=True):
+            row["return_std"] = float(returns.std())
+            if spec.success == "none":
+                row["success"] = None
+    return "success" if rows[0]["success"] is not None else "return", rows
 
 
 def _copy(agent: Agent) -> Agent:

@@ -150,7 +150,8 @@ class Session(AbstractContextManager["Session", None]):
         self.status = Status(shard.folder, steps, **about, makes=str(assignment.folder), runs=names)
         self.progress = Progress(label, steps, quiet=turns.index > 0, tell=self.status.reach)
         rescue = partial(keep_last_good, self.work, self.resume, assignment.folder, assignment.keys)
-        self.health = Health(label, names, params.offline, self.replay, self.agent, rescue)
+        own = not self.work.spec.of_ogbench
+        self.health = Health(label, names, params.offline, self.replay, self.agent, rescue, own=own)
         tick = partial(self.resume.stop_if_asked, self.state)
         beside = evaluates_beside(device)
         self.boards = Boards(params.report, assignment.folder, self.work.shown, {r.name: asdict(r) for r in shard.runs})

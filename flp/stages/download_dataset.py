@@ -1,7 +1,7 @@
 """Fetch, generate or copy a dataset and check what it holds.
 
 Writes data/{dataset}.npz and data/{dataset}-val.npz in OGBench's format, and a manifest (.json). The source is
-download.source in params.yaml: ogbench, generate or path.
+download.source in params.yaml: ogbench, generate or path; or the user's, for a name of the section tasks.
 """
 
 from __future__ import annotations
@@ -10,17 +10,22 @@ import sys
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+from flp.data.environments import EnvironmentSpec
 from flp.data.fetch import fetch
 from flp.data.generate import generate
 from flp.data.load import validate
 from flp.data.own_file import bring_in
+from flp.experiment.keys import Keys
 from flp.experiment.program import Job, stage
+from flp.own.bring import bring_in as bring_task_in
 from flp.params.sections import Download
 from flp.supervision.foresight import check, generate_needs
 from flp.supervision.status import Status
 from flp.system import layout
 from flp.system.artifacts import FORMAT_VERSION, made_with, write_json
+from flp.system.errors import FLPError
 from flp.system.hashing import sha256_of
 from flp.system.locks import once
 
@@ -38,13 +43,27 @@ def make(job: Job, key: str) -> None:
     name, settings = job.args.dataset, job.params.download
     train, validation, manifest = (Path(layout.DATA.format(dataset=name) + s) for s in layout.DATA_SUFFIXES)
     manifest.unlink(missing_ok=True)
-    states = layout.resume_folder("download-dataset", key)
-    with closing(Status(states, stage="download-dataset", dataset=name, makes=str(train.with_suffix("")))):
-        obtain(name, settings, train, validation, states, job.args.threads)
+    own = job.params.tasks.get(name)
+    if own is None:
+        states = layout.resume_folder("download-dataset", key)
+        with closing(Status(states, stage="download-dataset", dataset=name, makes=str(train.with_suffix("")))):
+            obtain(name, settings, train, validation, states, job.args.threads)
+        said: dict[str, Any] = {"source": settings.source, "label": label(settings), "parameters": settings.keyed()}
+        spec: EnvironmentSpec = job.params.spec(name)
+    else:
+        found = bring_task_in(own.asked(name), train, validation)
+        spec = found.spec
+        reference = found.reference if own.reference is None else (own.reference.random, own.reference.expert)
+        said = {"source": "own", "label": "a task of the user's", "parameters": own.model_dump(mode="json")}
+        said |= {"task": found.spec.described(), "reference": reference}
+    if content := job.keys.content(name):
+        said["content"] = content
+        if Keys(job.keys.params).content(name) != content:
+            raise FLPError(f"{name}: the file changed while it was read; run again")
     rows = {}
     for path in (train, validation):
         rows[path.name] = {"sha256": sha256_of(path), "bytes": path.stat().st_size}
-        validate(path, name)
+        validate(path, spec)
     write_json(
         manifest,
         {
@@ -52,9 +71,7 @@ def make(job: Job, key: str) -> None:
             "kind": "dataset",
             "key": key,
             "dataset": name,
-            "source": settings.source,
-            "label": label(settings),
-            "parameters": settings.keyed(),
+            **said,
             "files": rows,
             **made_with(),
         },

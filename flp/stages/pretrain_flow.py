@@ -26,6 +26,7 @@ from flp.learner.devices import device_name, set_up, to_device
 from flp.learner.nets import standardize
 from flp.learner.trainable import Logs
 from flp.learner.trainer import Trainer
+from flp.own.task import OwnSpec
 from flp.randomness.seeds import seed_of
 from flp.randomness.streams import RunStreams
 from flp.supervision.boards import Boards
@@ -90,6 +91,7 @@ def train_flow(job: Job, path: str, key: str) -> None:
         "parameters": settings.keyed(),
         "clipped_fraction": train.clipped_fraction,
         "validation_loss": curve[-1]["validation_loss"],
+        **({"action_range": [spec.low, spec.high]} if isinstance(spec := job.params.spec(name), OwnSpec) else {}),
         "device": device_name(device),
         "seconds": round(resume.seconds, 3),
     }
@@ -140,6 +142,14 @@ def fit(
     return curve
 
 
+def units(manifest: dict[str, Any]) -> str:
+    """In which units a flow's actions are."""
+    low, high = manifest.get("action_range", ([-1.0], [1.0]))
+    if set(low) == {-1.0} and set(high) == {1.0}:
+        return "in [-1, 1], as the environment takes them"
+    return f"in [-1, 1], scaled from the environment's own range, {list(low)} to {list(high)}"
+
+
 def model_card(manifest: dict[str, Any]) -> str:
     """What a colleague should know before using the flow."""
     parameters = "\n".join(f"- {name}: `{value}`" for name, value in manifest["parameters"].items())
@@ -151,6 +161,7 @@ t = 0 to the behaviour's actions at t = 1. Load it with `flp.load_flow`.
 - dataset SHA-256: `{manifest["dataset_sha256"]}`
 - key: `{manifest["key"]}`
 - validation loss: {manifest["validation_loss"]:.5f}
+- actions: {units(manifest)}
 - clipped action coordinates: {100 * manifest["clipped_fraction"]:.2f} %
 - device: {manifest["device"]}
 

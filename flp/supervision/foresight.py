@@ -110,7 +110,7 @@ def foresee_training(
     params: Params, dataset: str, agent: str, shards: Sequence[Sequence[Run]], capacity: int, device: torch.device
 ) -> None:
     """Check that training runs on a device fits; other arguments as `train_needs`, errors as `check`."""
-    spec, cuda = specification(dataset), device.type == "cuda"
+    spec, cuda = params.spec(dataset), device.type == "cuda"
     data = Path(layout.DATA.format(dataset=dataset) + ".npz")
     needs = train_needs(params, agent, data, spec.observation_dim, spec.action_dim, shards, capacity, cuda=cuda)
     remedy = "train fewer runs together (offline.seeds_per_job, offline.tasks) or on fewer --threads"

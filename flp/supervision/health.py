@@ -61,6 +61,7 @@ class Health:
         replay: the transitions, for the rewards.
         agent: what is trained.
         on_failure: called with a run's number when it fails, while the last checkpoint is still there.
+        own: a user's task, whose rewards may be of any sign and whose episodes need not end by success.
     """
 
     def __init__(
@@ -71,14 +72,20 @@ class Health:
         replay: Replay,
         agent: Agent,
         on_failure: Callable[[int], None] = lambda run: None,
+        *,
+        own: bool = False,
     ) -> None:
         self.label, self.names, self.agent, self.on_failure = label, list(names), agent, on_failure
         self.latent_dim = replay.actions.shape[-1] if agent.uses_latents else None
         self.log_std_range = offline.log_std_min, offline.log_std_max
         tasks = replay.task_of_run[:, 0]
         worst = replay.rewards.amin(1).clamp(max=-1)[tasks]
+        best = replay.rewards.amax(1).clamp(min=0)[tasks]
         self.lowest: list[float] = (worst / (1 - offline.discount)).tolist()
-        self.unreached = (replay.masks.amin(1) > 0)[tasks].tolist()
+        self.highest: list[float] = (best / (1 - offline.discount)).tolist()
+        constant = replay.rewards.amin(1) == replay.rewards.amax(1)
+        self.own = own
+        self.unreached = (constant if own else replay.masks.amin(1) > 0)[tasks].tolist()
         self.failed: dict[str, dict[str, Any]] = {}
         self.warned: set[str] = set()
         self.step = self.good = 0
@@ -86,7 +93,9 @@ class Health:
     def start(self) -> None:
         """Warn of tasks that the data never achieve."""
         runs = [name for name, unreached in zip(self.names, self.unreached, strict=True) if unreached]
-        if runs:
+        if runs and self.own:
+            self._say("every transition of the dataset earns the same reward: there may be nothing to learn from")
+        elif runs:
             self._say(
                 f"no transition of the dataset achieves the task of {', '.join(runs)}: every reward is negative and "
                 "there may be nothing to learn from; take a larger dataset (download.episodes) or other offline.tasks"
@@ -116,16 +125,16 @@ class Health:
 
     def _judge(self, i: int, row: dict[str, float]) -> None:
         values = [row[name] for name in _Q_LOGS if name in row]
-        low = self.lowest[i]
+        low, high = self.lowest[i], self.highest[i]
         if values:
-            beyond = max(*values, low - min(values), 0.0)
-            worst = max(values) if max(values) > low - min(values) else min(values)
+            beyond = max(max(values) - high, low - min(values), 0.0)
+            worst = max(values) if max(values) - high > low - min(values) else min(values)
             remedy = "lower offline.learning_rate or offline.target_rate, take aggregation: min, or raise offline.alpha"
-            says = f"Q is {worst:.4g}, where rewards and discount allow {low:.4g} to 0"
-            if beyond > 1 - _EXPLODED * low:
+            says = f"Q is {worst:.4g}, where rewards and discount allow {low:.4g} to {high:.4g}"
+            if beyond > 1 + _EXPLODED * (high - low):
                 self.fail(i, says, remedy)
                 return
-            if beyond > 1 - _SUSPICIOUS * low:
+            if beyond > 1 + _SUSPICIOUS * (high - low):
                 self._warn(i, "q", says, remedy)
         if "policy_std" in row:
             self._judge_policy(i, row)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,11 @@ def hash_of(*parts: Any) -> str:
     """A short hash of JSON-like values; dictionaries are unordered."""
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def contents(paths: Iterable[Path]) -> list[str]:
+    """The checksums of files, each with its name's end, which says how it is read."""
+    return [f"{path.suffix}:{sha256_of(path)}" for path in paths]
 
 
 def sha256_of(path: Path | str) -> str:

@@ -1,15 +1,26 @@
-"""`flp check`: whether params.yaml (and presets) are valid, and what they would train."""
+"""`flp check`: whether params.yaml (and presets) are valid, and what they would train.
+
+For a task of the user's, its data are read and its environment is opened, and the two are compared.
+"""
 
 from __future__ import annotations
 
 import argparse
+from contextlib import closing, nullcontext
 
+import numpy as np
+
+from flp.data.environments import seeded_reset
 from flp.experiment.keys import Keys
 from flp.experiment.program import tool
+from flp.own.bring import Asked, gather
 
 
 def check(keys: Keys, args: argparse.Namespace) -> int:
     """Say what would be trained; that the parameters could be read is the check."""
+    for name in keys.params.datasets:
+        if name in keys.params.tasks:
+            print(f"{name}: {task(keys.params.tasks[name].asked(name))}")
     jobs, online = list(keys.jobs()), list(keys.online_jobs())
     runs = sum(len(keys.runs(*job)) for job in jobs)
     flows = len(keys.params.datasets) * len(keys.params.seeds)
@@ -18,6 +29,26 @@ def check(keys: Keys, args: argparse.Namespace) -> int:
         f"{len(jobs)} jobs, {sum(len(keys.online_runs(*job)) for job in online)} online runs in {len(online)} jobs"
     )
     return 0
+
+
+def task(asked: Asked) -> str:
+    """What is found out of a task, in a line.
+
+    Raises:
+        FLPError: its data are not whole, or do not fit its environment.
+    """
+    found = gather(asked)
+    spec, rows = found.spec, sum(int((~part["terminals"]).sum()) for part in found.parts)
+    with closing(spec.make(1)) if spec.simulated else nullcontext() as env:
+        if env is not None:
+            seeded_reset(env, 0)
+            env.step(np.zeros(spec.action_dim, np.float32))  # its rule of success is asked too
+    units = "in [-1, 1]" if spec.in_units else f"scaled from {list(spec.low)} … {list(spec.high)}"
+    place = f"{spec.environment}, {spec.horizon} steps" if spec.simulated else "no simulator"
+    return (
+        f"{rows} transitions, observations of {spec.observation_dim} numbers, {spec.action_dim} actions {units}, "
+        f"{place}, success: {spec.success}"
+    )
 
 
 main = tool("check", {}, check, __doc__)

@@ -42,7 +42,10 @@ def command(keys: Keys, args: argparse.Namespace) -> int:
         agent = args.agent or ("flp" if "flp" in agents else agents[0])
         if agent not in agents:
             raise FLPError(f"--agent {agent}: not trained in this experiment (offline.agents: {', '.join(agents)})")
-        make(keys, dataset, agent, args.device)
+        if dataset not in keys.params.tasks:  # whose environment need not draw
+            make(keys, dataset, agent, args.device)
+        elif args.dataset:
+            raise FLPError(f"--dataset {dataset}: videos are of OGBench's environments alone")
     return 0
 
 
@@ -113,10 +116,10 @@ def play_run(
     params = keys.dataset_params(dataset)
     work = Batchwork(dataset, agent_name, [run], params, set_up(1, device, params.offline.precision))
     agent, _ = work.load()
-    every = pictures_apart(dataset)
+    every = pictures_apart(work.spec)
 
     def played(act: Any) -> Episode:
-        scene = open_scene(dataset, run.task, params.offline.success_timing)
+        scene = open_scene(work.spec, run.task, params.offline.success_timing)
         try:
             return play(act, scene, run.task, params.evaluation, every=every, device=work.device)
         finally:

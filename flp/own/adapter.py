@@ -1,0 +1,136 @@
+"""A user's environment as the pipeline acts in it: flat observations, actions in [-1, 1], and success told."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from flp.data.environments import simulator_importable
+from flp.own.success import success_rule
+from flp.system.errors import FLPError
+
+Bounds = tuple[tuple[float, ...], tuple[float, ...]]
+_INSTALL = "is its package installed, and does the id name the module that registers it (my_package:MyArm-v0)?"
+
+
+def open_environment(name: str, kwargs: dict[str, Any]) -> Any:
+    """Make an environment as gymnasium does.
+
+    Raises:
+        FLPError: it cannot be made, or does not end of itself.
+    """
+    try:
+        with simulator_importable(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            env = gymnasium.make(name, disable_env_checker=True, **kwargs)
+    except Exception as error:  # whatever a package raises that is imported and called here
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        missing = isinstance(error, (ImportError, gymnasium.error.UnregisteredEnv))
+        remedy = _INSTALL if missing else "look at its kwargs"
+        raise FLPError(f"environment {name} cannot be made ({reason}); {remedy}") from error
+    if env.spec is None or env.spec.max_episode_steps is None:
+        env.close()
+        raise FLPError(f"environment {name} has no time limit; give it one, kwargs: {{max_episode_steps: 1000}}")
+    return env
+
+
+def horizon_of(env: Any) -> int:
+    """Steps after which an episode is cut off."""
+    return int(env.spec.max_episode_steps)
+
+
+def observation_dim(space: Any, what: str) -> int:
+    """The length of an observation, flattened by gymnasium's own tool.
+
+    Raises:
+        FLPError: it has none.
+    """
+    try:
+        (length,) = spaces.utils.flatten_space(space).shape
+    except (NotImplementedError, ValueError, TypeError):
+        raise FLPError(f"{what}: observations of {space} cannot be flattened into a vector") from None
+    return int(length)
+
+
+def action_range(space: Any, what: str) -> Bounds:
+    """The least and the greatest action, flat.
+
+    Raises:
+        FLPError: actions are not of a finite box.
+    """
+    if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
+        raise FLPError(
+            f"{what}: actions are discrete ({space}); a flow models densities of continuous actions, so that this "
+            "needs an environment whose actions are a box"
+        )
+    if not isinstance(space, spaces.Box) or not np.issubdtype(space.dtype, np.floating):
+        raise FLPError(f"{what}: actions are {space}, not a box of real numbers")
+    low, high = (np.asarray(bound, np.float64).ravel() for bound in (space.low, space.high))
+    if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
+        raise FLPError(f"{what}: actions are {space}, whose range is not finite; wrap it with one that is")
+    return tuple(low.tolist()), tuple(high.tolist())
+
+
+class Adapter(gymnasium.Wrapper[Any, Any, Any, Any]):  # type: ignore[misc]
+    """The environment of a task.
+
+    Args:
+        env: the user's, whose spaces have been compared with the data's.
+        name: the task's name.
+        success: the rule, as `success_rule` reads it.
+        unscaled: what makes an action in the environment's units of one in [-1, 1].
+    """
+
+    def __init__(self, env: Any, name: str, success: str, unscaled: Callable[[NDArray[Any]], NDArray[Any]]) -> None:
+        self._shape, self._dtype = env.action_space.shape, env.action_space.dtype
+        flat = isinstance(env.observation_space, spaces.Box) and len(env.observation_space.shape) == 1
+        super().__init__(env if flat else gymnasium.wrappers.FlattenObservation(env))
+        self.action_space = spaces.Box(-1.0, 1.0, env.action_space.low.ravel().shape, np.float32)
+        self._name, self._success, self._unscaled = name, success, unscaled
+        self._rule, self._total = success_rule(success), 0.0
+
+    def reset(self, **options: Any) -> tuple[NDArray[Any], dict[str, Any]]:
+        """Start an episode."""
+        self._total = 0.0
+        observation, info = self.env.reset(**options)
+        return observation, dict(info)
+
+    def step(self, action: NDArray[Any]) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
+        """Act in [-1, 1]; the information says under `success` what the task's rule does."""
+        own = self._unscaled(action).reshape(self._shape).astype(self._dtype)
+        observation, reward, terminated, truncated, info = self.env.step(own)
+        self._total += float(reward)
+        return observation, float(reward), bool(terminated), bool(truncated), {**info, "success": self._won(info)}
+
+    def _won(self, info: dict[str, Any]) -> bool:
+        if self._rule is None:
+            return False
+        try:
+            return self._rule(info, self._total)
+        except (KeyError, TypeError, ValueError) as error:
+            has = ", ".join(map(str, info)) or "nothing"
+            raise FLPError(
+                f"{self._name}: success is '{self._success}', which its information does not tell (it has: {has})"
+            ) from error
+
+
+def compare(env: Any, what: str, length: int, bounds: Bounds) -> None:
+    """Compare an environment's spaces with the data's: the length of an observation, and the range of actions.
+
+    Raises:
+        FLPError: they differ.
+    """
+    here = observation_dim(env.observation_space, what)
+    if here != length:
+        raise FLPError(f"{what} has observations of {here} numbers, the data have {length}")
+    low, high = action_range(env.action_space, what)
+    if len(low) != len(bounds[0]):
+        raise FLPError(f"{what} has actions of {len(low)} numbers, the data have {len(bounds[0])}")
+    if not np.allclose([low, high], bounds, rtol=1e-6, atol=1e-9):
+        raise FLPError(f"{what} has actions from {low} to {high}, the data from {bounds[0]} to {bounds[1]}")

@@ -1,0 +1,64 @@
+"""What a user's task calls success: a rule read from a line, never run as code."""
+
+from __future__ import annotations
+
+import math
+import operator
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+_RULE = re.compile(r"(return|info(?:\.\w+)+)(?:\s*(>=|<=|>|<)\s*([-+]?[\d.]+(?:e[-+]?\d+)?))?", re.IGNORECASE)
+_COMPARE: dict[str, Callable[[float, float], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+_EXPECTED = "write 'info.success', 'return >= 300' (or info.… with >=, >, <= or < and a number), or 'none'"
+
+
+@dataclass(frozen=True)
+class Success:
+    """A rule; call it with a step's information and the episode's return so far.
+
+    Attributes:
+        path: the names that lead into the information; empty for the return.
+        comparison: with what the value is compared; None takes it as a truth value.
+        level: the number it is compared with.
+    """
+
+    path: tuple[str, ...]
+    comparison: str | None
+    level: float
+
+    def __call__(self, info: Mapping[str, Any], total: float) -> bool:
+        """Whether this step is a success; `KeyError` where the information lacks what the rule names."""
+        value: Any = total
+        if self.path:
+            value = info
+            for name in self.path:
+                value = value[name]
+        return bool(value) if self.comparison is None else _COMPARE[self.comparison](float(value), self.level)
+
+
+def success_rule(text: str) -> Success | None:
+    """Read a rule; None where there is no success.
+
+    Raises:
+        ValueError: it is no rule.
+    """
+    if text.strip() == "none":
+        return None
+    found = _RULE.fullmatch(text.strip())
+    if found is None or (found[1].lower() == "return" and found[2] is None):
+        raise ValueError(f"{text!r} is no rule of success; {_EXPECTED}")
+    path = tuple(found[1].split(".")[1:])
+    try:
+        level = float(found[3]) if found[3] else 0.0
+    except ValueError:
+        raise ValueError(f"{text!r}: {found[3]} is no number; {_EXPECTED}") from None
+    if not math.isfinite(level):
+        raise ValueError(f"{text!r}: {found[3]} is no finite number; {_EXPECTED}")
+    return Success(path, found[2], level)

@@ -1,0 +1,142 @@
+"""A user's own tasks: the section `tasks` of params.yaml, one entry for each name that `datasets` may then take."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from flp.data.environments import known_datasets
+from flp.own.bring import OF_DATASET, Asked
+from flp.own.success import success_rule
+from flp.own.task import package_version
+from flp.params.fields import AsReal, Float, Section
+
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,98}[A-Za-z0-9])?")
+# What folders and pages of the results are called already.
+_TAKEN = ("report", "figures", "videos", "keys", "index", "sha256")
+
+
+def _rule(text: str) -> str:
+    success_rule(text)
+    return text
+
+
+def _jsonable(values: dict[str, Any]) -> dict[str, Any]:
+    try:
+        json.dumps(values, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        raise ValueError("must be what JSON can hold: finite numbers, texts, lists and mappings") from None
+    return values
+
+
+def _several(value: object) -> object:
+    """One number stands for a list of one."""
+    return value if isinstance(value, list) else [value]
+
+
+Bounds = Annotated[list[Float], Field(min_length=1, max_length=2**12), BeforeValidator(_several)]
+
+
+class TaskData(Section):
+    """Where a task's transitions are: one of the two."""
+
+    path: str | None = None
+    """A `.npz` or HDF5 file (`.h5`, `.hdf5`) in D4RL's layout; `{stem}-val` beside it holds the held-out episodes."""
+    minari: str | None = None
+    """A dataset of Minari's: a folder, or an id, which is downloaded if it is not there."""
+
+    @model_validator(mode="after")
+    def _one(self) -> TaskData:
+        if bool(self.path) == bool(self.minari):
+            raise ValueError("name one source: {path: my.npz} or {minari: the id or folder of a dataset}")
+        return self
+
+
+class Reference(Section):
+    """Returns between which the normalised score counts from 0 to 100."""
+
+    random: Float
+    """Undiscounted return of a random policy: 0."""
+    expert: Float
+    """Undiscounted return of an expert: 100."""
+
+    @model_validator(mode="after")
+    def _differ(self) -> Reference:
+        if self.random == self.expert:
+            raise ValueError("random and expert are the same return; the score between them has no meaning")
+        return self
+
+
+class ActionRange(Section):
+    """The range of actions, where neither an environment nor Minari tells it."""
+
+    low: Bounds
+    """The least action: one number for all, or one for each."""
+    high: Bounds
+    """The greatest action."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ActionRange:
+        if len({len(self.low), len(self.high)} - {1}) > 1:
+            raise ValueError(f"low has {len(self.low)} numbers and high {len(self.high)}")
+        count = max(len(self.low), len(self.high))
+        pairs = [bound if len(bound) == count else bound * count for bound in (self.low, self.high)]
+        if any(low >= high for low, high in zip(*pairs, strict=True)):
+            raise ValueError("each low must be below its high")
+        return self
+
+
+class OwnTask(Section):
+    """One task: its data, its environment, what success is there."""
+
+    data: TaskData
+    environment: str | None = OF_DATASET
+    """A gymnasium id, with the module that registers it (`my_package:MyArm-v0`); `dataset` for the one that a Minari
+    dataset names itself; null for no simulator."""
+    kwargs: Annotated[dict[str, Any], AfterValidator(_jsonable)] = Field(default={})
+    """What the environment is made with, such as `{max_episode_steps: 500}`."""
+    success: Annotated[str, AfterValidator(_rule)] = "none"
+    """`info.success`, a comparison such as `return >= 300` or `info.distance < 0.05`, or `none`: the return counts."""
+    discount: Annotated[float, Field(ge=0, lt=1), AsReal] | None = None
+    """In place of `offline.discount`; empty: that."""
+    reference: Reference | None = None
+    """For the normalised score; empty: the Minari dataset's own, if it tells them."""
+    actions: ActionRange | None = None
+    """The range of actions, where neither an environment nor Minari tells it; empty: -1 to 1."""
+
+    @model_validator(mode="after")
+    def _environment_given(self) -> OwnTask:
+        if self.environment == OF_DATASET and not self.data.minari:
+            raise ValueError("environment is missing: a gymnasium id such as my_package:MyArm-v0, or null for none")
+        if self.environment == "":
+            raise ValueError("environment is empty; write null for no simulator")
+        if self.actions is not None and self.environment is not None:
+            raise ValueError("actions is for tasks without a simulator; the environment's action space tells its range")
+        return self
+
+    def shaping_data(self) -> dict[str, Any]:
+        """What its data depend on beside their content: the environment's range of actions scales them."""
+        environment = {"environment": self.environment, "version": package_version(self.environment)}
+        actions = None if self.actions is None else self.actions.model_dump(mode="json")
+        return {**environment, "kwargs": self.kwargs, "actions": actions, "minari": self.data.minari}
+
+    def asked(self, name: str) -> Asked:
+        """What goes to those who bring the data in."""
+        actions = None if self.actions is None else (tuple(self.actions.low), tuple(self.actions.high))
+        data = {"path": self.data.path, "minari": self.data.minari, "environment": self.environment}
+        return Asked(name, **data, kwargs=self.kwargs, success=self.success, actions=actions)
+
+
+def named(tasks: dict[str, OwnTask]) -> dict[str, OwnTask]:
+    """The tasks, whose names must be fit for folders and pages, and nobody else's (`ValueError`)."""
+    for name in tasks:
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is no name for a task; take letters, digits, - and _, at most 100")
+        if name in known_datasets():
+            raise ValueError(f"{name} is OGBench's; give your task another name")
+        if name in _TAKEN or name.endswith("-val"):
+            raise ValueError(f"{name} is the name of other files of the pipeline; give your task another one")
+    return tasks

@@ -1,0 +1,153 @@
+"""What can be said of policies where there is no environment to try them in: estimates, from episodes that were logged.
+
+At every evaluation the critic's own value and the likelihood of the policy's actions under the behaviour flow, both on
+held-out episodes; at the end fitted-Q evaluation. All of it is an opinion of models, none of it a measurement.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from flp.data.load import Dataset, load_dataset
+from flp.data.moments import observation_moments
+from flp.evaluation.rollout import Act
+from flp.flow.checkpoint import load_flow
+from flp.learner.devices import to_device
+from flp.parts.base import Agent
+from flp.parts.fitted_q import Logged, fitted_q
+from flp.randomness.seeds import seed_of
+from flp.randomness.streams import RunStreams
+from flp.runs.batchwork import Batchwork
+from flp.system import layout
+from flp.system.errors import FLPError
+
+Row = dict[str, Any]
+_PIECE = 4096  # states acted in at a time
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """What policies do in held-out states.
+
+    Attributes:
+        starts: where the held-out episodes begin, `[R, E, o]`.
+        actions: the policies' there, `[R, E, a]`.
+        likelihood: mean log-density of their actions under the behaviour flow, in nats, `[R]`.
+    """
+
+    starts: Tensor
+    actions: Tensor
+    likelihood: Tensor
+
+    def rows(self, agent: Agent, behavior: bool) -> list[Row]:
+        """What is written of each run; the behaviour's actions are not what a critic's value is of."""
+        with torch.inference_mode():
+            value = None if behavior else agent.value(self.starts, self.actions)
+        values = [None] * len(self.likelihood) if value is None else value.mean(1).tolist()
+        empty = {"success": None, "episodes": 0, "return": None, "length": None}
+        return [
+            {**empty, "value": value, "likelihood": likelihood}
+            for value, likelihood in zip(values, self.likelihood.tolist(), strict=True)
+        ]
+
+
+class Estimator:
+    """Takes an evaluator's place for a task without a simulator.
+
+    Args:
+        work: the runs.
+    """
+
+    record = 0
+
+    def __init__(self, work: Batchwork) -> None:
+        self.work, self.device = work, work.device
+        file = layout.DATA.format(dataset=work.dataset)
+        self.train, self.held_out = load_dataset(f"{file}.npz"), load_dataset(f"{file}-val.npz")
+        self.flow, _ = load_flow([str(work.flow_file(run)) for run in work.runs], work.device)
+        rows = self.held_out.transitions
+        states = rows[:: max(1, len(rows) // max(1, work.params.invert.likelihood_samples))]
+        self.starts, self.states = (
+            self._shared(self.held_out.observations[at]) for at in (_starts(self.held_out), states)
+        )
+        self._interrupted = False
+
+    def _shared(self, array: NDArray[Any]) -> Tensor:
+        """The same states for every run, `[R, n, o]`."""
+        return to_device(array, self.device).expand(len(self.work.runs), -1, -1)
+
+    def evaluate(self, act: Act) -> Estimate:
+        """Let policies act in held-out states."""
+        with torch.inference_mode():
+            starts, states = (self._actions(act, states, "evaluation noise") for states in (self.starts, self.states))
+        return Estimate(self.starts, starts, self.flow.log_density(self.states, states).mean(1))
+
+    def _actions(self, act: Act, states: Tensor, purpose: str) -> Tensor:
+        """The policies' actions `[R, n, a]`, a piece at a time; `FLPError` where they are no numbers."""
+        seed = self.work.params.evaluation.seed
+        streams = RunStreams([seed_of(purpose, seed, run.task) for run in self.work.runs], "cpu", self.device)
+        pieces = []
+        for piece in torch.split(states, _PIECE, 1):
+            if self._interrupted:
+                raise FLPError(f"the evaluation of {self.work.dataset} was interrupted")
+            pieces.append(torch.as_tensor(act(piece, streams)).float().clamp(-1, 1))
+        return torch.cat(pieces, 1)
+
+    def fitted(self, agent: Agent) -> list[Row]:
+        """Fitted-Q evaluation of each run's policy: the estimate and its 95 % interval, beside what the data earned.
+
+        Fitted on bootstrap samples of the training episodes; the interval is the estimates' spread.
+        """
+        data, offline = self.train, self.work.params.offline
+        assert data.rewards is not None and data.masks is not None
+
+        def act(observations: Tensor, streams: RunStreams) -> Tensor:
+            return agent.act(observations, streams)[0]
+
+        rows, starts = data.transitions, _starts(data)
+        with torch.inference_mode():
+            after = self._actions(act, self._shared(data.observations[rows + 1]), "fitted-Q noise")
+            first = self._actions(act, self._shared(data.observations[starts]), "fitted-Q starts")
+        moments = tuple(to_device(moment, self.device) for moment in observation_moments(data))
+        arrays = (data.observations[rows], data.actions[rows], data.rewards[rows], data.masks[rows])
+        s, a, r, masks, s_after = (to_device(array, self.device) for array in (*arrays, data.observations[rows + 1]))
+        begins = to_device(np.searchsorted(rows, starts), self.device)
+        earned = _discounted(data, offline.discount)
+        found = []
+        for i, run in enumerate(self.work.runs):
+            seed = seed_of("fitted-Q", self.work.dataset, self.work.agent, run.task, run.seed, run.variant) % 2**62
+            transitions = Logged(s, a, r, masks, s_after, after[i].clone(), begins, first[i].clone())
+            estimates = fitted_q(transitions, offline, (moments[0], moments[1]), seed)
+            mean, spread = float(estimates.mean()), 1.96 * float(estimates.std())
+            found.append({"fqe": mean, "fqe_low": mean - spread, "fqe_high": mean + spread, "data_value": earned})
+        return found
+
+    def interrupt(self) -> None:
+        """Stop an evaluation under way in another thread."""
+        self._interrupted = True
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def _starts(data: Dataset) -> NDArray[np.int64]:
+    """The rows in which episodes with transitions begin."""
+    rows = data.transitions
+    return rows[np.flatnonzero(np.diff(rows, prepend=-2) > 1)]
+
+
+def _discounted(data: Dataset, discount: float) -> float:
+    """The mean discounted return of the episodes as they were logged."""
+    assert data.rewards is not None
+    ends = np.append(_starts(data)[1:], len(data.rewards))
+    returns = [
+        float(np.polynomial.polynomial.polyval(discount, data.rewards[first:end].astype(np.float64)))
+        for first, end in zip(_starts(data), ends, strict=True)
+    ]
+    return float(np.mean(returns))

@@ -1,0 +1,142 @@
+"""A user's file in D4RL's layout, `.npz` or HDF5, becomes rows whose last ends an episode."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from own_tasks import logged
+
+from flp.data.load import load_dataset
+from flp.own.bring import Asked, bring_in
+from flp.own.log_file import as_rows, read_file
+from flp.system.errors import FLPError
+
+O = np.arange(10, dtype=np.float32)[:, None]  # noqa: E741
+
+
+def arrays(**changes):
+    found = {"observations": O, "actions": O[:, [0]] / 20, "rewards": O[:, 0], "terminals": O[:, 0] == 3}
+    found["timeouts"] = O[:, 0] == 6
+    return {key: value for key, value in (found | changes).items() if value is not None}
+
+
+def save(path: Path, **values) -> Path:
+    if path.suffix == ".npz":
+        np.savez(path, **values)
+    else:
+        h5py = pytest.importorskip("h5py")
+        with h5py.File(path, "w") as file:
+            for key, value in values.items():
+                file.create_dataset(key, data=value, compression="gzip" if value.ndim else None)
+            file.create_group("metadata")
+    return path
+
+
+@pytest.mark.parametrize("end", [".npz", ".h5", ".hdf5"])
+def test_terminations_keep_their_last_reward_and_cuts_lose_a_transition(tmp_path, end):
+    rows = read_file(save(tmp_path / f"x{end}", **arrays()))
+    # Episodes 0-3 (terminated: a row more), 4-6 (cut: row 6 is the last state), 7-9 (unfinished).
+    assert rows["observations"][:, 0].tolist() == [0, 1, 2, 3, 3, 4, 5, 6, 7, 8, 9]
+    assert np.flatnonzero(rows["terminals"]).tolist() == [4, 7, 10]
+    transitions = ~rows["terminals"]
+    assert rows["rewards"][transitions].tolist() == [0, 1, 2, 3, 4, 5, 7, 8]
+    assert rows["masks"][transitions].tolist() == [1, 1, 1, 0, 1, 1, 1, 1]
+    assert all(rows[key].dtype == np.float32 for key in ("observations", "actions", "rewards", "masks"))
+
+
+@pytest.mark.parametrize("end", [".npz", ".h5"])
+def test_with_next_observations_no_transition_is_lost(tmp_path, end):
+    following = O + 1
+    following[[3, 6]] = 50  # where episodes end, what came after is nowhere else
+    rows = read_file(save(tmp_path / f"x{end}", **arrays(next_observations=following)))
+    assert rows["observations"][:, 0].tolist() == [0, 1, 2, 3, 50, 4, 5, 6, 50, 7, 8, 9, 10]
+    assert rows["rewards"][~rows["terminals"]].tolist() == list(range(10))
+
+
+def test_every_transition_is_the_one_that_was_logged():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        n = int(rng.integers(2, 30))
+        s, s2 = rng.normal(size=(2, n, 2)).astype(np.float32)
+        a, r = rng.normal(size=(n, 1)).astype(np.float32), rng.normal(size=n).astype(np.float32)
+        ends, cuts = rng.random(n) < 0.2, rng.random(n) < 0.2
+        known = rng.random() < 0.5
+        following = np.where((ends | cuts)[:, None], s2, np.roll(s, -1, 0))
+        rows = as_rows(s, a, r, ends, cuts, following if known else None)
+        starts = np.flatnonzero(~rows["terminals"])
+        last = (ends | cuts) | (np.arange(n) == n - 1)
+        kept = np.flatnonzero(~last | ends | known)
+        np.testing.assert_array_equal(rows["observations"][starts], s[kept])
+        np.testing.assert_array_equal(rows["actions"][starts], a[kept])
+        np.testing.assert_array_equal(rows["rewards"][starts], r[kept])
+        np.testing.assert_array_equal(rows["masks"][starts], ~ends[kept])
+        live = ~ends[kept]
+        np.testing.assert_array_equal(rows["observations"][starts + 1][live], following[kept][live])
+
+
+BAD = {
+    "no rewards": ({"rewards": None}, "'rewards' is missing"),
+    "no ends": ({"terminals": None, "timeouts": None}, "nothing says where episodes end"),
+    "unequal": ({"rewards": O[:5, 0]}, "'rewards' has 5 rows"),
+    "not a number": ({"rewards": np.full(10, np.nan)}, "NaN"),
+    "flags of 2": ({"terminals": O[:, 0]}, "expected 0 and 1"),
+    "pictures": ({"observations": np.zeros((10, 3, 4, 4))}, "expected 2 axes"),
+    "beyond float32": ({"observations": np.full((10, 1), 1e300)}, "what float32 can hold"),
+    "words": ({"actions": np.array(["a"] * 10)[:, None]}, "cannot become"),
+    "other successors": ({"next_observations": O + 7}, "is not 'observations' of the row after"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_is_not_safe_is_refused_by_name(tmp_path, case):
+    changes, said = BAD[case]
+    with pytest.raises(FLPError, match=said):
+        read_file(save(tmp_path / "x.npz", **arrays(**changes)))
+
+
+def test_an_hdf5_that_points_elsewhere_is_refused(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    other = save(tmp_path / "other.h5", **arrays())
+    links = {"link": h5py.ExternalLink(str(other), "rewards"), "soft": h5py.SoftLink("/observations")}
+    for name, link in links.items():
+        with h5py.File(save(tmp_path / f"{name}.h5", **arrays(rewards=None)), "a") as file:
+            file["rewards"] = link
+        with pytest.raises(FLPError, match="'rewards' is a link"):
+            read_file(tmp_path / f"{name}.h5")
+    with h5py.File(save(tmp_path / "virtual.h5", **arrays(rewards=None)), "a") as file:
+        layout = h5py.VirtualLayout((10,), np.float32)
+        layout[:] = h5py.VirtualSource(str(other), "rewards", (10,))
+        file.create_virtual_dataset("rewards", layout)
+    with pytest.raises(FLPError, match="no array of this file's own"):
+        read_file(tmp_path / "virtual.h5")
+    (tmp_path / "broken.h5").write_bytes(other.read_bytes()[:600])
+    with pytest.raises(FLPError, match="not a whole HDF5 file"):
+        read_file(tmp_path / "broken.h5")
+
+
+def asked(path: Path, **changes) -> Asked:
+    known = {"minari": None, "environment": None, "kwargs": {}, "success": "none", "actions": None}
+    return Asked("mine", str(path), **(known | changes))
+
+
+def test_without_a_simulator_the_task_says_the_range_of_actions(tmp_path):
+    values = logged(4, 20) | {"next_observations": logged(4, 20)["next_observations"]}
+    path = save(tmp_path / "mine.npz", **values)
+    out = tmp_path / "a.npz", tmp_path / "b.npz"
+    with pytest.raises(FLPError, match=r"actions reach from -2 to 2 in column 0, outside -1 to 1"):
+        bring_in(asked(path), *out)
+    found = bring_in(asked(path, actions=((-4.0,), (4.0,))), *out)
+    data = load_dataset(out[0], found.spec)
+    np.testing.assert_allclose(data.actions[data.transitions], values["actions"][:60] / 4, rtol=1e-6)
+    assert not found.spec.simulated and found.spec.horizon == 20
+    with pytest.raises(FLPError, match="has no simulator"):
+        found.spec.make(1)
+
+
+def test_a_neighbour_holds_the_held_out_episodes(tmp_path):
+    save(tmp_path / "mine.npz", **logged(2, 20))
+    save(tmp_path / "mine-val.npz", **logged(3, 20))
+    bring_in(asked(tmp_path / "mine.npz", actions=((-2.0,), (2.0,))), tmp_path / "a.npz", tmp_path / "b.npz")
+    assert (len(load_dataset(tmp_path / "a.npz")), len(load_dataset(tmp_path / "b.npz"))) == (40, 60)

@@ -1,0 +1,110 @@
+"""A task without a simulator: everything runs but evaluation by rollout, and what is said instead is an estimate."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from own_tasks import experiment, logged
+from test_own_pipeline import run_stages
+
+import flp
+from flp.experiment.keys import Keys
+from flp.params.loading import load_params
+from flp.parts.fitted_q import MEMBERS, Logged, fitted_q
+from flp.stages import online_finetune, report
+
+RUN = Path("results/plant/offline/flp/seed0/task1_seed0")
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    root = tmp_path_factory.mktemp("plant")
+    np.savez(root / "plant.npz", **logged())
+    task = {"data": {"path": "plant.npz"}, "environment": None, "actions": {"low": -2, "high": [2]}}
+    values = experiment({"plant": task}, offline={"agents": ["flp", "bc"]})
+    (root / "params.yaml").write_text(yaml.safe_dump(values))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        run_stages("plant")
+        from flp.stages import offline_train
+
+        assert offline_train.main(["--dataset", "plant", "--agent", "bc", "--threads", "1"]) == 0
+        assert report.main(["--threads", "1"]) == 0
+    return root
+
+
+@pytest.fixture
+def here(done, monkeypatch):
+    monkeypatch.chdir(done)
+    return done
+
+
+@pytest.mark.slow(30)
+def test_its_evaluations_are_estimates_and_say_that_no_episode_was_played(here):
+    table = pd.read_csv(RUN / "evaluations.csv")
+    assert table["success"].isna().all() and (table["episodes"] == 0).all() and table["return"].isna().all()
+    last = table[table["phase"] == "offline"].iloc[-1]
+    assert np.isfinite(last[["value", "likelihood", "fqe", "fqe_low", "fqe_high", "data_value"]].astype(float)).all()
+    assert last["fqe_low"] < last["fqe"] < last["fqe_high"]
+    behavior = table[table["phase"] == "behavior"].iloc[0]
+    assert np.isnan(behavior["value"]) and np.isfinite(behavior["likelihood"])
+
+
+@pytest.mark.slow(30)
+def test_what_the_data_earned_is_their_discounted_return(here):
+    data = flp.load_dataset("plant")
+    episodes = np.split(data.rewards[data.transitions].astype(np.float64), 5)
+    expected = np.mean([(episode * 0.99 ** np.arange(50)).sum() for episode in episodes])
+    assert pd.read_csv(RUN / "evaluations.csv").iloc[-1]["data_value"] == pytest.approx(expected)
+
+
+@pytest.mark.slow(30)
+def test_the_page_marks_them_as_estimates(here):
+    page = Path("results/report/index.html").read_text()
+    assert "Value, estimated (no episode was played)" in page and "opinions of models, not measurements" in page
+    summary = pd.read_csv("results/report/summary.csv")
+    assert summary["success"].isna().all() and (summary["episodes"] == 0).all()
+    table = pd.read_csv("results/report/success.csv")
+    assert set(table["measure"]) == {"Value, estimated (no episode was played)"}
+    last = pd.read_csv(RUN / "evaluations.csv").iloc[-1]
+    assert table[(table["method"] == "flp") & (table["task"] == "all")]["mean"].item() == pytest.approx(last["fqe"])
+
+
+@pytest.mark.slow(30)
+def test_nothing_is_fine_tuned(here, capsys):
+    keys = Keys(load_params())
+    assert list(keys.online_jobs()) == [] and len(list(keys.jobs())) == 2
+    assert online_finetune.main(["--dataset", "plant"]) == 2
+    assert "there is nothing to do" in capsys.readouterr().err
+
+
+@pytest.mark.slow(30)
+def test_its_policy_loads_and_says_that_there_is_nothing_to_play(here):
+    policy = flp.load_policy(RUN)
+    assert policy(np.zeros(3)).shape == (1,)
+    assert json.loads((RUN / "policy.json").read_text())["model"]["environment"]["low"] == [-2.0]
+    with pytest.raises(flp.FLPError, match="has no simulator"):
+        flp.evaluate(policy)
+
+
+def test_fitted_q_finds_the_value_of_a_chain():
+    """Three states in a row, reward 1 for each step, then the end; with discount 0.9 the first is worth 2.71."""
+    states = torch.eye(3)
+    n = 60
+    where = torch.arange(n) % 3
+    masks = (where != 2).float()
+    nothing, first = torch.zeros(n, 1), torch.arange(0, n, 3)
+    data = Logged(states[where], nothing, torch.ones(n), masks, states[(where + 1) % 3], nothing, first, nothing[first])
+    offline = load_params(Path(__file__).parents[2] / "params.yaml").offline
+    offline = offline.model_copy(
+        update={"hidden": [32], "steps": 600, "batch_size": 32, "discount": 0.9, "observation_scale": None}
+    )
+    values = fitted_q(data, offline, (torch.zeros(3), torch.ones(3)), 0)
+    assert values.shape == (MEMBERS,)
+    torch.testing.assert_close(values, torch.full((MEMBERS,), 2.71), atol=0.08, rtol=0)
