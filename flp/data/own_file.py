@@ -60,7 +60,7 @@ def bring_in(dataset: str, path: Path | str, train_path: Path | str, val_path: P
     """
     path = user_path(str(path))
     neighbour = path.with_name(f"{path.stem}-val.npz")
-    own = [OwnFile(file, dataset) for file in (path, neighbour) if file == path or file.exists()]
+    own = [OwnFile(file, dataset) for file in own_files(path) or [path]]
     for file in own:
         if file.changes:
             print(f"{file.path}: converted to OGBench's format: {'; '.join(file.changes)}", file=sys.stderr)

@@ -20,6 +20,7 @@ from flp.params.run import Run
 from flp.params.sections import OFFLINE_ONLY, ONLINE_ONLY
 from flp.system import layout
 from flp.system.artifacts import read_json
+from flp.system.errors import FLPError
 from flp.system.hashing import contents, hash_of
 
 # Parameters only FLP reads: changing them leaves the baselines alone.
@@ -82,12 +83,17 @@ class Keys:
         return self._contents[dataset]
 
     def _recorded_content(self, dataset: str) -> list[str]:
-        """What the data at hand were made of."""
+        """What the data at hand were made of, if it is what is asked for."""
         params, manifest = self.dataset_params(dataset), Path(layout.DATA.format(dataset=dataset) + ".json")
-        if (dataset not in params.tasks and params.download.source != "path") or not manifest.exists():
+        own = params.tasks.get(dataset)
+        if (own is None and params.download.source != "path") or not manifest.exists():
             return []
-        found = read_json(manifest)
-        return list(found.get("content") or []) if isinstance(found, dict) else []
+        asked = {"path": params.download.path} if own is None else {"data": own.data.model_dump(mode="json")}
+        try:
+            found = read_json(manifest)
+            return list(found["content"]) if asked.items() <= found["parameters"].items() else []
+        except (FLPError, KeyError, TypeError, AttributeError):
+            return []
 
     def flow(self, dataset: str, seed: int) -> str:
         """The key of one flow."""

@@ -83,7 +83,11 @@ def gather(asked: Asked) -> Gathered:
     """
     environment, kwargs, space, reference = asked.environment, asked.kwargs, None, None
     if asked.path is None:
+        from flp.own import adapter
+
         data = open_minari(asked.source)
+        adapter.action_range(data.action_space, asked.source)
+        adapter.observation_dim(data.observation_space, asked.source)
         said = describe(data, asked.source) if environment == OF_DATASET else None
         if said is not None:
             if said.environment is None:

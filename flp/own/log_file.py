@@ -166,6 +166,8 @@ def _read(file: Columns, key: str, dtype: np.dtype[Any]) -> NDArray[Any]:
     header = file.header(key)
     if header.dtype.kind not in "biuf":
         raise file.bad(f"'{key}' holds {header.dtype}, which cannot become {dtype}")
+    if key == "actions" and header.dtype.kind != "f":
+        raise file.bad(f"'actions' holds {header.dtype}: discrete ones, where a flow models densities of real numbers")
     shape, axes = list(header.shape), _AXES[key]
     while len(shape) > axes and 1 in shape[1:]:
         shape.pop(shape.index(1, 1))

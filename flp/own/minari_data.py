@@ -77,7 +77,7 @@ def describe(data: Any, name: str) -> Minari:
             f"{name}: its environment {spec.id} {why}, for which a dataset's word is not enough; name an environment "
             "of yours in its task"
         )
-    kwargs = dict(spec.kwargs)
+    kwargs = {key: value for key, value in spec.kwargs.items() if key != "render_mode"}
     if spec.max_episode_steps is not None:
         kwargs["max_episode_steps"] = spec.max_episode_steps
     return Minari(data.observation_space, data.action_space, spec.id, kwargs, reference)

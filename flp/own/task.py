@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flp.data.environments import EnvironmentSpec
+from flp.data.environments import EnvironmentSpec, Family
 from flp.system.errors import FLPError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class OwnSpec(EnvironmentSpec):
         high: the greatest; 1 stands for it.
     """
 
-    family: Any = "own"
+    family: Family = "own"
     num_tasks: int = 1
     environment: str | None = None
     kwargs: dict[str, Any] = field(default_factory=dict)

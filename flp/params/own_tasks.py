@@ -6,6 +6,7 @@ import json
 import re
 from typing import Annotated, Any
 
+import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from flp.data.environments import known_datasets
@@ -135,6 +136,8 @@ def named(tasks: dict[str, OwnTask]) -> dict[str, OwnTask]:
     for name in tasks:
         if not _NAME.fullmatch(name):
             raise ValueError(f"{name!r} is no name for a task; take letters, digits, - and _, at most 100")
+        if yaml.safe_load(name) != name:  # on a command line it would be another thing
+            raise ValueError(f"{name!r} is a number, a date or the like to YAML; take another name")
         if name in known_datasets():
             raise ValueError(f"{name} is OGBench's; give your task another name")
         if name in _TAKEN or name.endswith("-val"):

@@ -6,6 +6,7 @@ Each member sees a bootstrap sample of the episodes, so that their spread says h
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -45,10 +46,17 @@ class Logged:
     start_actions: Tensor
 
 
-def fitted_q(data: Logged, offline: Offline, moments: tuple[Tensor, Tensor], seed: int) -> Tensor:
+def fitted_q(
+    data: Logged,
+    offline: Offline,
+    moments: tuple[Tensor, Tensor],
+    seed: int,
+    tick: Callable[[], None] = lambda: None,
+) -> Tensor:
     """The policy's expected discounted return from the episodes' starts, by each member's estimate, `[members]`.
 
-    Networks, rates, discount and steps are those of offline training.
+    Networks, rates, discount and steps are those of offline training; `tick` is called at every step, and may raise to
+    stop it.
     """
     device = data.observations.device
     streams = RunStreams([seed + i for i in range(MEMBERS)], "cpu", device)
@@ -63,6 +71,7 @@ def fitted_q(data: Logged, offline: Offline, moments: tuple[Tensor, Tensor], see
     sizes_of = torch.tensor([len(rows) for rows in samples], device=device)[:, None]
     rows_of = torch.nn.utils.rnn.pad_sequence(samples, batch_first=True)
     for _ in range(offline.steps):
+        tick()
         drawn = (streams.uniform(offline.batch_size) * sizes_of).long().clamp(max=sizes_of - 1)
         rows = rows_of.gather(1, drawn)
         with torch.no_grad():

@@ -75,11 +75,15 @@ class Results:
     @cached_property
     def measures(self) -> dict[str, Measure]:
         """What counts on each dataset."""
-        found = {}
-        for dataset in self.params.datasets:
-            reference = self.data[dataset].get("reference")
-            found[dataset] = measure_of(self.params, dataset, tuple(reference) if reference else None)
-        return found
+        return {name: measure_of(self.params, name, self.reference(name)) for name in self.params.datasets}
+
+    def reference(self, dataset: str) -> tuple[float, float] | None:
+        """The returns of a random policy and an expert, where a user's task or its data tell them."""
+        task = self.params.tasks.get(dataset)
+        if task is not None and task.reference is not None:
+            return task.reference.random, task.reference.expert
+        told = self.data[dataset].get("reference")
+        return (float(told[0]), float(told[1])) if told else None
 
     @cached_property
     def scores(self) -> pd.DataFrame:

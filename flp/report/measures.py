@@ -45,7 +45,7 @@ SUCCESS = Measure()
 
 
 def measure_of(params: Params, dataset: str, reference: tuple[float, float] | None) -> Measure:
-    """What counts on a dataset; `reference` is the returns that its data tell of a random policy and an expert."""
+    """What counts on a dataset; `reference` is the returns of a random policy and of an expert, if known."""
     if dataset not in params.tasks:
         return SUCCESS
     task = params.tasks[dataset]
@@ -54,8 +54,6 @@ def measure_of(params: Params, dataset: str, reference: tuple[float, float] | No
         return Measure(title, "is estimated to earn a discounted return of", "", rate=False, estimated=True)
     if task.success != "none":
         return SUCCESS
-    if task.reference is not None:
-        reference = task.reference.random, task.reference.expert
     if reference is None:
         return Measure("Return", "earns a return of", "", rate=False)
     return Measure("Normalised score", "scores", "", rate=False, zero=reference[0], hundred=reference[1])

@@ -139,6 +139,9 @@ def earned(results: Results, dataset: str) -> list[dict[str, str]]:
     columns["likelihood"] = "log π of its actions, nats"
     if dataset not in results.params.tasks:
         return []
+    if reference := results.reference(dataset):
+        columns = {"return": "return", "normalised": "normalised score", **columns}
+        rows = rows.assign(normalised=100 * (rows["return"] - reference[0]) / (reference[1] - reference[0]))
     last = rows.sort_values("step", kind="stable").groupby(["agent", "phase", "seed"], as_index=False).tail(1)
     found = []
     for (agent, phase), part in last.groupby(["agent", "phase"], sort=False):

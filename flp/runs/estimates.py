@@ -6,6 +6,7 @@ held-out episodes; at the end fitted-Q evaluation. All of it is an opinion of mo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,10 +100,10 @@ class Estimator:
             pieces.append(torch.as_tensor(act(piece, streams)).float().clamp(-1, 1))
         return torch.cat(pieces, 1)
 
-    def fitted(self, agent: Agent) -> list[Row]:
+    def fitted(self, agent: Agent, tick: Callable[[], None] = lambda: None) -> list[Row]:
         """Fitted-Q evaluation of each run's policy: the estimate and its 95 % interval, beside what the data earned.
 
-        Fitted on bootstrap samples of the training episodes; the interval is the estimates' spread.
+        Fitted on bootstrap samples of the training episodes; the interval is the estimates' spread. `tick` may stop it.
         """
         data, offline = self.train, self.work.params.offline
         assert data.rewards is not None and data.masks is not None
@@ -123,7 +124,7 @@ class Estimator:
         for i, run in enumerate(self.work.runs):
             seed = seed_of("fitted-Q", self.work.dataset, self.work.agent, run.task, run.seed, run.variant) % 2**62
             transitions = Logged(s, a, r, masks, s_after, after[i].clone(), begins, first[i].clone())
-            estimates = fitted_q(transitions, offline, (moments[0], moments[1]), seed)
+            estimates = fitted_q(transitions, offline, (moments[0], moments[1]), seed, tick)
             mean, spread = float(estimates.mean()), 1.96 * float(estimates.std())
             found.append({"fqe": mean, "fqe_low": mean - spread, "fqe_high": mean + spread, "data_value": earned})
         return found

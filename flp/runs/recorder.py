@@ -196,7 +196,7 @@ class Recorder:
     def save(self, folder: Path, keys: dict[str, str], step: int, seconds: float) -> None:
         """Write every run's folder: its results, or why it failed. The runs together took `seconds`."""
         if isinstance(self.evaluator, Estimator) and step > 0:
-            for run, fitted in zip(self.work.runs, self.evaluator.fitted(self.agent), strict=True):
+            for run, fitted in zip(self.work.runs, self.evaluator.fitted(self.agent, self.tick), strict=True):
                 last = [row for row in self.evaluations if row["run"] == run.name and row["phase"] == self.phase][-1]
                 last.update(fitted)
         has_flow = any(map(self.agent.is_shared, self.agent.state_dict()))

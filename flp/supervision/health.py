@@ -82,7 +82,7 @@ class Health:
         worst = replay.rewards.amin(1).clamp(max=-1)[tasks]
         best = replay.rewards.amax(1).clamp(min=0)[tasks]
         self.lowest: list[float] = (worst / (1 - offline.discount)).tolist()
-        self.highest: list[float] = (best / (1 - offline.discount)).tolist()
+        self.highest: list[float] = (best / (1 - offline.discount) + 0.0).tolist()  # never -0
         constant = replay.rewards.amin(1) == replay.rewards.amax(1)
         self.own = own
         self.unreached = (constant if own else replay.masks.amin(1) > 0)[tasks].tolist()

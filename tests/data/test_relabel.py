@@ -96,7 +96,7 @@ def test_rewards_are_those_of_the_environment(name, timing):
     if name == "scene-play":
         buttons = np.array([info["prev_button_states"] for *_, info in rows] + [rows[-1][4]["button_states"]])
     empty = np.zeros((16, 1), np.float32)
-    data = Dataset(empty, empty, np.arange(16) == 15, np.arange(15), qpos, qpos, buttons, 0.0, "")
+    data = Dataset(empty, empty, np.arange(16) == 15, np.arange(15), qpos, qpos, buttons, None, None, 0.0, "")
     rewards, _ = relabel(name, 1, data, success_timing=timing)
     assert np.array_equal(rewards, np.array([row[1] for row in rows], np.float32))
     if name.startswith("point"):

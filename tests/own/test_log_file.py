@@ -84,6 +84,7 @@ BAD = {
     "flags of 2": ({"terminals": O[:, 0]}, "expected 0 and 1"),
     "pictures": ({"observations": np.zeros((10, 3, 4, 4))}, "expected 2 axes"),
     "beyond float32": ({"observations": np.full((10, 1), 1e300)}, "what float32 can hold"),
+    "discrete actions": ({"actions": np.arange(10)[:, None] % 2}, "discrete ones, where a flow models densities"),
     "words": ({"actions": np.array(["a"] * 10)[:, None]}, "cannot become"),
     "other successors": ({"next_observations": O + 7}, "is not 'observations' of the row after"),
 }

@@ -109,6 +109,15 @@ def test_observations_in_a_dict_are_flattened_as_gymnasium_does(tmp_path, monkey
 
 
 @pytest.mark.slow(20)
+def test_discrete_actions_are_refused_with_a_reason(tmp_path, monkeypatch, capsys):
+    folder = collect(tmp_path / "minari", gymnasium.make("CartPole-v1"), "pole/x-v0", lambda o: int(o[2] > 0))
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text(yaml.safe_dump(experiment({"pole": {"data": {"minari": str(folder)}}})))
+    assert check.main([]) == 2
+    assert "actions are discrete (Discrete(2)); a flow models densities" in capsys.readouterr().err
+
+
+@pytest.mark.slow(20)
 def test_a_datasets_word_imports_no_module(pendulum, tmp_path, monkeypatch, capsys):
     """Its environment is named in a file: it may be one that gymnasium knows, not code of its own choosing."""
     monkeypatch.chdir(tmp_path)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,9 @@ import flp
 from flp.experiment.keys import Keys
 from flp.params.loading import load_params
 from flp.parts.fitted_q import MEMBERS, Logged, fitted_q
-from flp.stages import online_finetune, report
+from flp.runs import estimates
+from flp.stages import offline_train, online_finetune, report
+from flp.system.stopping import STOP
 
 RUN = Path("results/plant/offline/flp/seed0/task1_seed0")
 
@@ -32,8 +36,6 @@ def done(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         run_stages("plant")
-        from flp.stages import offline_train
-
         assert offline_train.main(["--dataset", "plant", "--agent", "bc", "--threads", "1"]) == 0
         assert report.main(["--threads", "1"]) == 0
     return root
@@ -91,6 +93,26 @@ def test_its_policy_loads_and_says_that_there_is_nothing_to_play(here):
     assert json.loads((RUN / "policy.json").read_text())["model"]["environment"]["low"] == [-2.0]
     with pytest.raises(flp.FLPError, match="has no simulator"):
         flp.evaluate(policy)
+
+
+@pytest.mark.slow(20)
+def test_stopped_while_it_estimates_it_goes_on_to_the_same_bytes(here, tmp_path, monkeypatch, signals):
+    whole = {name: (RUN / name).read_bytes() for name in ("evaluations.csv", "policy.safetensors", "log.csv")}
+    shutil.copytree(here, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    shutil.rmtree("results/plant/offline/flp")
+    of = ["--dataset", "plant", "--threads", "1"]
+
+    def asked_to_stop(*arguments):
+        STOP.signal = signal.SIGTERM
+        return fitted_q(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(estimates, "fitted_q", asked_to_stop)
+        assert offline_train.main(of) == 1
+    assert not RUN.exists() and list(Path(".flp/resume/offline-train").glob("*/state.safetensors"))
+    assert offline_train.main(of) == 0
+    assert {name: (RUN / name).read_bytes() for name in whole} == whole
 
 
 def test_fitted_q_finds_the_value_of_a_chain():

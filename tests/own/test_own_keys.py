@@ -69,9 +69,12 @@ def test_the_same_file_elsewhere_is_the_same_data():
 
 def test_without_the_file_what_the_data_were_made_of_counts():
     whole = keys()
-    write_json("data/mine.json", {"content": whole.content("mine")})
+    recorded = {"content": whole.content("mine"), "parameters": whole.params.tasks["mine"].model_dump(mode="json")}
+    write_json("data/mine.json", recorded)
     Path("mine.npz").unlink()
     assert keys().data("mine") == whole.data("mine")
+    other = TASK | {"data": {"path": "a-slip-of-the-pen.npz"}}
+    assert keys(other).data("mine") != whole.data("mine")
     Path("data/mine.json").unlink()
     assert keys().data("mine") != whole.data("mine")
 
@@ -161,7 +164,9 @@ def test_a_wrong_task_is_refused_by_its_place(case):
         keys(TASK | change)
 
 
-@pytest.mark.parametrize("name", ["cube-single-play", "a/b", "", "..", "report", "index", "mine-val", "x" * 101, "a b"])
+@pytest.mark.parametrize(
+    "name", ["cube-single-play", "a/b", "", "..", "report", "index", "mine-val", "x" * 101, "a b", "12", "on"]
+)
 def test_a_name_that_would_be_in_the_way_is_refused(name):
     with pytest.raises(FLPError, match=r"params.yaml: tasks: "):
         parse(experiment({name: TASK}))

@@ -33,7 +33,7 @@ def done(tmp_path_factory):
     """A finished experiment on a pendulum."""
     root = tmp_path_factory.mktemp("own")
     np.savez(root / "mine.npz", **logged())
-    task = PENDULUM | {"success": "return >= -300", "discount": 0.95}
+    task = PENDULUM | {"success": "return >= -300", "discount": 0.95, "reference": {"random": -500, "expert": -100}}
     (root / "params.yaml").write_text(yaml.safe_dump(experiment({"pendulum": task})))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
@@ -93,7 +93,10 @@ def test_it_is_fine_tuned_in_its_environment_and_reported(here):
     columns = ["dataset", "agent", "task", "seed", "phase", "step", "success", "episodes"]
     assert list(summary)[:8] == columns and set(summary["task"]) == {1}
     assert set(summary["phase"]) == {"behavior", "offline", "online"}
-    assert "pendulum" in Path("results/report/index.html").read_text()
+    table = pd.read_csv(RUN / "evaluations.csv")
+    score = 100 * (table[table["phase"] == "offline"].iloc[-1]["return"] + 500) / 400
+    page = Path("results/report/index.html").read_text()
+    assert "<th>normalised score</th>" in page and f"<td>{score:.2f}</td>" in page  # beside success
 
 
 @pytest.mark.slow(30)

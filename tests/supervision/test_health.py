@@ -51,6 +51,23 @@ def test_a_task_without_a_success_is_told_at_the_start(capsys):
     assert "download.episodes" in told
 
 
+def test_a_users_rewards_may_be_of_any_sign_and_need_no_success(capsys):
+    def health(rewards):
+        replay = make_replay()
+        replay.rewards.copy_(rewards(replay.rewards))
+        replay.masks.fill_(1.0)
+        return Health("flp", ["a", "b"], OFFLINE, replay, make_agent([1, 2]), own=True)
+
+    rich = health(lambda r: torch.linspace(-1, 3, r.numel()).view_as(r))  # with γ = 0.99, Q is in [-100, 300]
+    rich.start()
+    rich.look(10, logs(q=290.0, q_max=300.0))
+    assert capsys.readouterr().err == ""
+    rich.look(20, logs(q=600.0))
+    assert "allow -100 to 300" in capsys.readouterr().err and not rich.failed
+    health(lambda r: torch.full_like(r, 2.0)).start()
+    assert "earns the same reward" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", FINE)
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_log_that_is_no_number_fails_its_run_alone(name, value):

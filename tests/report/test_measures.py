@@ -1,0 +1,110 @@
+"""Tables and figures show what a task has: success, a normalised score, the return, or an estimate."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from report_inputs import make_inputs
+
+from flp.report import page
+from flp.report.collect import collect
+from flp.report.measures import SUCCESS, measure_of
+from flp.report.tables import finals, success_table
+
+TASKS = {
+    "swing": {"data": {"path": "a.npz"}, "environment": "Pendulum-v1"},
+    "score": {"data": {"path": "a.npz"}, "environment": "A-v0", "reference": {"random": -500, "expert": -100}},
+    "plant": {"data": {"path": "a.npz"}, "environment": None},
+}
+
+
+def write_inputs(seeds: list[int]):
+    """Four datasets of different kinds; returns are −200 − seed offline, estimates 7 + seed."""
+    overlay = {"tasks": TASKS, "datasets": ["cube-single-play", *TASKS], "seeds": seeds}
+    keys = make_inputs(overlay | {"offline": {"tasks": [1, 2], "steps": 400, "agents": ["flp", "bc"]}})
+    for path in Path("results").glob("*/*/*/seed*/task1_seed*/evaluations.csv"):
+        dataset, seed, table = path.parts[1], int(path.parent.name[-1]), pd.read_csv(path)
+        if dataset == "plant":
+            table = table.assign(success=np.nan, episodes=0, **{"return": np.nan}, value=3.0, likelihood=-1.5)
+            table.loc[table["phase"] == "behavior", "value"] = np.nan
+            fitted = {"fqe": 7.0 + seed, "fqe_low": 5.04 + seed, "fqe_high": 8.96 + seed, "data_value": 6.0}
+            table.loc[table.index[-1], list(fitted)] = list(fitted.values())
+        elif dataset in TASKS:
+            table = table.assign(success=np.nan, return_std=20.0, **{"return": -200.0 - seed})
+            table.loc[table["phase"] == "behavior", "return"] = -400.0
+        table.to_csv(path, index=False)
+    return keys
+
+
+@pytest.fixture(params=[[0], [0, 2]], ids=["one seed", "two seeds"])
+def keys(request, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return write_inputs(request.param)
+
+
+def test_each_dataset_is_judged_by_what_it_has(keys):
+    results = collect(keys)
+    final = finals(results.scores, 3)
+    cells = {}
+    for dataset in results.params.datasets:
+        table = success_table(final, dataset, ["flp", "bc"], 200, results.measures[dataset])
+        cells[dataset] = {method: table.overall(method) for method in table.methods}
+    seed = np.mean(keys.params.seeds)
+    assert cells["cube-single-play"]["flp"].measure is SUCCESS
+    assert cells["cube-single-play"]["flp"].mean == pytest.approx(0.3)
+    assert cells["swing"]["flp"].mean == pytest.approx(-200 - seed)
+    assert cells["swing"]["flow"].mean == pytest.approx(-400)
+    assert cells["score"]["flp"].mean == pytest.approx((300 - seed) / 4)
+    assert cells["plant"]["flp"].mean == pytest.approx(7 + seed)  # the last alone, not the critic's own before it
+    assert "flow" not in cells["plant"]
+    for dataset in TASKS:
+        assert cells[dataset]["flp"].low < cells[dataset]["flp"].mean < cells[dataset]["flp"].high
+
+
+def test_one_seeds_interval_is_the_error_over_episodes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    results = collect(write_inputs([0]))
+    table = success_table(finals(results.scores, 1), "swing", ["flp"], 200, results.measures["swing"])
+    cell = table.overall("flp")
+    assert cell.high - cell.mean == pytest.approx(1.96 * 20 / np.sqrt(10))
+    plant = success_table(finals(results.scores, 1), "plant", ["flp"], 200, results.measures["plant"]).overall("flp")
+    assert (plant.low, plant.high) == pytest.approx((5.04, 8.96))
+
+
+def test_the_page_says_which(keys):
+    text = page.build(keys)
+    assert "cube-single-play" in text and "plant" in text
+    rows = pd.read_csv("results/report/success.csv")
+    shown = rows.groupby("dataset", sort=False)["measure"].first().to_dict()
+    estimated = "Value, estimated (no episode was played)"
+    expected = {"cube-single-play": "Success", "swing": "Return", "score": "Normalised score", "plant": estimated}
+    assert shown == expected
+    for dataset, title in expected.items():
+        html = Path(f"results/report/{dataset}.html").read_text()
+        assert f'<h2 id="success">{title}</h2>' in html
+        assert ("opinions of models, not measurements" in html) == (dataset == "plant")
+    summary = pd.read_csv("results/report/summary.csv")
+    assert list(summary) == ["dataset", "agent", "task", "seed", "phase", "step", "success", "episodes"]
+    assert summary.loc[summary["dataset"] != "cube-single-play", "success"].isna().all()
+    assert json.loads(Path("results/report/metrics.json").read_text())["score"]["flp"]["behavior"] == 25.0
+
+
+def test_a_dataset_of_ogbenchs_without_a_success_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    keys = write_inputs([0])
+    path = next(Path("results/cube-single-play").glob("offline/flp/*/task1_seed0/evaluations.csv"))
+    pd.read_csv(path).assign(success=np.nan).to_csv(path, index=False)
+    with pytest.raises(Exception, match=r"a success is outside \[0, 1\]"):
+        collect(keys)
+
+
+def test_a_rule_of_success_comes_before_references(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    params = write_inputs([0]).params
+    task = params.tasks["score"].model_copy(update={"success": "info.success"})
+    params = params.model_copy(update={"tasks": {"score": task}})
+    assert measure_of(params, "score", (-500.0, -100.0)) is SUCCESS
