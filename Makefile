@@ -60,7 +60,7 @@ torture: .venv/.dev ## Kill every long stage at random moments, KILLS times each
 
 .venv/.dev: .venv/.run
 	@echo 'installing the pinned packages into .venv …'
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,slurm,onnx,tensorboard]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,slurm,onnx,tensorboard,hdf5,minari]'
 	@touch $@
 
 clean-venv: ## Remove the environment.
