@@ -14,7 +14,7 @@ from flp.data.archive import pieces, write_npz
 from flp.data.load import OWN_FORMAT
 from flp.data.own_file import held_out, own_files
 from flp.own.log_file import REMEDY, Rows, read_file, unused
-from flp.own.minari_data import describe, local_folder, open_minari, read_minari
+from flp.own.minari_data import environment_of, local_folder, open_minari, read_minari, reference_of
 from flp.own.task import OwnSpec
 from flp.system.errors import FLPError
 from flp.system.surroundings import user_path
@@ -88,13 +88,10 @@ def gather(asked: Asked) -> Gathered:
         data = open_minari(asked.source)
         adapter.action_range(data.action_space, asked.source)
         adapter.observation_dim(data.observation_space, asked.source)
-        said = describe(data, asked.source) if environment == OF_DATASET else None
-        if said is not None:
-            if said.environment is None:
-                raise FLPError(f"{asked.source} names no environment; name one in its task, or environment: null")
-            environment, kwargs = said.environment, {**said.kwargs, **kwargs}
-        parts, space = [read_minari(data, asked.source)], data.action_space
-        reference = said.reference if said else None
+        if environment == OF_DATASET:
+            environment, own = environment_of(data, asked.source)
+            kwargs = {**own, **kwargs}
+        parts, space, reference = [read_minari(data, asked.source)], data.action_space, reference_of(data)
     else:
         paths = own_files(asked.path) or [user_path(asked.path)]
         if extra := unused(paths[0]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +11,6 @@ from numpy.typing import NDArray
 from flp.own.log_file import Rows
 from flp.system.errors import FLPError
 from flp.system.surroundings import user_path
-
-
-@dataclass(frozen=True)
-class Minari:
-    """What a dataset says beside its transitions.
-
-    Attributes:
-        observation_space: gymnasium's, of what was observed.
-        action_space: of what was done.
-        environment: its environment's id; None where it names none.
-        kwargs: what that is made with.
-        reference: the returns of a random policy and of an expert, where it tells both.
-    """
-
-    observation_space: Any
-    action_space: Any
-    environment: str | None
-    kwargs: dict[str, Any]
-    reference: tuple[float, float] | None
 
 
 def open_minari(name: str) -> Any:
@@ -58,18 +38,22 @@ def local_folder(name: str) -> Path | None:
     return next(places, None)
 
 
-def describe(data: Any, name: str) -> Minari:
-    """What a dataset says beside its transitions.
+def reference_of(data: Any) -> tuple[float, float] | None:
+    """The returns of a random policy and of an expert, where a dataset tells both."""
+    low, high = (data.storage.metadata.get(key) for key in ("ref_min_score", "ref_max_score"))
+    told = isinstance(low, (int, float)) and isinstance(high, (int, float)) and low != high
+    return (float(low), float(high)) if told else None
+
+
+def environment_of(data: Any, name: str) -> tuple[str, dict[str, Any]]:
+    """The id of the environment that a dataset names, and what it is made with.
 
     Raises:
-        FLPError: its environment is wrapped, which only code can do.
+        FLPError: it names none, or one that only code can make.
     """
     spec = data.env_spec
-    metadata = data.storage.metadata
-    ends = [metadata.get(key) for key in ("ref_min_score", "ref_max_score")]
-    reference = (float(ends[0]), float(ends[1])) if all(isinstance(end, (int, float)) for end in ends) else None
     if spec is None:
-        return Minari(data.observation_space, data.action_space, None, {}, reference)
+        raise FLPError(f"{name} names no environment; name one in its task, or environment: null")
     if spec.additional_wrappers or ":" in spec.id:
         wrappers = ", ".join(wrapper.name for wrapper in spec.additional_wrappers)
         why = f"is wrapped ({wrappers})" if wrappers else "imports a module"
@@ -80,7 +64,7 @@ def describe(data: Any, name: str) -> Minari:
     kwargs = {key: value for key, value in spec.kwargs.items() if key != "render_mode"}
     if spec.max_episode_steps is not None:
         kwargs["max_episode_steps"] = spec.max_episode_steps
-    return Minari(data.observation_space, data.action_space, spec.id, kwargs, reference)
+    return spec.id, kwargs
 
 
 def read_minari(data: Any, name: str) -> Rows:

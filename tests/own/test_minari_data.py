@@ -14,6 +14,7 @@ from own_tasks import experiment, swing
 from test_own_pipeline import run_stages
 
 import flp
+from flp.own.bring import Asked, gather
 from flp.own.minari_data import open_minari, read_minari
 from flp.stages import download_dataset, report
 from flp.tools import check
@@ -69,6 +70,15 @@ def test_a_local_dataset_goes_through_all_stages_without_a_network(pendulum, tmp
     found = {row.split(",")[2]: row.split(",") for row in Path("results/report/success.csv").read_text().splitlines()}
     score = float(found["flp"][3])
     assert score == pytest.approx((float(last["return"]) + 400) / 3, abs=1e-6)
+
+
+@pytest.mark.slow(20)
+def test_its_references_count_whoever_names_the_environment(pendulum):
+    named = Asked("x", None, str(pendulum), "Pendulum-v1", {"max_episode_steps": 30}, "none", None)
+    found = gather(named)
+    assert found.reference == (-400, -100) and found.spec.horizon == 30
+    without = gather(Asked("x", None, str(pendulum), None, {}, "none", None)).spec
+    assert not without.simulated and (without.low, without.high) == ((-2.0,), (2.0,))  # Minari tells the range
 
 
 @pytest.mark.slow(20)
