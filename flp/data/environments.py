@@ -69,6 +69,10 @@ class EnvironmentSpec:
         """Make the environment, as `make_environment` says."""
         raise NotImplementedError
 
+    def unscaled(self, action: NDArray[Any]) -> NDArray[Any]:
+        """What an action in [-1, 1] is in the environment's own units: the same, in OGBench's."""
+        return action
+
 
 @dataclass(frozen=True, kw_only=True)
 class OGBenchSpec(EnvironmentSpec):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flp.data.environments import EnvironmentSpec
 from flp.evaluation.pool import Step
 from flp.system.artifacts import atomic_write
 
@@ -17,14 +18,16 @@ class Recording:
     """E episodes of one task, filled step by step.
 
     Args:
-        dataset: decides the environment.
+        dataset: a spec, or the name of a dataset: decides the environment.
         task: its number.
         seed: of the episodes.
         episodes: E.
         success_timing: as in `make_environment`.
     """
 
-    def __init__(self, dataset: str, task: int, seed: int, episodes: int, success_timing: str = "pre") -> None:
+    def __init__(
+        self, dataset: EnvironmentSpec | str, task: int, seed: int, episodes: int, success_timing: str = "pre"
+    ) -> None:
         self.dataset, self.task, self.seed, self.success_timing = dataset, task, seed, success_timing
         self.rows: list[list[dict[str, Any]]] = [[] for _ in range(episodes)]
 

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import redirect_stderr
 from copy import deepcopy
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -21,12 +22,15 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from flp.data.environments import make_environment, seeded_reset
+from flp.data.environments import EnvironmentSpec, make_environment, seeded_reset
 from flp.library.noise import Fed, Noise, Noted, inputs_of, noise_of
 from flp.library.onnx_format import Run, session, to_onnx
 from flp.library.policy import Policy
+from flp.library.trial import load_dataset
+from flp.own.task import OwnSpec
 from flp.parts.base import Agent
 from flp.randomness.streams import RunStreams, seed_of
+from flp.system import layout
 from flp.system.artifacts import versions
 from flp.system.errors import FLPError
 
@@ -37,10 +41,13 @@ _TIES = 0.02  # share of observations that may be decided the other way, for two
 
 
 class Acting(nn.Module):
-    """`act` of one run as a function of tensors, with no more of the agent than it uses."""
+    """`act` of one run as a function of tensors, with no more of the agent than it uses; in the environment's units."""
 
-    def __init__(self, agent: Agent, noise: Sequence[Noise], used: set[int]) -> None:
+    def __init__(self, agent: Agent, noise: Sequence[Noise], used: set[int], spec: EnvironmentSpec) -> None:
         super().__init__()
+        self.unscales = isinstance(spec, OwnSpec) and not spec.in_units
+        for name, bound in zip(("low", "high"), _bounds(spec), strict=True):
+            self.register_buffer(name, torch.tensor(bound))
         # Without the optimizers, and without what acting never reads: targets, an actor's critic.
         unused = {id(t): None for t in (*agent.parameters(), *agent.buffers()) if id(t) not in used}
         self.agent = deepcopy(agent, {id(agent.optimizers): [], **unused})
@@ -54,7 +61,18 @@ class Acting(nn.Module):
         """`[batch, o]` and the noise to `[batch, a]`."""
         streams = Fed([form.drawn(given) for form, given in zip(self.noise, noise, strict=True)])
         with _AnyBatch():
-            return self.agent.act(observation[None], streams)[0].clamp(-1, 1)[0]
+            action = self.agent.act(observation[None], streams)[0].clamp(-1, 1)[0]
+        if self.unscales:
+            low, high = self.get_buffer("low"), self.get_buffer("high")
+            action = torch.clamp(low + (action + 1) / 2 * (high - low), low, high)
+        return action
+
+
+def _bounds(spec: EnvironmentSpec) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The least and the greatest action in the environment's units."""
+    if isinstance(spec, OwnSpec):
+        return spec.low, spec.high
+    return (-1.0,) * spec.action_dim, (1.0,) * spec.action_dim
 
 
 class _AnyBatch(TorchFunctionMode):
@@ -99,7 +117,7 @@ def export(policy: Policy, form: Format) -> tuple[bytes, dict[str, Any]]:
     rows = inputs_of(policy, noise, observations[:2], 0)[1]
     with _Used() as used:
         policy._learner.act(torch.from_numpy(observations[:2])[None], Noted(0))
-    acting, batch = Acting(policy._learner, noise, used.ids), torch.export.Dim("batch")
+    acting, batch = Acting(policy._learner, noise, used.ids, policy.spec), torch.export.Dim("batch")
     tensors = [torch.from_numpy(row) for row in rows]
     logging.getLogger("torch.fx.experimental.symbolic_shapes").setLevel(logging.ERROR)
     try:
@@ -138,9 +156,21 @@ def opened(written: bytes, form: Format) -> Run:
 
 
 def seen(policy: Policy, count: int = CHECKED) -> NDArray[np.float32]:
-    """Observations of the policy's environment, as it meets them: `[count, o]`, a new episode every 64."""
+    """Observations of the policy's environment, as it meets them: `[count, o]`, a new episode every 64.
+
+    Without a simulator they are the held-out data's, spread over the file.
+    """
+    if not policy.spec.simulated:
+        file = Path(layout.DATA.format(dataset=policy.dataset) + "-val.npz")
+        if not file.exists():
+            raise FLPError(
+                f"{policy.dataset} has no simulator, and {file} is not here to check the export on; go there"
+            )
+        known = load_dataset(policy.dataset, validation=True).observations
+        chosen: NDArray[np.float32] = known[np.linspace(0, len(known) - 1, count).astype(int)]
+        return chosen
     timing = policy.manifest["model"]["offline"]["success_timing"]
-    environment, streams = make_environment(policy.dataset, policy.task, timing), RunStreams([0])
+    environment, streams = make_environment(policy.spec, policy.task, timing), RunStreams([0])
     found: list[NDArray[np.float32]] = []
     try:
         ended = True
@@ -163,13 +193,14 @@ def verify(policy: Policy, noise: Sequence[Noise], run: Run, observations: NDArr
     tried again with other noise.
 
     Raises:
-        FLPError: an action differs by more than the tolerance.
+        FLPError: an action differs by more than the tolerance, which is of a range from -1 to 1.
     """
+    low, high = map(np.array, _bounds(policy.spec))
     for batch in (observations, observations[:1]):
         left = np.arange(len(batch))
         for seed in range(5):
             actions, inputs = inputs_of(policy, noise, batch, seed)
-            gaps = np.abs(run(inputs) - actions).max(1)
+            gaps = np.abs(2 * (run(inputs) - low) / (high - low) - 1 - actions).max(1)
             differ = np.flatnonzero(~(gaps <= TOLERANCE))
             left = np.intersect1d(left, differ)
             if not left.size or len(differ) > 1 + _TIES * len(batch):
@@ -195,7 +226,10 @@ def contract_of(policy: Policy, noise: Sequence[Noise], form: Format) -> dict[st
         for name, n in zip(names, noise, strict=True)
     ]
     observation = {"name": "observation", "shape": ["batch", policy.observation_dim], "dtype": "float32"}
-    action = {"name": "action", "shape": ["batch", policy.action_dim], "dtype": "float32", "range": [-1.0, 1.0]}
+    low, high = _bounds(policy.spec)
+    same = set(low) == {-1.0} and set(high) == {1.0}
+    limits = [-1.0, 1.0] if same else [list(low), list(high)]
+    action = {"name": "action", "shape": ["batch", policy.action_dim], "dtype": "float32", "range": limits}
     about = {name: policy.manifest.get(name) for name in ("agent", "dataset", "task", "seed", "step", "key", "sha256")}
     return {
         "format": f"flp policy, {form}",

@@ -114,8 +114,8 @@ class Recorder:
 
     @property
     def success(self) -> float | None:
-        """Of the last evaluation of the policies, the mean over runs; None before the first."""
-        rows = [row for row in self.evaluations if row["phase"] == self.phase]
+        """Of the last evaluation of the policies, the mean over runs; None before the first, and where it is none."""
+        rows = [row for row in self.evaluations if row["phase"] == self.phase and row["success"] is not None]
         last = [row["success"] for row in rows if row["step"] == rows[-1]["step"]]
         return sum(last) / len(last) if last else None
 

@@ -8,6 +8,7 @@ of the episodes. Parameters are those that the reports were made with.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -74,6 +75,13 @@ def read_experiment(place: Path) -> Experiment:
     numbers = [rows[name] for name in ("task", "seed", "step", "success", "episodes")]
     if not all(map(pd.api.types.is_numeric_dtype, numbers)) or not rows["phase"].isin(PHASES).all():
         raise FLPError(f"{folder}/summary.csv is not what a report writes; make the report again")
+    unknown = rows["success"].isna()
+    if unknown.any():
+        names = ", ".join(rows.loc[unknown, "dataset"].unique())
+        print(f"{folder}: without a success rate, and not compared: {names}", file=sys.stderr)
+    rows = rows[~unknown]
+    if rows.empty:
+        raise FLPError(f"{folder}/summary.csv has no success rate to compare")
     if not (rows["success"].between(0, 1).all() and (rows["episodes"] > 0).all()):
         raise FLPError(f"{folder}/summary.csv has a success outside [0, 1] or no episodes; make the report again")
     manifest = read_json(folder / "manifest.json") if (folder / "manifest.json").exists() else {}

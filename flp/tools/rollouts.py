@@ -46,14 +46,16 @@ def command(args: argparse.Namespace) -> int:
     policy = load_policy(args.policy, device=set_up(1, args.device))
     task = policy.task if args.task is None else args.task
     timing = policy.manifest["model"]["offline"]["success_timing"]
-    recording = Recording(policy.dataset, task, args.seed, args.episodes, timing)
+    spec = policy.spec
+    films = films and spec.of_ogbench  # of a user's environment nothing is known that draws
+    recording = Recording(spec, task, args.seed, args.episodes, timing)
     with ExitStack() as stack:
         line = stack.enter_context(Progress(f"{policy.agent} {policy.dataset} task {task}", args.episodes, "episodes"))
 
         def watch(observations: Any, actions: Any, step: Any, active: Any) -> None:
             line.update(args.episodes - int((active & ~(step.terminated | step.truncated)).sum()))
             if args.record is not None:
-                recording.add(observations, actions, step, active)
+                recording.add(observations, spec.unscaled(actions), step, active)
 
         workers = args.threads if args.threads > 1 else 0  # one worker would only add a process
         options = {"episodes": args.episodes, "seed": args.seed, "workers": workers}
