@@ -18,6 +18,7 @@ from flp.report.charts import thousands
 from flp.report.clips import Video, videos
 from flp.report.collect import FlowRecord, Results, collect
 from flp.report.curves import Maze, Panels
+from flp.report.measures import SUCCESS
 from flp.report.tables import FLOW_METHOD, Cell, SuccessTable
 from flp.report.templating import render
 from flp.system import layout
@@ -175,7 +176,8 @@ def _long(views: list[DatasetView]) -> pd.DataFrame:
         for method, value in zip(view.success.methods, cells, strict=True)
         if value is not None
     ]
-    return pd.DataFrame(rows, columns=columns)
+    table = pd.DataFrame(rows, columns=columns)
+    return table.drop(columns="measure") if all(view.success.measure is SUCCESS for view in views) else table
 
 
 def _pages(results: Results, final: pd.DataFrame, views: list[DatasetView]) -> dict[str, str]:
