@@ -93,7 +93,7 @@ class FLP(Agent):
             "latent_norm": z.detach().norm(dim=-1).mean(1),
         }
         if self.kl_budget is not None:
-            logs["alpha"] = self.weight()
+            logs["kl_weight"] = self.weight()  # alpha is the run's own, in every table
         return self.weight() * kl - q, logs
 
     def critic_loss(self, batch: Batch, noise: Tensor) -> tuple[Tensor, Logs]:

@@ -25,6 +25,7 @@ LOG_TITLES = {
     "q_max": "largest Q of the batch",
     "actor_q": "Q of the policy's latents",
     "kl": "KL to the prior, nats",
+    "kl_weight": "weight of the KL (alpha)",
     "policy_std": "policy's standard deviation",
     "latent_norm": "|z| of the policy's latents",
 }
