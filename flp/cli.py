@@ -50,10 +50,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"flp: unknown command {argv[0]!r}{nearest(command, [*STAGES, *TOOLS])}", file=sys.stderr)
         return 2
-    room = "stages" if command in STAGES else "tools"
-    module = _MODULES.get(command, command.replace("-", "_"))
-    status: int = import_module(f"flp.{room}.{module}").main(rest)
+    status: int = import_module(module_of(command)).main(rest)
     return status
+
+
+def module_of(command: str) -> str:
+    """The module whose `main` is a command."""
+    room = "stages" if command in STAGES else "tools"
+    return f"flp.{room}.{_MODULES.get(command, command.replace('-', '_'))}"
 
 
 def _help() -> None:

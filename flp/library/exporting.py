@@ -46,8 +46,9 @@ class Acting(nn.Module):
     def __init__(self, agent: Agent, noise: Sequence[Noise], used: set[int], spec: EnvironmentSpec) -> None:
         super().__init__()
         self.unscales = isinstance(spec, OwnSpec) and not spec.in_units
-        for name, bound in zip(("low", "high"), _bounds(spec), strict=True):
-            self.register_buffer(name, torch.tensor(bound))
+        if self.unscales:
+            for name, bound in zip(("low", "high"), _bounds(spec), strict=True):
+                self.register_buffer(name, torch.tensor(bound))
         # Without the optimizers, and without what acting never reads: targets, an actor's critic.
         unused = {id(t): None for t in (*agent.parameters(), *agent.buffers()) if id(t) not in used}
         self.agent = deepcopy(agent, {id(agent.optimizers): [], **unused})

@@ -222,8 +222,7 @@ SPEAK = """
 import contextlib, importlib, os, subprocess, sys
 from flp import cli
 for command in [*cli.STAGES, *cli.TOOLS]:
-    room = "stages" if command in cli.STAGES else "tools"
-    program = importlib.import_module(f"flp.{room}.{command.replace('-', '_')}")
+    program = importlib.import_module(cli.module_of(command))
     for argv in (["--help"], ["--params", os.fsdecode("f\\u207b.yaml".encode())]):
         for speak in (program.main, lambda argv: cli.main([command, *argv])):
             with contextlib.suppress(SystemExit):
