@@ -65,6 +65,17 @@ class EnvironmentSpec:
         """Whether there is an environment to act in."""
         return True
 
+    @property
+    def bounds(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """The least and the greatest action in the environment's own units, each `[action_dim]`."""
+        return (-1.0,) * self.action_dim, (1.0,) * self.action_dim
+
+    @property
+    def in_units(self) -> bool:
+        """Whether actions are in the environment's own units as they are."""
+        low, high = self.bounds
+        return set(low) == {-1.0} and set(high) == {1.0}
+
     def make(self, task: int | None = None, success_timing: str = "pre", **options: Any) -> Environment:
         """Make the environment, as `make_environment` says."""
         raise NotImplementedError

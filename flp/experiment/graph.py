@@ -10,8 +10,7 @@ from flp.experiment import variants
 from flp.experiment.keys import Keys, TableKeys
 from flp.params.run import Run
 from flp.system import layout
-from flp.system.artifacts import read_json
-from flp.system.errors import FLPError
+from flp.system.artifacts import read_entries
 
 # The report's manifest, which holds its key, is written last.
 REPORT_FILES = ("index.html", "summary.csv", "metrics.json", "manifest.json")
@@ -52,11 +51,7 @@ class Artifact:
 
 def found_key(manifest: Path) -> str | None:
     """The key in a manifest; None where there is none to read."""
-    try:
-        value = read_json(manifest)
-    except FLPError:
-        return None
-    key = value.get("key") if isinstance(value, dict) else None
+    key = read_entries(manifest).get("key")
     return key if isinstance(key, str) else None
 
 

@@ -27,7 +27,6 @@ from flp.library.noise import Fed, Noise, Noted, inputs_of, noise_of
 from flp.library.onnx_format import Run, session, to_onnx
 from flp.library.policy import Policy
 from flp.library.trial import load_dataset
-from flp.own.task import OwnSpec
 from flp.parts.base import Agent
 from flp.randomness.streams import RunStreams, seed_of
 from flp.system import layout
@@ -45,9 +44,9 @@ class Acting(nn.Module):
 
     def __init__(self, agent: Agent, noise: Sequence[Noise], used: set[int], spec: EnvironmentSpec) -> None:
         super().__init__()
-        self.unscales = isinstance(spec, OwnSpec) and not spec.in_units
+        self.unscales = not spec.in_units
         if self.unscales:
-            for name, bound in zip(("low", "high"), _bounds(spec), strict=True):
+            for name, bound in zip(("low", "high"), spec.bounds, strict=True):
                 self.register_buffer(name, torch.tensor(bound))
         # Without the optimizers, and without what acting never reads: targets, an actor's critic.
         unused = {id(t): None for t in (*agent.parameters(), *agent.buffers()) if id(t) not in used}
@@ -67,13 +66,6 @@ class Acting(nn.Module):
             low, high = self.get_buffer("low"), self.get_buffer("high")
             action = torch.clamp(low + (action + 1) / 2 * (high - low), low, high)
         return action
-
-
-def _bounds(spec: EnvironmentSpec) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The least and the greatest action in the environment's units."""
-    if isinstance(spec, OwnSpec):
-        return spec.low, spec.high
-    return (-1.0,) * spec.action_dim, (1.0,) * spec.action_dim
 
 
 class _AnyBatch(TorchFunctionMode):
@@ -196,7 +188,7 @@ def verify(policy: Policy, noise: Sequence[Noise], run: Run, observations: NDArr
     Raises:
         FLPError: an action differs by more than the tolerance, which is of a range from -1 to 1.
     """
-    low, high = map(np.array, _bounds(policy.spec))
+    low, high = map(np.array, policy.spec.bounds)
     for batch in (observations, observations[:1]):
         left = np.arange(len(batch))
         for seed in range(5):
@@ -227,9 +219,8 @@ def contract_of(policy: Policy, noise: Sequence[Noise], form: Format) -> dict[st
         for name, n in zip(names, noise, strict=True)
     ]
     observation = {"name": "observation", "shape": ["batch", policy.observation_dim], "dtype": "float32"}
-    low, high = _bounds(policy.spec)
-    same = set(low) == {-1.0} and set(high) == {1.0}
-    limits = [-1.0, 1.0] if same else [list(low), list(high)]
+    low, high = policy.spec.bounds
+    limits = [-1.0, 1.0] if policy.spec.in_units else [list(low), list(high)]
     action = {"name": "action", "shape": ["batch", policy.action_dim], "dtype": "float32", "range": limits}
     about = {name: policy.manifest.get(name) for name in ("agent", "dataset", "task", "seed", "step", "key", "sha256")}
     return {

@@ -42,9 +42,9 @@ class OwnSpec(EnvironmentSpec):
         return self.environment is not None
 
     @property
-    def in_units(self) -> bool:
-        """Whether actions are in the environment's own units as they are."""
-        return set(self.low) == {-1.0} and set(self.high) == {1.0}
+    def bounds(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """What `low` and `high` say."""
+        return self.low, self.high
 
     def make(self, task: int | None = None, success_timing: str = "pre", **options: Any) -> Environment:
         """Make the environment, as the pipeline acts in it (`flp.own.adapter`); the task is its only one."""

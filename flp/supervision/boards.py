@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import yaml
 
 from flp.params.sections import Report
+from flp.params.yamlfile import flat
 from flp.system import layout
 from flp.system.errors import FLPError
 from flp.system.hashing import hash_of
@@ -75,7 +76,7 @@ class Boards:
 
     def _open(self, run: str, own: Row) -> list[Board]:
         place = self.output.relative_to(layout.RESULTS) / run
-        parameters = flat({**self.parameters, **own})
+        parameters = texts({**self.parameters, **own})
         return [kind(place, parameters) for kind in self.kinds]
 
     def _show(self, table: str, row: Row) -> None:
@@ -105,15 +106,10 @@ def numbers(row: Row) -> dict[str, float]:
     return found
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, bool | str | float]:
-    """Nested parameters by their paths, as boards take them: `{fql: {alpha: 1}}` → `{fql.alpha: 1}`."""
-    found: dict[str, bool | str | float] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{name}.")
-        else:
-            found[prefix + name] = value if isinstance(value, bool | str | int | float) else str(value)
-    return found
+def texts(values: Mapping[str, Any]) -> dict[str, bool | str | float]:
+    """Parameters by their paths, as boards take them."""
+    shown = {path: value for path, value in flat(values).items() if not isinstance(value, Mapping)}
+    return {path: value if isinstance(value, bool | str | int | float) else str(value) for path, value in shown.items()}
 
 
 class TensorBoard:

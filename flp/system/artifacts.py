@@ -108,6 +108,15 @@ def read_json(path: Path | str) -> Any:
         raise FLPError(f"{path} is not valid JSON ({error}); delete it and run again") from error
 
 
+def read_entries(path: Path | str) -> dict[str, Any]:
+    """A JSON file's entries; none where there is no such file that can be read."""
+    try:
+        value = read_json(path)
+    except FLPError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
 def write_verified(path: Path | str, write: Callable[[Path], None]) -> str:
     """Let `write(temporary_path)` make a file, move it to `path`, read it back; return its SHA-256.
 

@@ -19,12 +19,13 @@ import numpy as np
 import pandas as pd
 
 from flp.experiment.program import program
-from flp.params.yamlfile import read_yaml
+from flp.params.yamlfile import flat, read_yaml
 from flp.report import statistics, tables
 from flp.report.collect import PHASES, read_table
 from flp.system import layout
 from flp.system.artifacts import read_json
 from flp.system.errors import FLPError
+from flp.tools.columns import aligned
 
 CHOICE: dict[str, dict[str, Any]] = {
     "A": {"help": "a checkout or its results/report"},
@@ -149,22 +150,6 @@ def differences(a: Experiment, b: Experiment) -> Iterator[str]:
         names = [name for name in dict.fromkeys([*left, *right]) if left.get(name, ...) != right.get(name, ...)]
         rows = [[name, *(str(side.get(name, "-")) for side in (left, right))] for name in names]
         yield aligned([[what, "A", "B"], *rows]) if rows else f"{what}: the same"
-
-
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{offline: {alpha: 1}}` → `{offline.alpha: 1}`."""
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        path = f"{prefix}{name}"
-        found |= flat(value, f"{path}.") if isinstance(value, dict) and value else {path: value}
-    return found
-
-
-def aligned(rows: list[list[str]]) -> str:
-    """Rows of cells as text in columns."""
-    shown = [["".join(c if c.isprintable() else "?" for c in cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in shown)
 
 
 main = program("compare", CHOICE, command, __doc__)

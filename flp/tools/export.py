@@ -29,7 +29,7 @@ def command(args: argparse.Namespace) -> int:
     """Export, and say what was written; return the exit status."""
     import torch
 
-    from flp.library.exporting import export, opened
+    from flp.library.exporting import TOLERANCE, export, opened
     from flp.library.policy import load_policy
 
     torch.set_num_threads(1)
@@ -40,7 +40,7 @@ def command(args: argparse.Namespace) -> int:
     with atomic_write(path) as file:
         file.write(written)
     typical, slow = latency(opened(written, args.format), contract)
-    print(f"{path}: {len(written) / 1e6:.1f} MB, {contract['format']}, the policy's actions to {1e-5:g}")
+    print(f"{path}: {len(written) / 1e6:.1f} MB, {contract['format']}, the policy's actions to {TOLERANCE:g}")
     for entry in (*contract["inputs"], *contract["outputs"]):
         about = entry.get("distribution") or entry["range"]
         print(f"  {entry['name']} [{', '.join(map(str, entry['shape']))}] {entry['dtype']}, {about}")

@@ -12,8 +12,8 @@ from flp.experiment.keys import Keys
 from flp.experiment.program import tool
 from flp.flow.card import percents
 from flp.system import layout
-from flp.system.artifacts import read_json
-from flp.system.errors import FLPError
+from flp.system.artifacts import read_entries
+from flp.tools.columns import aligned
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,9 @@ def _flows_under(root: Path) -> list[tuple[str, int]]:
 def _row(root: Path, dataset: str, seed: int, wanted: Artifact | None, jobs: list[Artifact]) -> FlowRow:
     base = root / layout.FLOW.format(dataset=dataset, seed=seed)
     path = base.with_name(base.name + ".safetensors")
-    manifest = _read(base.with_name(base.name + ".json"))
-    quality = _read(root / layout.QUALITY.format(dataset=dataset, seed=seed) / "quality.json")
-    latent = _read(root / (layout.LATENT.format(dataset=dataset, seed=seed) + ".json"))
+    manifest = read_entries(base.with_name(base.name + ".json"))
+    quality = read_entries(root / layout.QUALITY.format(dataset=dataset, seed=seed) / "quality.json")
+    latent = read_entries(root / (layout.LATENT.format(dataset=dataset, seed=seed) + ".json"))
     if latent.get("flow_sha256") != manifest.get("sha256"):
         quality = {}
     if not path.exists():
@@ -112,14 +112,6 @@ def _row(root: Path, dataset: str, seed: int, wanted: Artifact | None, jobs: lis
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        value = read_json(path)
-    except FLPError:
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
 COLUMNS: tuple[str, ...] = (
     *("dataset", "seed", "key", "round trip", "distinguishable", "at ±1", "elsewhere", "R² of z, z²", "latent std"),
     *("loss", "nats", "size", "state", "needed by"),
@@ -133,9 +125,7 @@ def table(rows: list[FlowRow]) -> str:
         needed = f"{row.needed_by} offline job{'' if row.needed_by == 1 else 's'}" if row.needed_by else "-"
         key = (row.key or "-")[:8]
         lines.append((row.dataset, str(row.seed), key, *_quality(row), _readable(row.size), row.state, needed))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    texts = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
-    return "\n".join([*texts, *(f"warning: {row.warning}" for row in rows if row.warning)])
+    return "\n".join([aligned(lines), *(f"warning: {row.warning}" for row in rows if row.warning)])
 
 
 def _quality(row: FlowRow) -> list[str]:

@@ -21,11 +21,14 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tqdm import tqdm
+
 from flp.experiment.program import positive, program
 from flp.supervision import status
 from flp.system import layout
-from flp.system.artifacts import read_json
+from flp.system.artifacts import read_entries, read_json
 from flp.system.errors import FLPError
+from flp.tools.columns import plain
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -36,7 +39,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 STATES = ("running", "silent", "stopped", "failed", "done")
 COLORS = {"running": "green", "silent": "yellow", "stopped": "yellow", "failed": "red", "done": "dim"}
-STAGES = ("download-dataset", "pretrain-flow", "invert-to-latent", "offline-train", "offline-sweep", "online-finetune")
 SILENT = 600.0  # seconds
 # Where each stage's manifests lie; what a job makes is its manifest's path without this ending.
 DONE = {
@@ -47,6 +49,7 @@ DONE = {
     "offline-sweep": (layout.SWEEP, "/manifest.json"),
     "online-finetune": (layout.ONLINE, "/manifest.json"),
 }
+STAGES = tuple(DONE)
 
 
 @dataclass(frozen=True)
@@ -190,11 +193,11 @@ def _done(stage: str, makes: str, manifest: Path, changed: int) -> Row:
     """A job that is done, read once for each version of its manifest."""
     folder = Path(makes)
     dataset = folder.name if stage == "download-dataset" else folder.parts[1]
-    found = _manifest(manifest)
+    found = read_entries(manifest)
     if not DONE[stage][1].startswith("/"):
         return Row(makes, stage, dataset, None, "done", seconds=_number(found.get("seconds")))
     runs = [name for name in found.get("runs", {}) if (folder / name).is_dir()]
-    manifests = [_manifest(folder / name / "policy.json") for name in runs]
+    manifests = [read_entries(folder / name / "policy.json") for name in runs]
     steps = [value for run in manifests if (value := _number(run.get("step"))) is not None]
     spent = [value for run in manifests if (value := _number(run.get("seconds"))) is not None]
     ends = [value for name in runs if (value := _last_success(folder / name / "evaluations.csv")) is not None]
@@ -205,14 +208,6 @@ def _done(stage: str, makes: str, manifest: Path, changed: int) -> Row:
         success=sum(ends) / len(ends) if ends else None,
         seconds=sum(spent) if spent else None,
     )
-
-
-def _manifest(path: Path) -> dict[str, Any]:
-    try:
-        found = read_json(path)
-    except FLPError:
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _last_success(path: Path) -> float | None:
@@ -237,7 +232,7 @@ def table(jobs: list[Row], most: int | None = None) -> Table:
     for name in ("state", "stage", "dataset", "agent", "seeds", "runs", "step", "success", "rate", "time", "host"):
         shown.add_column(name, justify="right" if name in {"runs", "step", "success", "rate", "time"} else "left")
     for job in jobs[:most]:
-        shown.add_row(*(Text(_plain(cell)) for cell in cells(job)), style=COLORS[job.state])
+        shown.add_row(*(Text(plain(cell)) for cell in cells(job)), style=COLORS[job.state])
     return shown
 
 
@@ -252,20 +247,9 @@ def cells(job: Row) -> Iterable[str]:
         step,
         "" if job.success is None else f"{100 * job.success:.0f} %",
         "" if job.rate is None else f"{job.rate:.3g}/s",
-        "" if job.seconds is None else f"{_clock(job.seconds)}{spent}",
+        "" if job.seconds is None else f"{tqdm.format_interval(round(job.seconds))}{spent}",
         job.host or "",
     )
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"
-
-
-def _plain(text: str) -> str:
-    """Names come from files and may hold anything."""
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 main = program("watch", OPTIONS, command, __doc__)
