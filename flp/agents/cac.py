@@ -18,7 +18,7 @@ from flp.learner.trainable import Batch, Logs
 from flp.parts.base import Agent, Spec, settings_of
 from flp.parts.common import critic_logs
 from flp.parts.consistency import Consistency, level_count
-from flp.parts.selection import best_of_n
+from flp.parts.selection import best_of_n, each, rank
 from flp.randomness.streams import RunStreams
 
 
@@ -94,10 +94,8 @@ class CAC(Agent):
     def drawn(self, policy: Consistency, observations: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """A policy's actions of noise `[R, B, n, 2, a]`, `[R, B, n, a]`, and every Q_φ⁻ of them, `[R, E, B, n]`."""
         n = noise.shape[2]
-        repeated = observations.unsqueeze(2).expand(-1, -1, n, -1).flatten(1, 2)
-        actions = policy.sample(repeated, noise.flatten(1, 2))
-        values = self.target_critic(repeated, actions)
-        return actions.view(len(noise), -1, n, self.action_dim), values.view(len(noise), -1, noise.shape[1], n)
+        actions = policy.sample(each(observations, n), noise.flatten(1, 2)).view(len(noise), -1, n, self.action_dim)
+        return actions, rank(self.target_critic, observations, actions)
 
     @torch.no_grad()
     def value(self, observations: Tensor, actions: Tensor) -> Tensor:

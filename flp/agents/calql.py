@@ -17,7 +17,8 @@ from flp.learner.rectified import OrthogonalCritic
 from flp.learner.trainable import Batch, Logs
 from flp.parts.base import Agent, Spec, settings_of
 from flp.parts.common import critic_logs
-from flp.parts.conservative import Pressure, rank
+from flp.parts.conservative import Pressure
+from flp.parts.selection import rank
 from flp.parts.tanh_gaussian import ScaledTanhGaussian, squashed
 from flp.randomness.streams import RunStreams
 

@@ -17,7 +17,7 @@ from flp.learner.trainable import Batch, Logs
 from flp.parts.base import Agent, Spec
 from flp.parts.common import make_critic, td_loss
 from flp.parts.latent import LatentPolicy, kl_to_prior, sample
-from flp.parts.selection import best_of_n, log_weights, resample, weighted_mean
+from flp.parts.selection import best_of_n, log_weights, rank, resample, weighted_mean
 from flp.randomness.streams import RunStreams
 
 
@@ -110,11 +110,9 @@ class FLP(Agent):
 
     def propose(self, critic: Critic, observations: Tensor, noise: Tensor, surplus: Tensor | None) -> Proposed:
         """The policy's candidates by noise `[R, B, N, d]`, valued; a run's surplus ones are worth −∞."""
-        n = noise.shape[2]
         mean, log_std = self.policy(observations)
         candidates = sample(mean.unsqueeze(2), log_std.unsqueeze(2), noise)
-        repeated = observations.unsqueeze(2).expand(-1, -1, n, -1).flatten(1, 2)
-        values = aggregate(critic(repeated, candidates.flatten(1, 2)), self.aggregation).view(len(noise), -1, n)
+        values = aggregate(rank(critic, observations, candidates), self.aggregation)
         weights = log_weights(values, self.temperature * self.weight(), candidates, noise)
         if surplus is not None:
             values, weights = (each.masked_fill(surplus, -torch.inf) for each in (values, weights))

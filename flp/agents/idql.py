@@ -11,7 +11,7 @@ from flp.learner.nets import follow
 from flp.learner.trainable import Batch, Logs
 from flp.parts.base import Spec, settings_of
 from flp.parts.diffusion import DiffusionAgent
-from flp.parts.selection import best_of_n
+from flp.parts.selection import best_of_n, each
 from flp.randomness.streams import RunStreams
 
 
@@ -34,7 +34,7 @@ class IDQL(DiffusionAgent):
     def act(self, observations: Tensor, streams: RunStreams) -> tuple[Tensor, Tensor]:
         """Draw N actions and take the one with the largest min Q_φ⁻."""
         batch, n = observations.shape[1], self.candidates[0]  # the same for every run
-        repeated = observations.unsqueeze(2).expand(-1, -1, n, -1).flatten(1, 2)
+        repeated = each(observations, n)
         noise = streams.normal(batch, n, len(self.average.alphas), self.action_dim).flatten(1, 2)
         drawn = self.average.sample(repeated, noise)
         values = self.values.q(repeated, drawn)

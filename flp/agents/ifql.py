@@ -10,7 +10,7 @@ from flp.learner.optimizers import Adam, descend
 from flp.learner.trainable import Batch, Logs
 from flp.parts.base import Spec, settings_of
 from flp.parts.common import FlowAgent, InSampleValues
-from flp.parts.selection import best_of_n
+from flp.parts.selection import best_of_n, each
 from flp.randomness.streams import RunStreams
 
 
@@ -47,7 +47,7 @@ class IFQL(FlowAgent):
     def act(self, observations: Tensor, streams: RunStreams) -> tuple[Tensor, Tensor]:
         """Decode N draws and take the one with the largest min Q."""
         batch, n = observations.shape[1], self.candidates[0]  # the same for every run
-        repeated = observations.unsqueeze(2).expand(-1, -1, n, -1).flatten(1, 2)
+        repeated = each(observations, n)
         noise = streams.normal(batch, n, self.action_dim).flatten(1, 2)
         candidates = self.behavior.decode(repeated, noise)
         values = self.values.q(repeated, candidates)

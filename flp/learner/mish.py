@@ -42,11 +42,7 @@ class MishMLP(MLP):
 class MishCritic(Critic):
     """An ensemble of Q_φ(s, a), per run."""
 
-    def __init__(
-        self, streams: RunStreams, observation_dim: int, action_dim: int, hidden: Sequence[int], *, members: int
-    ) -> None:
-        nn.Module.__init__(self)
-        self.net = MishMLP(streams, observation_dim + action_dim, hidden, 1, members=members)
+    network = MishMLP
 
 
 class MishTime(nn.Module):

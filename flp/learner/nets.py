@@ -71,7 +71,7 @@ class MLP(nn.Module):
         """Map `[runs, batch, inputs]` to `[runs, members, batch, outputs]`."""
         batch = x.shape[1]
         x = x.unsqueeze(1).expand(-1, self.members, -1, -1).reshape(self.runs * self.members, batch, -1)
-        x = torch.addcmul(self.shift, x, self.scale)
+        x = self.shown(x)
         last = len(self.weights) - 1
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             if i == last:
@@ -82,6 +82,10 @@ class MLP(nn.Module):
                 x = F.layer_norm(x, x.shape[-1:], eps=_LAYER_NORM_EPSILON)
                 x = torch.addcmul(self.shifts[i], x, self.scales[i])
         return x.view(self.runs, self.members, batch, -1)
+
+    def shown(self, x: Tensor) -> Tensor:
+        """The input as the first layer sees it."""
+        return torch.addcmul(self.shift, x, self.scale)
 
     def activate(self, x: Tensor) -> Tensor:
         """What every hidden layer ends with; x may be overwritten where no gradient needs it."""
@@ -120,7 +124,9 @@ def _gelu(x: Tensor) -> Tensor:
 
 
 class Critic(nn.Module):
-    """An ensemble of action values Q_φ(s, z), per run."""
+    """An ensemble of action values Q_φ(s, z), per run; `options` are those of its kind of network."""
+
+    network: type[MLP] = MLP
 
     def __init__(
         self,
@@ -130,10 +136,10 @@ class Critic(nn.Module):
         hidden: Sequence[int],
         *,
         members: int,
-        layer_norm: bool,
+        **options: bool,
     ) -> None:
         super().__init__()
-        self.net = MLP(streams, observation_dim + action_dim, hidden, 1, members=members, layer_norm=layer_norm)
+        self.net = self.network(streams, observation_dim + action_dim, hidden, 1, members=members, **options)
 
     def forward(self, observations: Tensor, actions: Tensor) -> Tensor:
         """Map `[R, B, o]` and `[R, B, a]` to `[R, members, B]`."""
@@ -142,11 +148,13 @@ class Critic(nn.Module):
 
 
 class Value(nn.Module):
-    """State values V(s), per run."""
+    """State values V(s), per run; `options` are those of its kind of network."""
 
-    def __init__(self, streams: RunStreams, observation_dim: int, hidden: Sequence[int], *, layer_norm: bool) -> None:
+    network: type[MLP] = MLP
+
+    def __init__(self, streams: RunStreams, observation_dim: int, hidden: Sequence[int], **options: bool) -> None:
         super().__init__()
-        self.net = MLP(streams, observation_dim, hidden, 1, layer_norm=layer_norm)
+        self.net = self.network(streams, observation_dim, hidden, 1, **options)
 
     def forward(self, observations: Tensor) -> Tensor:
         """Map `[R, B, o]` to `[R, B]`."""

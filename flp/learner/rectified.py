@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from flp.learner.nets import _LAYER_NORM_EPSILON, MLP, Critic, Value, _head
+from flp.learner.nets import _LAYER_NORM_EPSILON, MLP, Critic, Value
 from flp.randomness.streams import RunStreams
 
 
@@ -38,16 +38,14 @@ class RectifiedMLP(MLP):
         super().__init__(streams, inputs, hidden, outputs, members=members)
         self.normalize = normalize
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map `[runs, batch, inputs]` to `[runs, members, batch, outputs]`."""
-        batch = x.shape[1]
-        x = x.unsqueeze(1).expand(-1, self.members, -1, -1).reshape(self.runs * self.members, batch, -1)
-        x = torch.addcmul(self.shift, x, self.scale)
-        if self.normalize:
-            x = F.layer_norm(x, x.shape[-1:], eps=_LAYER_NORM_EPSILON)
-        for weight, bias in list(zip(self.weights, self.biases, strict=True))[:-1]:
-            x = torch.baddbmm(bias, x, weight).relu()
-        return _head(x, self.weights[-1], self.biases[-1]).view(self.runs, self.members, batch, -1)
+    def shown(self, x: Tensor) -> Tensor:
+        """The input as the first layer sees it."""
+        x = super().shown(x)
+        return F.layer_norm(x, x.shape[-1:], eps=_LAYER_NORM_EPSILON) if self.normalize else x
+
+    def activate(self, x: Tensor) -> Tensor:
+        """max(x, 0)."""
+        return x.relu()
 
 
 class OrthogonalMLP(RectifiedMLP):
@@ -74,26 +72,16 @@ def orthogonal(streams: RunStreams, members: int, rows: int, columns: int) -> Te
 class RectifiedCritic(Critic):
     """An ensemble of Q_φ(s, a), per run."""
 
-    def __init__(
-        self, streams: RunStreams, observation_dim: int, action_dim: int, hidden: Sequence[int], *, members: int
-    ) -> None:
-        nn.Module.__init__(self)
-        self.net = RectifiedMLP(streams, observation_dim + action_dim, hidden, 1, members=members)
+    network = RectifiedMLP
 
 
 class OrthogonalCritic(Critic):
     """An ensemble of Q_φ(s, a), per run, that starts near zero."""
 
-    def __init__(
-        self, streams: RunStreams, observation_dim: int, action_dim: int, hidden: Sequence[int], *, members: int
-    ) -> None:
-        nn.Module.__init__(self)
-        self.net = OrthogonalMLP(streams, observation_dim + action_dim, hidden, 1, members=members)
+    network = OrthogonalMLP
 
 
 class RectifiedValue(Value):
     """V(s), per run."""
 
-    def __init__(self, streams: RunStreams, observation_dim: int, hidden: Sequence[int], *, normalize: bool) -> None:
-        nn.Module.__init__(self)
-        self.net = RectifiedMLP(streams, observation_dim, hidden, 1, normalize=normalize)
+    network = RectifiedMLP

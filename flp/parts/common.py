@@ -56,6 +56,38 @@ class GaussianActor(nn.Module):
         return mean.tanh() if self.tanh else mean
 
 
+class DiagonalGaussian(nn.Module):
+    """Mean μ_θ(s) and log σ_θ(s) of a Gaussian per run, by one network with two heads.
+
+    Args:
+        streams: the runs' random streams, for initialisation.
+        observation_dim: width of s.
+        width: of what is drawn.
+        hidden: widths of the hidden layers.
+        log_std_range: clamp of log σ.
+        zero_head: start at N(0, I).
+    """
+
+    def __init__(
+        self,
+        streams: RunStreams,
+        observation_dim: int,
+        width: int,
+        hidden: Sequence[int],
+        log_std_range: tuple[float, float] = (-5.0, 2.0),
+        *,
+        zero_head: bool = False,
+    ) -> None:
+        super().__init__()
+        self.log_std_range = log_std_range
+        self.net = MLP(streams, observation_dim, hidden, 2 * width, zero_head=zero_head)
+
+    def forward(self, observations: Tensor) -> tuple[Tensor, Tensor]:
+        """Map `[R, B, o]` to mean and log standard deviation, each `[R, B, width]`."""
+        mean, log_std = self.net(observations).squeeze(1).chunk(2, -1)
+        return mean, log_std.clamp(*self.log_std_range)
+
+
 def log_prob(mean: Tensor, actions: Tensor) -> Tensor:
     """log N(a; mean, I), summed over the last axis."""
     return -0.5 * ((actions - mean).square() + math.log(2 * math.pi)).sum(-1)

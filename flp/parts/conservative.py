@@ -1,22 +1,13 @@
-"""What holds values down (CQL, Kumar et al. 2020): several actions ranked in a state, and the penalty's strength."""
+"""The strength of what holds values down (CQL, Kumar et al. 2020)."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from flp.learner.nets import Critic
 from flp.randomness.streams import RunStreams
 
 _MOST = 1e6  # of the learnt factor
-
-
-def rank(critic: Critic, observations: Tensor, actions: Tensor) -> Tensor:
-    """Q of several actions `[R, B, n, a]` in each of `[R, B, o]`: `[R, members, B, n]`."""
-    n = actions.shape[2]
-    repeated = observations.unsqueeze(2).expand(-1, -1, n, -1).flatten(1, 2)
-    values: Tensor = critic(repeated, actions.flatten(1, 2))
-    return values.view(*values.shape[:2], -1, n)
 
 
 class Pressure(nn.Module):

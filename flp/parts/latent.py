@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from flp.learner.nets import MLP
+from flp.parts.common import DiagonalGaussian
 from flp.randomness.streams import RunStreams
 
 
-class LatentPolicy(nn.Module):
+class LatentPolicy(DiagonalGaussian):
     """A diagonal Gaussian per run that starts at the prior N(0, I): its head is zero, so KL = 0.
 
     Args:
@@ -30,14 +30,7 @@ class LatentPolicy(nn.Module):
         hidden: Sequence[int],
         log_std_range: tuple[float, float] = (-5.0, 2.0),
     ) -> None:
-        super().__init__()
-        self.log_std_range = log_std_range
-        self.net = MLP(streams, observation_dim, hidden, 2 * latent_dim, zero_head=True)
-
-    def forward(self, observations: Tensor) -> tuple[Tensor, Tensor]:
-        """Map `[R, B, o]` to mean and log standard deviation, each `[R, B, d]`."""
-        mean, log_std = self.net(observations).squeeze(1).chunk(2, -1)
-        return mean, log_std.clamp(*self.log_std_range)
+        super().__init__(streams, observation_dim, latent_dim, hidden, log_std_range, zero_head=True)
 
 
 def kl_to_prior(mean: Tensor, log_std: Tensor) -> Tensor:

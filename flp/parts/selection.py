@@ -10,6 +10,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from flp.learner.nets import Critic
+
+
+def each(observations: Tensor, n: int) -> Tensor:
+    """Every state n times in a row: `[R, B, o]` → `[R, B · n, o]`."""
+    return observations.unsqueeze(2).expand(-1, -1, n, -1).flatten(1, 2)
+
+
+def rank(critic: Critic, observations: Tensor, actions: Tensor) -> Tensor:
+    """Q of several actions or latents `[R, B, n, a]` in each of `[R, B, o]`: `[R, members, B, n]`."""
+    n = actions.shape[2]
+    values: Tensor = critic(each(observations, n), actions.flatten(1, 2))
+    return values.view(*values.shape[:2], -1, n)
+
 
 def best_of_n(values: Tensor, candidates: Tensor) -> Tensor:
     """z* = argmax_i Q(s, z_i): pick from candidates `[R, B, N, d]` by values `[R, B, N]` → `[R, B, d]`."""

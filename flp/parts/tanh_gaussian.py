@@ -9,13 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flp.learner.nets import MLP
 from flp.learner.rectified import OrthogonalMLP
-from flp.parts.common import HEAD_SCALE
+from flp.parts.common import HEAD_SCALE, DiagonalGaussian
 from flp.randomness.streams import RunStreams
 
 
-class TanhGaussian(nn.Module):
+class TanhGaussian(DiagonalGaussian):
     """a = tanh(x), x ~ N(μ_θ(s), diag σ_θ²(s)), per run (FQL, utils/networks.py, Actor with tanh_squash).
 
     Args:
@@ -23,29 +22,14 @@ class TanhGaussian(nn.Module):
         observation_dim: width of s.
         action_dim: width of a.
         hidden: widths of the hidden layers.
-        log_std_range: clamp of log σ.
     """
 
-    def __init__(
-        self,
-        streams: RunStreams,
-        observation_dim: int,
-        action_dim: int,
-        hidden: Sequence[int],
-        log_std_range: tuple[float, float] = (-5.0, 2.0),
-    ) -> None:
-        super().__init__()
-        self.log_std_range = log_std_range
-        self.net = MLP(streams, observation_dim, hidden, 2 * action_dim)
+    def __init__(self, streams: RunStreams, observation_dim: int, action_dim: int, hidden: Sequence[int]) -> None:
+        super().__init__(streams, observation_dim, action_dim, hidden)
         # Two heads in one: each is to start as wide as if it stood alone.
         alone = math.sqrt((hidden[-1] + 2 * action_dim) / (hidden[-1] + action_dim))
         with torch.no_grad():
             self.net.weights[-1].mul_(HEAD_SCALE * alone)
-
-    def forward(self, observations: Tensor) -> tuple[Tensor, Tensor]:
-        """Map `[R, B, o]` to mean and log standard deviation before tanh, each `[R, B, a]`."""
-        mean, log_std = self.net(observations).squeeze(1).chunk(2, -1)
-        return mean, log_std.clamp(*self.log_std_range)
 
 
 class ScaledTanhGaussian(nn.Module):
