@@ -17,7 +17,7 @@ from flp.experiment import variants
 from flp.experiment.fingerprint import fingerprint
 from flp.params.loading import Params
 from flp.params.run import Run
-from flp.params.sections import OFFLINE_ONLY, ONLINE_ONLY
+from flp.params.sections import OFFLINE_ONLY, ONLINE_ONLY, offline_steps
 from flp.system import layout
 from flp.system.artifacts import read_json
 from flp.system.errors import FLPError
@@ -110,9 +110,7 @@ class Keys:
     def offline_run(self, dataset: str, agent: str, run: Run) -> str:
         """The key of one run, whoever trains beside it."""
         params = self.agent_params(dataset, agent)
-        section = params.offline.keyed()
-        if agent in ONLINE_ONLY:
-            section["steps"] = 0
+        section = params.offline.keyed() | {"steps": offline_steps(agent, params.offline)}
         if agent == "flp":
             section |= {"alpha": run.alpha, "candidates": run.candidates}
         else:

@@ -221,3 +221,8 @@ class Figure2(Section):
     """Weights of distillation, one column each."""
     seed: Seed = 0
     """Seed of all its random numbers."""
+
+
+def offline_steps(agent: str, offline: Offline) -> int:
+    """Gradient steps of an algorithm's offline stage: none where it learns online only."""
+    return 0 if agent in ONLINE_ONLY else offline.steps

@@ -36,6 +36,10 @@ class Measure:
         """A value as a table shows it."""
         return f"{100 * value:.0f}" if self.rate else f"{value:.1f}" if abs(value) < 1000 else f"{value:.0f}"
 
+    def score(self, returns: pd.Series) -> pd.Series:
+        """Returns as a score, from `zero` to `hundred`."""
+        return (returns - self.zero) * (100 / (self.hundred - self.zero))
+
     def text(self, mean: float, std: float | None) -> str:
         """`75` or `75±2`."""
         return self.shown(mean) + ("" if std is None else f"±{self.shown(std)}")
@@ -76,7 +80,7 @@ def scored(evaluations: pd.DataFrame, measures: dict[str, Measure]) -> pd.DataFr
             kept = rows.assign(success=value.astype(float), spread=spread.fillna(0.0), counted=fitted.notna())
             parts.append(kept[kept["success"].notna()])
         else:
-            scale = 100 / (measure.hundred - measure.zero)
-            score, spread = (rows["return"] - measure.zero) * scale, rows["return_std"] * abs(scale)
-            parts.append(rows.assign(success=score, spread=spread / np.sqrt(rows["episodes"]), counted=True))
+            spread = rows["return_std"] * abs(100 / (measure.hundred - measure.zero))
+            spread /= np.sqrt(rows["episodes"])
+            parts.append(rows.assign(success=measure.score(rows["return"]), spread=spread, counted=True))
     return pd.concat(parts).sort_index()

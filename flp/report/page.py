@@ -18,7 +18,7 @@ from flp.report.charts import thousands
 from flp.report.clips import Video, videos
 from flp.report.collect import FlowRecord, Results, collect
 from flp.report.curves import Maze, Panels
-from flp.report.measures import SUCCESS
+from flp.report.measures import SUCCESS, Measure
 from flp.report.tables import FLOW_METHOD, Cell, SuccessTable
 from flp.report.templating import render
 from flp.system import layout
@@ -142,7 +142,8 @@ def earned(results: Results, dataset: str) -> list[dict[str, str]]:
         return []
     if reference := results.reference(dataset):
         columns = {"return": "return", "normalised": "normalised score", **columns}
-        rows = rows.assign(normalised=100 * (rows["return"] - reference[0]) / (reference[1] - reference[0]))
+        scale = Measure(zero=reference[0], hundred=reference[1])
+        rows = rows.assign(normalised=scale.score(rows["return"]))
     last = rows.sort_values("step", kind="stable").groupby(["agent", "phase", "seed"], as_index=False).tail(1)
     found = []
     for (agent, phase), part in last.groupby(["agent", "phase"], sort=False):

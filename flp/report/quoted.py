@@ -10,7 +10,7 @@ import pandas as pd
 
 from flp.data.environments import specification
 from flp.params.loading import Params
-from flp.params.sections import OFFLINE_ONLY, ONLINE_ONLY
+from flp.params.sections import OFFLINE_ONLY, ONLINE_ONLY, offline_steps
 from flp.report.collect import Results
 from flp.report.tables import NAMES, Cell, cell, name_of
 
@@ -42,7 +42,7 @@ def with_own(results: Results, dataset: str, agents: Iterable[str], show: Callab
     shared, found = show(params, params.offline.steps), list[str]()
     for agent in agents:
         own = results.keys.agent_params(dataset, agent)
-        told = show(own, 0 if agent in ONLINE_ONLY else own.offline.steps)
+        told = show(own, offline_steps(agent, own.offline))
         found += [f"{name_of(agent)} {told}"] if told != shared else []
     return f"{shared} ({', '.join(found)})" if found else shared
 

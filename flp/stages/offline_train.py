@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from flp.experiment.program import BOARDS, Job, stage
-from flp.params.sections import ONLINE_ONLY
+from flp.params.sections import offline_steps
 from flp.runs.session import Assignment, Session, carry_out
 from flp.runs.shards import Shard
 from flp.runs.turns import Turns
@@ -33,7 +33,7 @@ def run(job: Job) -> None:
 
 def train(assignment: Assignment, shard: Shard, turns: Turns) -> None:
     """Train, evaluate and save a batch of runs; what only learns online is evaluated as it starts."""
-    steps = 0 if assignment.agent in ONLINE_ONLY else assignment.params.offline.steps
+    steps = offline_steps(assignment.agent, assignment.params.offline)
     with Session(assignment, shard, turns, steps) as session:
         if not session.go_on():
             session.health.start()
