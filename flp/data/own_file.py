@@ -33,7 +33,7 @@ ENDS = {
 }
 """Keys that may say where episodes end, in OGBench's, D4RL's and other words, with the value that says so."""
 
-_NEXT = "next_observations"
+NEXT = "next_observations"
 _REMEDY = "correct your file (it is left as it is)"
 
 
@@ -157,10 +157,7 @@ class OwnFile:
             dtype, axes, _ = FORMAT[like]
             if header.dtype.kind not in "biuf":
                 raise archive.bad(f"'{key}' holds {header.dtype}, which cannot become {dtype}")
-            shape = list(header.shape)
-            while len(shape) > axes and 1 in shape[1:]:
-                shape.pop(shape.index(1, 1))
-            shapes[key] = tuple(shape)
+            shapes[key] = without_idle(header.shape, axes)
             check_axes(archive, key, shapes[key], axes)
             how = [str(header.dtype)] * (header.dtype != dtype) + ["by columns"] * header.by_columns
             how += [f"of shape {list(header.shape)}"] * (shapes[key] != header.shape)
@@ -191,22 +188,37 @@ class OwnFile:
 
     def _check_successors(self, archive: Archive, observations: NDArray[np.float32]) -> None:
         """Refuse a file whose own successors are not the rows after, where no episode is said to end."""
-        if _NEXT not in archive.keys:
+        if NEXT not in archive.keys:
             return
-        header, dtype = archive.header(_NEXT), observations.dtype
+        header, dtype = archive.header(NEXT), observations.dtype
         if header.shape != observations.shape or header.dtype.kind not in "biuf":
-            raise archive.bad(f"'{_NEXT}' holds {header.dtype} {list(header.shape)}, unlike 'observations'")
-        following = archive.read(_NEXT, dtype, partial(cast, archive, _NEXT, dtype))
-        for first in range(0, len(observations) - 1, 2**14):
-            rows = slice(first, min(first + 2**14, len(observations) - 1))
-            after = observations[rows.start + 1 : rows.stop + 1]
-            wrong = ~np.isclose(following[rows], after, 1e-4, 1e-4).all(1) & ~self.ends[rows]
-            if wrong.any():
-                row = rows.start + int(wrong.argmax())
-                raise archive.bad(
-                    f"'{_NEXT}' of row {row} is not 'observations' of the row after, though no episode ends there: "
-                    "mark each episode's last row in 'terminals' or 'timeouts'"
-                )
+            raise archive.bad(f"'{NEXT}' holds {header.dtype} {list(header.shape)}, unlike 'observations'")
+        following = archive.read(NEXT, dtype, partial(cast, archive, NEXT, dtype))
+        check_successors(archive, observations, following, self.ends)
+
+
+def without_idle(shape: tuple[int, ...], axes: int) -> tuple[int, ...]:
+    """A shape without axes of length 1, but for the first, as far as it has more axes than it should."""
+    kept = list(shape)
+    while len(kept) > axes and 1 in kept[1:]:
+        kept.pop(kept.index(1, 1))
+    return tuple(kept)
+
+
+def check_successors(
+    file: Refuser, observations: NDArray[np.float32], following: NDArray[np.float32], ends: NDArray[np.bool_]
+) -> None:
+    """Refuse a file whose own successors are not the rows after, where no episode is said to end."""
+    for first in range(0, len(observations) - 1, 2**14):
+        rows = slice(first, min(first + 2**14, len(observations) - 1))
+        after = observations[rows.start + 1 : rows.stop + 1]
+        wrong = ~np.isclose(following[rows], after, 1e-4, 1e-4).all(1) & ~ends[rows]
+        if wrong.any():
+            row = rows.start + int(wrong.argmax())
+            raise file.bad(
+                f"'{NEXT}' of row {row} is not 'observations' of the row after, though no episode ends there: "
+                "mark each episode's last row in 'terminals' or 'timeouts'"
+            )
 
 
 def cast(archive: Refuser, key: str, dtype: np.dtype[Any], piece: NDArray[Any]) -> NDArray[Any]:

@@ -17,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flp.data.archive import MAX_BYTES, Convert, Header, opened
-from flp.data.own_file import cast
+from flp.data.own_file import NEXT, cast, check_successors, without_idle
 from flp.system.errors import FLPError, explained, nearest
 
 Rows = dict[str, NDArray[Any]]
 REMEDY = "correct your file (it is left as it is)"
 ABSENT = "correct the path in its task"
 HDF5 = (".h5", ".hdf5")
-TERMINATED, CUT_OFF, NEXT = ("terminals", "terminations"), ("timeouts", "truncations"), "next_observations"
+TERMINATED, CUT_OFF = ("terminals", "terminations"), ("timeouts", "truncations")
 _AXES = {"observations": 2, "actions": 2, "rewards": 1, NEXT: 2} | dict.fromkeys((*TERMINATED, *CUT_OFF), 1)
 
 
@@ -135,7 +135,10 @@ def read_file(path: Path) -> Rows:
         none = np.zeros(len(observations), np.bool_)
         terminated, cut_off = (none if flags is None else flags for flags in (terminated, cut_off))
         if following is not None:
-            _check_successors(file, observations, following, terminated | cut_off)
+            if following.shape != observations.shape:
+                shapes = f"{list(following.shape)}, 'observations' has {list(observations.shape)}"
+                raise file.bad(f"'{NEXT}' has shape {shapes}")
+            check_successors(file, observations, following, terminated | cut_off)
         return as_rows(observations, actions, rewards, terminated, cut_off, following)
 
 
@@ -168,28 +171,13 @@ def _read(file: Columns, key: str, dtype: np.dtype[Any]) -> NDArray[Any]:
         raise file.bad(f"'{key}' holds {header.dtype}, which cannot become {dtype}")
     if key == "actions" and header.dtype.kind != "f":
         raise file.bad(f"'actions' holds {header.dtype}: discrete ones, where a flow models densities of real numbers")
-    shape, axes = list(header.shape), _AXES[key]
-    while len(shape) > axes and 1 in shape[1:]:
-        shape.pop(shape.index(1, 1))
+    axes = _AXES[key]
+    shape = without_idle(header.shape, axes)
     if len(shape) == axes - 1 and axes == 2:
-        shape.append(1)  # one number a row
+        shape = (*shape, 1)  # one number a row
     if len(shape) != axes or min(shape) < 1:
         raise file.bad(f"'{key}' has shape {list(header.shape)}, expected {axes} axes, none empty")
     return file.read(key, dtype, partial(cast, file, key, dtype)).reshape(shape)
-
-
-def _check_successors(
-    file: Columns, observations: NDArray[np.float32], following: NDArray[np.float32], ends: NDArray[np.bool_]
-) -> None:
-    """Refuse a file whose own successors are not the rows after, where no episode is said to end."""
-    if following.shape != observations.shape:
-        raise file.bad(f"'{NEXT}' has shape {list(following.shape)}, 'observations' has {list(observations.shape)}")
-    wrong = ~np.isclose(following[:-1], observations[1:], 1e-4, 1e-4).all(1) & ~ends[:-1]
-    if wrong.any():
-        raise file.bad(
-            f"'{NEXT}' of row {int(wrong.argmax())} is not 'observations' of the row after, though no episode ends "
-            "there: mark each episode's last row in 'terminals' or 'timeouts'"
-        )
 
 
 def as_rows(
