@@ -10,8 +10,7 @@ import gymnasium
 import numpy as np
 import pytest
 import yaml
-from own_tasks import experiment, swing
-from test_own_pipeline import run_stages
+from own_tasks import experiment, run_stages, swing
 
 import flp
 from flp.own.bring import Asked, gather

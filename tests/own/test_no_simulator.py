@@ -11,44 +11,20 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import yaml
-from own_tasks import experiment, logged
-from test_own_pipeline import run_stages
 
 import flp
 from flp.experiment.keys import Keys
 from flp.params.loading import load_params
 from flp.parts.fitted_q import MEMBERS, Logged, fitted_q
 from flp.runs import estimates
-from flp.stages import offline_train, online_finetune, report
+from flp.stages import offline_train, online_finetune
 from flp.system.stopping import STOP
 
 RUN = Path("results/plant/offline/flp/seed0/task1_seed0")
 
 
-@pytest.fixture(scope="module")
-def done(tmp_path_factory):
-    root = tmp_path_factory.mktemp("plant")
-    np.savez(root / "plant.npz", **logged())
-    task = {"data": {"path": "plant.npz"}, "environment": None, "actions": {"low": -2, "high": [2]}}
-    values = experiment({"plant": task}, offline={"agents": ["flp", "bc"]})
-    (root / "params.yaml").write_text(yaml.safe_dump(values))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
-        run_stages("plant")
-        assert offline_train.main(["--dataset", "plant", "--agent", "bc", "--threads", "1"]) == 0
-        assert report.main(["--threads", "1"]) == 0
-    return root
-
-
-@pytest.fixture
-def here(done, monkeypatch):
-    monkeypatch.chdir(done)
-    return done
-
-
 @pytest.mark.slow(30)
-def test_its_evaluations_are_estimates_and_say_that_no_episode_was_played(here):
+def test_its_evaluations_are_estimates_and_say_that_no_episode_was_played(plant):
     table = pd.read_csv(RUN / "evaluations.csv")
     assert table["success"].isna().all() and (table["episodes"] == 0).all() and table["return"].isna().all()
     last = table[table["phase"] == "offline"].iloc[-1]
@@ -59,7 +35,7 @@ def test_its_evaluations_are_estimates_and_say_that_no_episode_was_played(here):
 
 
 @pytest.mark.slow(30)
-def test_what_the_data_earned_is_their_discounted_return(here):
+def test_what_the_data_earned_is_their_discounted_return(plant):
     data = flp.load_dataset("plant")
     episodes = np.split(data.rewards[data.transitions].astype(np.float64), 5)
     expected = np.mean([(episode * 0.99 ** np.arange(50)).sum() for episode in episodes])
@@ -67,7 +43,7 @@ def test_what_the_data_earned_is_their_discounted_return(here):
 
 
 @pytest.mark.slow(30)
-def test_the_page_marks_them_as_estimates(here):
+def test_the_page_marks_them_as_estimates(plant):
     page = Path("results/report/index.html").read_text()
     assert "Value, estimated (no episode was played)" in page and "opinions of models, not measurements" in page
     summary = pd.read_csv("results/report/summary.csv")
@@ -79,7 +55,7 @@ def test_the_page_marks_them_as_estimates(here):
 
 
 @pytest.mark.slow(30)
-def test_nothing_is_fine_tuned(here, capsys):
+def test_nothing_is_fine_tuned(plant, capsys):
     keys = Keys(load_params())
     assert list(keys.online_jobs()) == [] and len(list(keys.jobs())) == 2
     assert online_finetune.main(["--dataset", "plant"]) == 2
@@ -87,7 +63,7 @@ def test_nothing_is_fine_tuned(here, capsys):
 
 
 @pytest.mark.slow(30)
-def test_its_policy_loads_and_says_that_there_is_nothing_to_play(here):
+def test_its_policy_loads_and_says_that_there_is_nothing_to_play(plant):
     policy = flp.load_policy(RUN)
     assert policy(np.zeros(3)).shape == (1,)
     assert json.loads((RUN / "policy.json").read_text())["model"]["environment"]["low"] == [-2.0]
@@ -96,9 +72,9 @@ def test_its_policy_loads_and_says_that_there_is_nothing_to_play(here):
 
 
 @pytest.mark.slow(20)
-def test_stopped_while_it_estimates_it_goes_on_to_the_same_bytes(here, tmp_path, monkeypatch, signals):
+def test_stopped_while_it_estimates_it_goes_on_to_the_same_bytes(plant, tmp_path, monkeypatch, signals):
     whole = {name: (RUN / name).read_bytes() for name in ("evaluations.csv", "policy.safetensors", "log.csv")}
-    shutil.copytree(here, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(plant, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     shutil.rmtree("results/plant/offline/flp")
     of = ["--dataset", "plant", "--threads", "1"]

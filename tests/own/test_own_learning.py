@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from own_tasks import experiment, logged
-from test_own_pipeline import run_stages
+from own_tasks import experiment, logged, run_stages
 
 
 @pytest.mark.slow(15)

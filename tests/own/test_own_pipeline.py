@@ -10,46 +10,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from own_tasks import experiment, logged
+from own_tasks import logged
 
 import flp
-from flp.stages import download_dataset, invert_to_latent, offline_train, online_finetune, pretrain_flow, report
 from flp.tools import check
 
-PENDULUM = {"data": {"path": "mine.npz"}, "environment": "Pendulum-v1", "kwargs": {"max_episode_steps": 50}}
 RUN = Path("results/pendulum/offline/flp/seed0/task1_seed0")
 
 
-def run_stages(name: str, *more: str) -> None:
-    of = ["--dataset", name, "--threads", "1"]
-    for stage in (download_dataset, pretrain_flow, invert_to_latent, offline_train, online_finetune):
-        seed = ["--seed", "0"] if stage in (pretrain_flow, invert_to_latent) else []
-        if stage is not online_finetune or "online" in more:
-            assert stage.main([*of, *seed]) == 0
-
-
-@pytest.fixture(scope="module")
-def done(tmp_path_factory):
-    """A finished experiment on a pendulum."""
-    root = tmp_path_factory.mktemp("own")
-    np.savez(root / "mine.npz", **logged())
-    task = PENDULUM | {"success": "return >= -300", "discount": 0.95, "reference": {"random": -500, "expert": -100}}
-    (root / "params.yaml").write_text(yaml.safe_dump(experiment({"pendulum": task})))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
-        run_stages("pendulum", "online")
-        assert report.main(["--threads", "1"]) == 0
-    return root
-
-
-@pytest.fixture
-def here(done, monkeypatch):
-    monkeypatch.chdir(done)
-    return done
-
-
 @pytest.mark.slow(30)
-def test_its_data_keep_rewards_and_scale_actions(here):
+def test_its_data_keep_rewards_and_scale_actions(pendulum):
     data, log = flp.load_dataset("pendulum"), logged()
     kept = 5 * 50  # a sixth of six episodes is held out
     assert len(data) == kept and data.masks[data.transitions].all()
@@ -63,7 +33,7 @@ def test_its_data_keep_rewards_and_scale_actions(here):
 
 
 @pytest.mark.slow(30)
-def test_its_policy_plays_from_its_folder_alone_as_the_pipeline_says(here, tmp_path, monkeypatch):
+def test_its_policy_plays_from_its_folder_alone_as_the_pipeline_says(pendulum, tmp_path, monkeypatch):
     policy = flp.load_policy(RUN)
     table = pd.read_csv(RUN / "evaluations.csv")
     last = table[table["phase"] == "offline"].iloc[-1]
@@ -76,7 +46,7 @@ def test_its_policy_plays_from_its_folder_alone_as_the_pipeline_says(here, tmp_p
 
 
 @pytest.mark.slow(30)
-def test_actions_go_back_into_the_environments_units(here):
+def test_actions_go_back_into_the_environments_units(pendulum):
     env = flp.make_environment(flp.load_policy(RUN).spec, 1)
     other = gymnasium.make("Pendulum-v1")
     env.reset(seed=3)
@@ -88,7 +58,7 @@ def test_actions_go_back_into_the_environments_units(here):
 
 
 @pytest.mark.slow(30)
-def test_it_is_fine_tuned_in_its_environment_and_reported(here):
+def test_it_is_fine_tuned_in_its_environment_and_reported(pendulum):
     summary = pd.read_csv("results/report/summary.csv")
     columns = ["dataset", "agent", "task", "seed", "phase", "step", "success", "episodes"]
     assert list(summary)[:8] == columns and set(summary["task"]) == {1}
@@ -100,7 +70,7 @@ def test_it_is_fine_tuned_in_its_environment_and_reported(here):
 
 
 @pytest.mark.slow(30)
-def test_check_opens_the_environment_and_compares(here, capsys):
+def test_check_opens_the_environment_and_compares(pendulum, capsys):
     assert check.main([]) == 0
     assert "300 transitions, observations of 3 numbers, 1 actions scaled from [-2.0]" in capsys.readouterr().out
     values = yaml.safe_load(Path("params.yaml").read_text())
@@ -118,7 +88,7 @@ def test_check_opens_the_environment_and_compares(here, capsys):
 
 
 @pytest.mark.slow(30)
-def test_the_manifest_says_what_was_found_out(here):
+def test_the_manifest_says_what_was_found_out(pendulum):
     manifest = json.loads(Path("data/pendulum.json").read_text())
     assert manifest["task"]["environment"] == "Pendulum-v1" and manifest["task"]["horizon"] == 50
     assert manifest["content"][0].startswith(".npz:")

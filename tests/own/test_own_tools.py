@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
-from test_no_simulator import done as without_simulator  # noqa: F401
-from test_own_pipeline import RUN, done, here  # noqa: F401
 
 import flp
 from flp.library.exporting import opened
 from flp.tools import compare, export, rollouts, watch
 
+RUN = Path("results/pendulum/offline/flp/seed0/task1_seed0")
 PLANT = "results/plant/offline/flp/seed0/task1_seed0"
 
 
 @pytest.mark.slow(30)
-def test_a_policy_is_recorded_in_the_environment_s_units(here, tmp_path, capsys):  # noqa: F811
+def test_a_policy_is_recorded_in_the_environment_s_units(pendulum, tmp_path, capsys):
     assert rollouts.main([str(RUN), "--episodes", "2", "--record", str(tmp_path), "--json", "--threads", "1"]) == 0
     found = json.loads(capsys.readouterr().out)
     with np.load(tmp_path / "episodes.npz") as file:
@@ -27,7 +27,7 @@ def test_a_policy_is_recorded_in_the_environment_s_units(here, tmp_path, capsys)
 
 
 @pytest.mark.slow(30)
-def test_an_exported_policy_acts_in_the_environment_s_units(here, tmp_path):  # noqa: F811
+def test_an_exported_policy_acts_in_the_environment_s_units(pendulum, tmp_path):
     assert export.main([str(RUN), "--format", "torch", "--output", str(tmp_path / "policy.pt2")]) == 0
     policy, states = flp.load_policy(RUN), np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
     noise = np.random.default_rng(1).normal(size=(5, policy.candidates, 1)).astype(np.float32)
@@ -36,8 +36,7 @@ def test_an_exported_policy_acts_in_the_environment_s_units(here, tmp_path):  # 
 
 
 @pytest.mark.slow(30)
-def test_without_a_simulator_it_is_checked_on_held_out_data(without_simulator, tmp_path, monkeypatch, capsys):  # noqa: F811
-    monkeypatch.chdir(without_simulator)
+def test_without_a_simulator_it_is_checked_on_held_out_data(plant, tmp_path, monkeypatch, capsys):
     assert export.main([PLANT, "--format", "torch", "--output", str(tmp_path / "policy.pt2")]) == 0
     shutil.copytree(PLANT, tmp_path / "run")
     monkeypatch.chdir(tmp_path)
@@ -46,8 +45,7 @@ def test_without_a_simulator_it_is_checked_on_held_out_data(without_simulator, t
 
 
 @pytest.mark.slow(30)
-def test_what_has_no_success_rate_is_watched_and_is_not_compared(without_simulator, monkeypatch, capsys):  # noqa: F811
-    monkeypatch.chdir(without_simulator)
+def test_what_has_no_success_rate_is_watched_and_is_not_compared(plant, monkeypatch, capsys):
     assert watch.main(["--once"]) == 0
     assert "plant" in capsys.readouterr().out
     assert compare.main([".", "."]) == 2

@@ -1,0 +1,54 @@
+"""Two finished experiments on tasks of one's own, which the tests only read: with a simulator and without."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from own_tasks import experiment, logged, run_stages
+
+from flp.stages import offline_train, report
+
+
+def finished(root: Path, name: str, task: dict[str, Any], *more: str, **changes: Any) -> Path:
+    """Train and report a task on the pendulum's log."""
+    np.savez(root / "mine.npz", **logged())
+    task = {"data": {"path": "mine.npz"}} | task
+    (root / "params.yaml").write_text(yaml.safe_dump(experiment({name: task}, **changes)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        run_stages(name, *more)
+        for agent in changes.get("offline", {}).get("agents", ["flp"])[1:]:
+            assert offline_train.main(["--dataset", name, "--agent", agent, "--threads", "1"]) == 0
+        assert report.main(["--threads", "1"]) == 0
+    return root
+
+
+@pytest.fixture(scope="session")
+def trained_pendulum(tmp_path_factory):
+    task = {"environment": "Pendulum-v1", "kwargs": {"max_episode_steps": 50}, "success": "return >= -300"}
+    task |= {"discount": 0.95, "reference": {"random": -500, "expert": -100}}
+    return finished(tmp_path_factory.mktemp("own"), "pendulum", task, "online")
+
+
+@pytest.fixture(scope="session")
+def trained_plant(tmp_path_factory):
+    task = {"environment": None, "actions": {"low": -2, "high": [2]}}
+    return finished(tmp_path_factory.mktemp("plant"), "plant", task, offline={"agents": ["flp", "bc"]})
+
+
+@pytest.fixture
+def pendulum(trained_pendulum, monkeypatch):
+    """The folder of a finished experiment on a pendulum, which is the working directory."""
+    monkeypatch.chdir(trained_pendulum)
+    return trained_pendulum
+
+
+@pytest.fixture
+def plant(trained_plant, monkeypatch):
+    """The same of a task without a simulator."""
+    monkeypatch.chdir(trained_plant)
+    return trained_plant
