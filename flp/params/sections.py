@@ -149,6 +149,8 @@ class Offline(Section):
     """Transitions per step and run."""
     learning_rate: Positive
     """Adam's step size."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """What becomes of it: `cosine` lets it fall to zero over `steps`; in fine-tuning it is constant."""
     discount: Annotated[float, Field(ge=0, lt=1), AsReal]
     """Discount factor."""
     target_rate: Annotated[float, Field(gt=0, le=1), AsReal]

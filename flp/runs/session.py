@@ -134,6 +134,9 @@ class Session(AbstractContextManager["Session", None]):
         self.assignment, self.turns, self.steps = assignment, turns, steps
         self.work = Batchwork(assignment.dataset, assignment.agent, shard.runs, params, device)
         self.agent, self.replay = self.work.load(capacity)
+        if phase == "offline" and params.offline.schedule == "cosine":
+            for optimizer in self.agent.optimizers:
+                optimizer.decay_steps = optimizer.decay_steps or steps
         self.trainer = Trainer(
             self.agent,
             self.replay,

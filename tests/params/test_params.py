@@ -247,9 +247,9 @@ def test_no_mapping_is_refused(values):
 
 def test_numbers_may_be_written_as_yaml_1_1_reads_them():
     text = (ROOT / "params.yaml").read_text()
-    assert "learning_rate: 0.001 " in text
-    loaded = yaml.safe_load(text.replace("learning_rate: 0.001 ", "learning_rate: 1e-3 "))
-    assert loaded["offline"]["learning_rate"] == "1e-3"  # a string, alas
+    assert "learning_rate: 0.002 " in text
+    loaded = yaml.safe_load(text.replace("learning_rate: 0.002 ", "learning_rate: 2e-3 "))
+    assert loaded["offline"]["learning_rate"] == "2e-3"  # a string, alas
     assert parse(loaded) == parse(DEFAULT)
     for path in ("offline.discount", "offline.baselines.rebrac.noise", "offline.baselines.iql.expectile"):
         assert "0.5" in str(parse(with_(path, "5e-1"))), path

@@ -130,8 +130,16 @@ def test_the_papers_flow_is_one_preset_away(paper):
     original = load_params(ROOT / "params.yaml", ROOT / "presets" / "original.yaml")
     assert (default.flow.schedule, default.flow.saturation_noise) == ("cosine", 0.1)
     assert original == default.model_copy(update={"flow": original.flow, "offline": original.offline})
-    chosen = original.offline.model_dump(include={"selection", "candidates", "target_candidates", "kl_budget"})
-    assert chosen == {"selection": "argmax", "candidates": 4, "target_candidates": None, "kl_budget": None}
+    chosen = original.offline.model_dump(
+        include={"selection", "candidates", "target_candidates", "kl_budget", "schedule"}
+    )
+    assert chosen == {
+        "selection": "argmax",
+        "candidates": 4,
+        "target_candidates": None,
+        "kl_budget": None,
+        "schedule": "constant",
+    }
     assert paper.offline.model_dump(include=set(chosen)) == chosen
     theirs = default.flow.model_copy(update={"schedule": "constant", "saturation_noise": 0})
     assert original.flow == theirs
