@@ -55,12 +55,14 @@ class Survey:
     Attributes:
         book: what was measured.
         left: what there was no time for.
+        busy: how many times longer all took beside the programs that were at work meanwhile.
         refusal: why nothing could be compiled, if so.
     """
 
     def __init__(self, keys: Keys, budget: float, cores: int, device: torch.device) -> None:
         self.keys, self.budget, self.cores, self.device = keys, budget, cores, device
         self.book, self.left, self.refusal, self.start = Book(), list[str](), "", time.monotonic()
+        self.busy = 1.0
         usual = Forecast(keys, Book(), cores)
 
         def weight(dataset: str, agent: str = "") -> float:
@@ -75,16 +77,19 @@ class Survey:
 
     def run(self) -> Book:
         """Measure until the budget is spent."""
+        began = time.monotonic(), time.process_time()
         tasks = list({task.piece: task for task in self._quick()}.values())
         slice_ = min(1.0, max(0.01, SHARE * self.budget / (3 * max(1, len(tasks)))))
         for task in tasks:
             self._do(task, slice_, 0.5 + 2 * slice_ + 3 * self.book.seconds(task.piece))
+        if not self._on_gpu:
+            self.busy = max(1.0, (time.monotonic() - began[0]) / (time.process_time() - began[1] or 1.0))
         for task in self._compiled():
             if not self.refusal:
                 compilation = replace(task.piece, kind="compile", usual=COMPILE)
                 # A machine compiles as slowly as it updates, until it is known better.
                 pace = self.book.pace("update") if self.book.how(compilation) == "usual" else 1.0
-                self._do(task, slice_, 2 * START + pace * self.book.seconds(compilation))
+                self._do(task, slice_, self.busy * (2 * START + pace * self.book.seconds(compilation)))
         return self.book
 
     @property
@@ -99,7 +104,7 @@ class Survey:
         print(f"{self.spent:4.0f} s  {task.name} …", file=sys.stderr, flush=True)
         found = task.work(slice_)
         self.book.measured.update(found)
-        if not found:
+        if not found and not self.refusal:
             self.left.append(task.name)
 
     def _quick(self) -> Iterator[Task]:
@@ -195,7 +200,7 @@ class Survey:
         if self._on_gpu or threads == 1 or Piece(CROWDING) in self.book.measured:
             return {pieces.inversion(): alone}
         together = watch.inversion(pieces.params, threads)
-        return {pieces.inversion(): alone, Piece(CROWDING): together * threads / alone}
+        return {pieces.inversion(): alone, Piece(CROWDING): together / alone}
 
     def _steps(self, pieces: Pieces, slice_: float) -> Found:
         step, reset = self._watch(pieces.spec, slice_).steps(pieces.params)

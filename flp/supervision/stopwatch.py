@@ -1,11 +1,13 @@
 """Pieces of the pipeline's work timed on this machine: its own code and sizes, on random numbers, without any data.
 
 Everything is timed as the pipeline runs it: on a CPU on one thread, but for a large flow's training and for inversion.
+There it is a core's time that counts, so that programs beside it, which come and go, neither spoil nor favour a piece.
 """
 
 from __future__ import annotations
 
 import io
+import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, redirect_stderr
@@ -59,11 +61,9 @@ class Stopwatch:
         replay = self._replay(params, learner, runs)
         trainer = Trainer(learner, replay, streams, size, autocast=autocast, update=compiled)
         with _one_thread(), _products(precision), fresh_cache():
-            said, start = io.StringIO(), time.perf_counter()
+            said = io.StringIO()
             with redirect_stderr(said):
-                trainer.chunk(1)
-                self._settle()
-            first = time.perf_counter() - start
+                first = self._timed(lambda: trainer.chunk(1))
             if compiled is not None and compiled.call is compiled.update:
                 raise FLPError(said.getvalue().strip().removeprefix("warning: offline.compile: ").partition(";")[0])
             return self._learning(trainer), first
@@ -74,10 +74,11 @@ class Stopwatch:
         pairs = Pairs(self._normal(ROWS, self.spec.observation_dim), self._normal(ROWS, self.spec.action_dim), rows)
         learner = FlowLearner(flow.field, params.flow.learning_rate)
         with _one_thread(threads):
-            return self._learning(Trainer(learner, pairs, RunStreams([0], self.device), params.flow.batch_size))
+            trainer = Trainer(learner, pairs, RunStreams([0], self.device), params.flow.batch_size)
+            return self._learning(trainer) / (1 if self.device.type == "cuda" else threads)
 
     def inversion(self, params: Params, threads: int) -> float:
-        """Seconds of an action's inversion and return."""
+        """Seconds of an action's inversion and return, on a CPU of all threads together."""
         flow, size = self._flow(params).freeze(), min(INVERTED, params.invert.batch_size)
         count = size * threads
         observations, actions = (self._normal(count, dim) for dim in (self.spec.observation_dim, self.spec.action_dim))
@@ -95,9 +96,8 @@ class Stopwatch:
         """Seconds of a step in the environment, and of a reset."""
         with closing(self.spec.make(1, params.offline.success_timing)) as env:
             seeded_reset(env, 0)  # compiles the model
-            start, actions = time.perf_counter(), np.random.default_rng(0).uniform(-1, 1, (64, self.spec.action_dim))
-            seeded_reset(env, 1)
-            reset = time.perf_counter() - start
+            actions = np.random.default_rng(0).uniform(-1, 1, (64, self.spec.action_dim))
+            reset = self._timed(lambda: seeded_reset(env, 1))
 
             def play() -> None:
                 for action in actions:
@@ -131,11 +131,18 @@ class Stopwatch:
         return median(times)
 
     def _timed(self, work: Callable[[], object]) -> float:
+        """Seconds of a call: of a GPU, or of cores, those of a compiler's processes too."""
         self._settle()
-        start = time.perf_counter()
+        start = self._now()
         work()
         self._settle()
-        return time.perf_counter() - start
+        return self._now() - start
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            return time.perf_counter()
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return time.process_time() + usage.ru_utime + usage.ru_stime
 
     def _settle(self) -> None:
         if self.device.type == "cuda":

@@ -47,12 +47,13 @@ def bench(keys: Keys, args: argparse.Namespace) -> int:
     from flp.learner.devices import available_cores, device_name, set_up
 
     cores, device = min(args.cores, available_cores()), set_up(1, args.device)
-    if (load := os.getloadavg()[0]) > available_cores() / 2:
-        print(f"warning: other programs are at work here (load {load:.1f}); times are as beside them", file=sys.stderr)
     survey = Survey(keys, args.budget, cores, device)
     if not survey.specs:
         raise FLPError("nothing is known of these tasks before their data are there: snakemake download_dataset_all")
     survey.run().keep(device=device_name(device))
+    if survey.busy > 1.5:
+        beside = f"beside other programs, as now, all takes {survey.busy:.1f} times as long"
+        print(f"warning: these are times of cores that have nothing else to do; {beside}", file=sys.stderr)
     gpu = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
     advisor = Advisor(keys.params, survey.book, cores, gpu)
     parts = [_head(survey, device_name(device)), aligned(list(_updates(survey))), _times(advisor), _advice(advisor)]

@@ -88,7 +88,7 @@ def test_without_a_compiler_it_says_so(write, monkeypatch):
     """As on a machine that has none: PyTorch looks for it by this name."""
     monkeypatch.setenv("CXX", "no-such-compiler")
     monkeypatch.setenv("PATH", "/nowhere")
-    survey = Survey(Keys(write(offline={"agents": ["bc"]})), 120, 1, torch.device("cpu"))
+    survey = Survey(Keys(write(offline={"agents": ["bc"]})), 10_000, 1, torch.device("cpu"))
     (task, *_) = survey._compiled()
     assert task.work(0.01) == {}
     assert survey.refusal and "compiled" not in " ".join(survey.book.settings())
