@@ -103,9 +103,9 @@ def _advice(advisor: Advisor) -> str:
     lines = ["recommended, for params.yaml or an overlay on it:", "offline:"]
     lines += [line(name) for name in ("precision", "compile", "seeds_per_job")]
     if (best.precision, best.compile) != (now.precision, now.compile):
-        lines.append("precision and compile round otherwise: they are in the runs' keys, so finished runs are made anew")
+        lines.append("# precision and compile round otherwise and are in the runs' keys: finished runs are made anew")
     if best.seeds_per_job != now.seeds_per_job:
-        lines.append("seeds_per_job is in no key, but in the folders' names: set it before you train")
+        lines.append("# seeds_per_job is in no key, but in the folders' names: set it before you train")
     return "\n".join(lines)
 
 
