@@ -19,7 +19,8 @@ STAGES = {
     "figure": "make one of the paper's figures 2 to 5 or tables 1 and 2",
 }
 TOOLS = {
-    "check": "check params.yaml (and presets) and say what would be trained",
+    "check": "check params.yaml (and presets) and say what would be trained, and about how long it takes",
+    "bench": "measure this machine for two minutes: which settings are fastest, and how long the experiment takes",
     "flows": "list the flows at hand: key, quality, size, whether the experiment needs them",
     "videos": "draw rollouts: flow, policy and fine-tuned policy side by side",
     "rollout": "let a trained policy play: success and return with intervals",

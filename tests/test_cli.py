@@ -144,6 +144,15 @@ def test_check_counts_what_would_be_trained(project, capsys):
     assert "1 datasets, 1 flows, 5 offline runs in 1 jobs" in capsys.readouterr().out
 
 
+def test_overlays_are_named_as_snakemake_names_them(project, tmp_path, capsys):
+    overlays = {"seeds.yaml": {"seeds": [0, 1]}, "tasks.yaml": {"offline": {"tasks": [1]}}}
+    for name, values in overlays.items():
+        (tmp_path / name).write_text(yaml.safe_dump(values))
+    for given in (["--preset", *overlays], ["--configfile", *overlays], [f"--preset={name}" for name in overlays]):
+        assert main(["check", *given]) == 0
+        assert "1 datasets, 2 flows, 2 offline runs in 2 jobs" in capsys.readouterr().out
+
+
 def test_the_schema_in_the_workflow_is_the_program_s(request, capsys):
     assert main(["schema"]) == 0
     committed = request.config.rootpath / "workflow/schemas/params.schema.json"

@@ -107,7 +107,7 @@ def program(name: str, options: dict[str, Any], work: Callable[[argparse.Namespa
             if option.isupper():
                 parser.add_argument(option.lower(), metavar=option, **settings)
             else:
-                parser.add_argument(f"--{option}", **settings)
+                parser.add_argument(f"--{option}", *ALSO.get(option, ()), **settings)
         args = parser.parse_args(argv)
 
         def run() -> int:
@@ -175,6 +175,7 @@ def natural(text: str) -> int:
     return 0 if text == "0" else positive(text)
 
 
+ALSO = {"preset": ("--configfile",)}  # Snakemake's name
 OPTIONS: dict[str, dict[str, Any]] = {
     "dataset": {
         "required": True,
@@ -195,10 +196,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": "the experiment (default: params.yaml)",
     },
     "preset": {
-        "action": "append",
+        "action": "extend",
+        "nargs": "+",
         "default": [],
         "metavar": "FILE",
-        "help": "an overlay on --params, such as presets/cube-single.yaml; may be repeated",
+        "help": "overlays on --params, such as presets/cube-single.yaml; --configfile is another name for it",
     },
     "threads": {
         "type": positive,

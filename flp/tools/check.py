@@ -1,4 +1,4 @@
-"""`flp check`: whether params.yaml (and presets) are valid, and what they would train.
+"""`flp check`: whether params.yaml (and presets) are valid, what they would train, and how long that takes.
 
 For a task of the user's, its data are read and its environment is opened, and the two are compared.
 """
@@ -14,6 +14,7 @@ from flp.data.environments import seeded_reset
 from flp.experiment.keys import Keys
 from flp.experiment.program import tool
 from flp.own.bring import Asked, gather
+from flp.tools.bench import CORES, estimate
 
 
 def check(keys: Keys, args: argparse.Namespace) -> int:
@@ -28,6 +29,7 @@ def check(keys: Keys, args: argparse.Namespace) -> int:
         f"{args.params} is valid: {len(keys.params.datasets)} datasets, {flows} flows, {runs} offline runs in "
         f"{len(jobs)} jobs, {sum(len(keys.online_runs(*job)) for job in online)} online runs in {len(online)} jobs"
     )
+    print(estimate(keys, args.cores))
     return 0
 
 
@@ -51,4 +53,4 @@ def task(asked: Asked) -> str:
     )
 
 
-main = tool("check", {}, check, __doc__)
+main = tool("check", {"cores": CORES}, check, __doc__)
