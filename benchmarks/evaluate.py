@@ -9,6 +9,9 @@ times the number of workers; and as many such loops at once, each in a process o
 environments is left out of all rates. Rates are medians over rounds in which all are measured in turn, since machines
 are noisy.
 
+The robot arm's environments are compared with OGBench's own, in turn and in processor time: the steps of one episode by
+itself, and those of 50 episodes whose actions are FLP's, all on one thread.
+
 The pool itself, without any policy, is compared with gymnasium's `AsyncVectorEnv` on two processes: with one for each
 environment, as it is meant, and with a share of them for each process, as the pool has it.
 """
@@ -30,7 +33,7 @@ import numpy as np
 import torch
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 
-from benchmarks.measure import row
+from benchmarks.measure import as_ogbench_has_it, row
 from flp.agents import make_agent
 from flp.data.environments import make_environment, seeded_reset, specification
 from flp.evaluation.pool import EnvironmentPool
@@ -44,6 +47,7 @@ from flp.randomness.streams import RunStreams
 DATASETS = ("pointmaze-medium-navigate", "humanoidmaze-medium-navigate", "cube-single-play")
 AGENTS = ("flp", "bc")
 HIDDEN = [512] * 4
+ARMS = ("cube-single-play", "scene-play", "puzzle-4x4-play")
 COMPARED = {"pointmaze-medium-navigate": 20, "cube-single-play": 10}
 """Environments that the pool and gymnasium step with two workers."""
 
@@ -51,12 +55,12 @@ COMPARED = {"pointmaze-medium-navigate": 20, "cube-single-play": 10}
 class Policy:
     """An agent of R runs at the paper's sizes, `[R, E, o] -> [R, E, a]`."""
 
-    def __init__(self, dataset: str, agent: str, runs: int) -> None:
+    def __init__(self, dataset: str, agent: str, runs: int, hidden: list[int] = HIDDEN) -> None:
         params, spec = load_params("params.yaml"), specification(dataset)
         self.streams = RunStreams(list(range(runs)))
-        field = VelocityField(self.streams, spec.observation_dim, spec.action_dim, HIDDEN)
+        field = VelocityField(self.streams, spec.observation_dim, spec.action_dim, hidden)
         flow = Flow(field, params.flow.solver, params.flow.solver_steps, params.flow.solver_grading)
-        offline = params.offline.model_copy(update={"hidden": HIDDEN})
+        offline = params.offline.model_copy(update={"hidden": hidden})
         self.agent = make_agent(
             agent,
             Spec(
@@ -199,6 +203,45 @@ def pool_rows(dataset: str, count: int, seconds: float, workers: int = 2, rounds
     return [row(name + how, workers, rates[0], "steps/s", rates[i + 1], machine) for i, how in enumerate(names)]
 
 
+def arm_rows(datasets: Sequence[str] = ARMS, rounds: int = 8) -> list[dict[str, Any]]:
+    """The robot arm's steps with random actions, and with FLP's in 50 episodes, against OGBench's own environments."""
+    results = []
+    for dataset in datasets:
+        steps = least_seconds(dataset, 1, 120, rounds)
+        results.append(_arm_row(f"step {dataset} vs OGBench's", 120 / steps))
+        for widths in ([256] * 2, HIDDEN):
+            policy = Policy(dataset, "flp", 1, widths)
+            seconds = least_seconds(dataset, 50, 6, rounds, policy)
+            results.append(_arm_row(f"evaluate {dataset} flp {widths[0]}x{len(widths)} vs OGBench's", 50 * 6 / seconds))
+    return results
+
+
+def _arm_row(name: str, rates: np.ndarray) -> dict[str, Any]:
+    return row(name, 1, rates[0], "steps/s", rates[1], platform.machine())
+
+
+def least_seconds(dataset: str, slots: int, steps: int, rounds: int, policy: Policy | None = None) -> np.ndarray:
+    """Processor time of the same steps of ours and of OGBench's environments, each step's least over rounds in turn."""
+    with as_ogbench_has_it():
+        theirs = EnvironmentPool(dataset, [1] * slots)
+    pools = [EnvironmentPool(dataset, [1] * slots), theirs]
+    shape = (steps, slots, specification(dataset).action_dim)
+    random = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
+    least = np.full((2, steps), np.inf)
+    with one_thread():
+        for _ in range(rounds):
+            for which, pool in enumerate(pools):
+                observations = pool.reset(range(slots), range(slots))
+                for step in range(steps):
+                    start = time.thread_time()
+                    actions = random[step] if policy is None else policy(observations[None])[0]
+                    observations = pool.step(actions, np.ones(slots, bool)).observations
+                    least[which, step] = min(least[which, step], time.thread_time() - start)
+    for pool in pools:
+        pool.close()
+    return least.sum(1)
+
+
 def _calls(step: Callable[[], object], seconds: float) -> float:
     """Calls per second."""
     count, start = 0, time.perf_counter()
@@ -232,7 +275,7 @@ def rows(
             results.append(row(name, count, pool, "steps/s", alone, platform.machine()))
     for dataset in filter(COMPARED.get, datasets):
         results += pool_rows(dataset, COMPARED[dataset], seconds)
-    return results
+    return results + arm_rows(rounds=max(1, round(4 * seconds)))
 
 
 def main() -> None:

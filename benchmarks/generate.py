@@ -1,6 +1,6 @@
 """Speed of data generation: steps per second of one core against OGBench's loop, and over processes.
 
-Run as `python benchmarks/generate.py [steps]`. The baseline is the loop of OGBench,
+Run as `python -m benchmarks.generate [steps]`. The baseline is the loop of OGBench,
 `data_gen_scripts/generate_locomaze.py` and `generate_manipspace.py`, written plainly on the same machine
 and library versions.
 """
@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.measure import as_ogbench_has_it
 from flp.data.controllers import free_cells, make_oracles
 from flp.data.environments import specification
 from flp.data.episodes import Collector, Recipe
@@ -29,6 +30,7 @@ from flp.randomness.seeds import seed_of
 DATASETS = (
     "pointmaze-medium-navigate",
     "pointmaze-giant-navigate",
+    "cube-single-play",
     "cube-double-play",
     "scene-play",
     "puzzle-4x4-play",
@@ -51,9 +53,12 @@ def baseline_episode(env: Any, dataset: str, number: int, data: dict[str, list[A
         }
         observation, info = env.reset(seed=seed, options={"task_info": task})
     else:
-        oracles = make_oracles(spec, env, spec.noise)
+        with as_ogbench_has_it():
+            oracles = make_oracles(spec, env, spec.noise)
         observation, info = env.reset(seed=seed)
-        stacking = np.random.uniform(0.0, 0.25) if dataset.startswith("cube-double") else 0.5
+        stacking = 0.0 if dataset.startswith("cube-single") else 0.5
+        if dataset.startswith("cube-double"):
+            stacking = np.random.uniform(0.0, 0.25)
         oracle = oracles[info["privileged/target_task"]]
         oracle.reset(observation, info)
     done = False

@@ -58,8 +58,6 @@ class Collector:
             if name.startswith(("_target_", "_cur_"))
         }
         self._controller = controller(self.spec, recipe.policy)
-        if self.spec.family == "manipulation":
-            _share_information(self.env)
 
     def episode(self, number: int) -> Arrays:
         """Make an episode.
@@ -109,23 +107,6 @@ class Collector:
 
     def _buttons(self) -> int:
         return len(self.env._cur_button_states) if self.spec.has_buttons else 0
-
-
-def _share_information(env: Any) -> None:
-    """Let a step return the information that its observation was just made of.
-
-    OGBench computes it twice in a row, which is a fair part of the time that is not physics.
-    """
-    compute = env.compute_ob_info
-    latest: dict[str, Any] = {}
-
-    def compute_and_keep() -> dict[str, Any]:
-        nonlocal latest
-        latest = compute()
-        return latest
-
-    env.compute_ob_info = compute_and_keep
-    env.get_step_info = lambda: latest
 
 
 def empty_rows(recipe: Recipe, rows: int, nq: int, nv: int, buttons: int) -> Arrays:

@@ -109,8 +109,10 @@ class Share:
         with _shared_models() if self.spec.of_ogbench else nullcontext():
             for slot, task in self.tasks.items():
                 with self._busy_with(slot):
-                    self.environments[slot] = make_environment(self.spec, task, self.success_timing)
-                    seeded_reset(self.environments[slot], 0)  # manipulation compiles its model only now
+                    environment = self.environments[slot] = make_environment(self.spec, task, self.success_timing)
+                    if self.spec.family == "manipulation":
+                        environment.unwrapped.tells = False  # `step` asks for success alone
+                    seeded_reset(environment, 0)  # manipulation compiles its model only now
 
     def reset(self, seeds: dict[int, int]) -> None:
         """Start a seeded episode in some slots."""
