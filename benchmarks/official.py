@@ -1,7 +1,7 @@
 """Updates of FQL's official agents, for `benchmarks.peers`: run by the Python that has JAX, without flp.
 
-`python official.py CHECKOUT FILE WIDTH DEPTH BATCH OBSERVATION ACTION`: a line `ready`, then for every number that is
-read the seconds of so many updates.
+`python official.py CHECKOUT CLOCK AGENT WIDTH DEPTH BATCH OBSERVATION ACTION`: a line `ready`, then for every number
+that is read the seconds of so many updates, by Python's clock of that name.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ def mended() -> None:
 
 
 def main() -> None:
-    checkout, name, *sizes = sys.argv[1:]
+    checkout, clock, name, *sizes = sys.argv[1:]
     width, depth, batch_size, observation, action = map(int, sizes)
+    seconds = getattr(time, clock)
     sys.path.insert(0, checkout)
     mended()
     jax, np = importlib.import_module("jax"), importlib.import_module("numpy")
@@ -47,14 +48,14 @@ def main() -> None:
 
     def take(updates: int) -> float:
         nonlocal agent, step
-        start = time.perf_counter()
+        start = seconds()
         for _ in range(updates):
             step += 1
             # As main.py has it for the agent whose policy moves in some updates only.
             options = {"full_update": step % config.actor_freq == 0} if name == "rebrac" else {}
             agent, _ = agent.update(batch, **options)
         jax.block_until_ready(agent.network.params)
-        return time.perf_counter() - start
+        return seconds() - start
 
     take(4)
     print("ready", flush=True)

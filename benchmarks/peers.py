@@ -3,7 +3,8 @@
 `python -m benchmarks.peers --fql CHECKOUT --peer-python PYTHON` needs a checkout of
 https://github.com/seohongpark/fql and a Python with jax, flax, distrax, optax and ml_collections. Both sides have the
 same cores, and random transitions of one size; ours draws its batches too. A round measures everything once; the least
-of the rounds is what an update takes, the median what it took beside whatever else the machine did.
+of the rounds is what an update takes, the median what it took beside whatever else the machine did. Where that is much,
+compare processor time on one core: `--threads 1 --clock process_time`.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def official(args: argparse.Namespace, name: str, size: str) -> Iterator[Callabl
     width, depth = SIZES[size]
     numbers = map(str, (width, depth, BATCH, OBSERVATION, ACTION))
     program = Path(__file__).with_name("official.py")
-    command = [args.peer_python, str(program), str(args.fql.resolve()), OFFICIAL[name], *numbers]
+    command = [args.peer_python, str(program), str(args.fql.resolve()), args.clock, OFFICIAL[name], *numbers]
     # XLA takes as many threads as it may use cores, which are this process's.
     env = {**os.environ, "JAX_PLATFORMS": "cpu", "OMP_NUM_THREADS": str(args.threads), "PYTHONDONTWRITEBYTECODE": "1"}
     env.pop("PYTHONPATH", None)
@@ -83,16 +84,19 @@ def official(args: argparse.Namespace, name: str, size: str) -> Iterator[Callabl
             process.stdin.close()
 
 
-def ours(name: str, size: str, changes: dict[str, Any]) -> Callable[[int], float]:
+def ours(name: str, size: str, clock: str, changes: dict[str, Any]) -> Callable[[int], float]:
     """Our agent, warm: seconds of so many updates."""
     width, depth = SIZES[size]
     trainer = make_trainer(1, OBSERVATION, ACTION, [width] * depth, torch.device("cpu"), BATCH, agent=name, **changes)
     trainer.chunk(4)
 
+    now = getattr(time, clock)
+
     def seconds(updates: int) -> float:
-        start = time.perf_counter()
+        start: float = now()
         trainer.chunk(updates)
-        return time.perf_counter() - start
+        taken: float = now() - start
+        return taken
 
     return seconds
 
@@ -100,7 +104,7 @@ def ours(name: str, size: str, changes: dict[str, Any]) -> Callable[[int], float
 def compare(args: argparse.Namespace, name: str, size: str) -> list[str]:
     """Rows of the table: milliseconds of an update, the least and the median of the rounds, and how many times as
     fast as the official code."""
-    mine = {setting: ours(name, size, SETTINGS[setting]) for setting in args.settings}
+    mine = {setting: ours(name, size, args.clock, SETTINGS[setting]) for setting in args.settings}
     with official(args, name, size) as theirs:
         work = {"official": theirs, **mine}
         times: dict[str, list[float]] = {setting: [] for setting in work}
@@ -124,6 +128,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=[*SIZES])
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=[*SETTINGS])
     parser.add_argument("--threads", type=int, default=available_cores(), help="cores of either side")
+    parser.add_argument("--clock", choices=["perf_counter", "process_time"], default="perf_counter")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--updates", type=int, default=10, help="per round")
     args = parser.parse_args()
