@@ -1,4 +1,4 @@
-"""What is timed: FLP on random transitions, of any size."""
+"""What is timed: an algorithm on random transitions, of any size."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from flp.agents.flp import FLP
+from flp.agents import make_agent
 from flp.flow.behavior import Flow
 from flp.flow.velocity import VelocityField
 from flp.learner.compiled import Compiled
@@ -28,13 +28,14 @@ def make_trainer(
     batch: int,
     *,
     rows: int = ROWS,
+    agent: str = "flp",
     **changes: Any,
 ) -> Trainer:
     offline = load_params("params.yaml").offline.model_copy(update={"hidden": hidden, "batch_size": batch, **changes})
     init = RunStreams(list(range(runs)), place=device)
     flow = Flow(VelocityField(init, observation, action, [8]), "midpoint", 10)
     spec = Spec(init, observation, action, offline, torch.ones(runs, device=device), (offline.candidates,) * runs, flow)
-    agent = FLP(spec)
+    learner = make_agent(agent, spec)
     source = torch.Generator().manual_seed(0)
     replay = Replay(
         torch.randn(rows + 1, observation, generator=source).to(device),
@@ -46,5 +47,5 @@ def make_trainer(
         torch.zeros(runs, dtype=torch.int64, device=device),
     )
     autocast = torch.bfloat16 if offline.precision == "bfloat16" else None
-    update = Compiled(agent.update) if offline.compile else None
-    return Trainer(agent, replay, RunStreams(list(range(runs)), device), batch, autocast=autocast, update=update)
+    update = Compiled(learner.update) if offline.compile else None
+    return Trainer(learner, replay, RunStreams(list(range(runs)), device), batch, autocast=autocast, update=update)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flp.learner.nets import follow
+from flp.learner.nets import aggregate, follow
 from flp.learner.optimizers import Adam, descend
 from flp.learner.trainable import Batch, Logs
 from flp.parts.base import Agent, Spec, settings_of
@@ -30,16 +30,16 @@ class IQL(Agent):
 
     def update(self, batch: Batch, noise: dict[str, Tensor]) -> Logs:
         """One step of V, Q and policy at once; each loss reaches its own network alone."""
-        value_loss, value_logs = self.values.value_loss(batch)
-        critic_loss, critic_logs = self.values.critic_loss(batch)
-        actor_loss, logs = self.actor_loss(batch)
+        v, q = self.values.value(batch["observations"]), self.values.critic(batch["observations"], batch["actions"])
+        value_loss, value_logs = self.values.value_loss(batch, v)
+        critic_loss, critic_logs = self.values.critic_loss(batch, q)
+        actor_loss, logs = self.actor_loss(batch, (aggregate(q, "min") - v).detach())
         follow(self.values.target_critic, self.values.critic, self.target_rate)
         descend(self.optimizers[0], value_loss + critic_loss + actor_loss)
         return logs | value_logs | critic_logs
 
-    def actor_loss(self, batch: Batch) -> tuple[Tensor, Logs]:
-        """−min(exp(α A(s, a)), 100) log π_θ(a | s), per run `[R]`."""
-        advantage = self.values.advantage(batch)
+    def actor_loss(self, batch: Batch, advantage: Tensor) -> tuple[Tensor, Logs]:
+        """−min(exp(α A(s, a)), 100) log π_θ(a | s) with A(s, a) = min Q(s, a) − V(s) `[R, B]`, per run `[R]`."""
         weight = (self.alpha * advantage).exp().clamp(max=self.max_weight)
         loss = -(weight * log_prob(self.actor(batch["observations"]), batch["actions"])).mean(1)
         return loss, {"actor_loss": loss.detach(), "advantage": advantage.mean(1), "weight": weight.mean(1)}

@@ -48,13 +48,24 @@ class ReBRAC(Agent):
         """
         self.updates += 1
         moves = (self.updates % self.actor_every == 0).to(batch["rewards"].dtype)
-        actor_loss, logs = self.actor_loss(batch)
+        rests = self._rests()
+        with torch.set_grad_enabled(not rests):
+            actor_loss, logs = self.actor_loss(batch)
         critic_loss, critic_logs = self.critic_loss(batch, noise["target"])
         follow(self.target_critic, self.critic, self.target_rate * moves)
         follow(self.target_actor, self.actor, self.target_rate * moves)
-        descend(self.optimizers[0], moves * actor_loss)
+        if rests:
+            self.optimizers[0].step([torch.zeros_like(p) for p in self.optimizers[0].parameters])
+        else:
+            descend(self.optimizers[0], moves * actor_loss)
         descend(self.optimizers[1], critic_loss)
         return logs | critic_logs
+
+    def _rests(self) -> bool:
+        """Whether the actor's gradient is known to be zero; captured and compiled updates multiply it by zero."""
+        if self.updates.is_cuda or torch.compiler.is_dynamo_compiling():
+            return False
+        return bool(self.updates % self.actor_every)
 
     def actor_loss(self, batch: Batch) -> tuple[Tensor, Logs]:
         """−Q(s, a) / mean |Q| + α_actor ‖a − a_data‖² with Q the ensemble's least, per run `[R]`."""

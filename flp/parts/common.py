@@ -113,9 +113,9 @@ def critic_logs(loss: Tensor, q: Tensor) -> Logs:
     return {"critic_loss": loss.detach(), "q": q.mean((1, 2)), "q_max": q.amax((1, 2))}
 
 
-def td_loss(critic: Critic, batch: Batch, y: Tensor) -> tuple[Tensor, Logs]:
-    """(Q(s, a) − y)² with y `[R, B]`, mean over ensemble and batch as in FQL, per run `[R]`."""
-    q = critic(batch["observations"], batch["actions"])
+def td_loss(critic: Critic, batch: Batch, y: Tensor, q: Tensor | None = None) -> tuple[Tensor, Logs]:
+    """(Q(s, a) − y)² with y `[R, B]`, mean over ensemble and batch as in FQL, per run `[R]`; q is Q(s, a) if known."""
+    q = critic(batch["observations"], batch["actions"]) if q is None else q
     loss = (q - y.unsqueeze(1)).square().mean((1, 2))
     return loss, critic_logs(loss, q)
 
@@ -180,29 +180,23 @@ class InSampleValues(nn.Module):
         """The parameters of V and Q."""
         return [*self.value.parameters(), *self.critic.parameters()]
 
-    def value_loss(self, batch: Batch) -> tuple[Tensor, Logs]:
-        """Expectile regression of V towards min Q_φ⁻ over the dataset's actions, per run `[R]`."""
+    def value_loss(self, batch: Batch, v: Tensor | None = None) -> tuple[Tensor, Logs]:
+        """Expectile regression of V towards min Q_φ⁻ over the dataset's actions, per run `[R]`; v is V(s)."""
         with torch.no_grad():
             q = aggregate(self.target_critic(batch["observations"], batch["actions"]), "min")
-        v = self.value(batch["observations"])
+        v = self.value(batch["observations"]) if v is None else v
         difference = q - v
         squared = difference.square()
         loss = torch.where(difference >= 0, self.expectile * squared, (1 - self.expectile) * squared).mean(1)
         return loss, {"value_loss": loss.detach(), "v": v.detach().mean(1)}
 
-    def critic_loss(self, batch: Batch) -> tuple[Tensor, Logs]:
-        """(Q − (r + γ · mask · V(s′)))², summed over the ensemble, per run `[R]`."""
+    def critic_loss(self, batch: Batch, q: Tensor | None = None) -> tuple[Tensor, Logs]:
+        """(Q − (r + γ · mask · V(s′)))², summed over the ensemble, per run `[R]`; q is the ensemble's Q(s, a)."""
         with torch.no_grad():
             y = batch["rewards"] + self.discount * batch["masks"] * self.value(batch["next_observations"])
-        q = self.critic(batch["observations"], batch["actions"])
+        q = self.critic(batch["observations"], batch["actions"]) if q is None else q
         loss = (q - y.unsqueeze(1)).square().sum(1).mean(1)
         return loss, critic_logs(loss, q)
-
-    @torch.no_grad()
-    def advantage(self, batch: Batch) -> Tensor:
-        """min Q(s, a) − V(s), `[R, B]`."""
-        advantage: Tensor = self.q(batch["observations"], batch["actions"]) - self.value(batch["observations"])
-        return advantage
 
     def q(self, observations: Tensor, actions: Tensor) -> Tensor:
         """min Q(s, a), `[R, B]`."""

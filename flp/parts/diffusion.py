@@ -85,11 +85,11 @@ class RectifiedValues(InSampleValues):
         self.critic = RectifiedCritic(spec.streams, spec.observation_dim, spec.action_dim, hidden, members=o.critics)
         self.target_critic = deepcopy(self.critic).requires_grad_(False)
 
-    def critic_loss(self, batch: Batch) -> tuple[Tensor, Logs]:
-        """(Q − (r + γ · mask · V(s′)))², mean over the ensemble, per run `[R]`."""
+    def critic_loss(self, batch: Batch, q: Tensor | None = None) -> tuple[Tensor, Logs]:
+        """(Q − (r + γ · mask · V(s′)))², mean over the ensemble, per run `[R]`; q is the ensemble's Q(s, a)."""
         with torch.no_grad():
             y = batch["rewards"] + self.discount * batch["masks"] * self.value(batch["next_observations"])
-        return td_loss(self.critic, batch, y)
+        return td_loss(self.critic, batch, y, q)
 
     def q(self, observations: Tensor, actions: Tensor) -> Tensor:
         """min Q_φ⁻(s, a), `[R, B]`."""

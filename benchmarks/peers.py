@@ -1,0 +1,148 @@
+"""An update of ours against the same algorithm's in FQL's official code (JAX), measured in turn.
+
+`python -m benchmarks.peers --fql CHECKOUT --peer-python PYTHON` needs a checkout of
+https://github.com/seohongpark/fql and a Python with jax, flax, distrax, optax and ml_collections. Both sides have the
+same cores, and random transitions of one size; ours draws its batches too. A round measures everything once; the least
+of the rounds is what an update takes, the median what it took beside whatever else the machine did. Where that is much,
+compare processor time on one core: `--threads 1 --clock process_time`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.subject import make_trainer
+from flp.learner.devices import available_cores, set_up
+from flp.system.errors import FLPError
+
+OFFICIAL = {"fql": "fql", "iql": "iql", "rebrac": "rebrac", "ifql": "ifql", "rlpd": "sac"}
+SIZES = {"512x4": (512, 4), "256x2": (256, 2)}
+OBSERVATION, ACTION, BATCH = 28, 5, 256
+SETTINGS: dict[str, dict[str, Any]] = {
+    "eager": {},
+    "compiled": {"compile": True},
+    "bfloat16, compiled": {"precision": "bfloat16", "compile": True},
+}
+NEEDED = "jax flax distrax optax ml_collections"
+
+
+def checked(checkout: Path, python: str) -> None:
+    """Refuse a checkout that lacks something, and a Python that cannot run it."""
+    for name in ("__init__", *OFFICIAL.values()):
+        file = checkout / "agents" / f"{name}.py"
+        if not file.is_file():
+            raise FLPError(f"--fql {checkout}: {file} is missing; give a checkout of github.com/seohongpark/fql")
+    try:
+        done = subprocess.run([python, "-c", f"import {NEEDED.replace(' ', ', ')}"], capture_output=True, text=True)
+    except OSError as error:
+        raise FLPError(f"--peer-python {python}: {error.strerror}; give a Python with {NEEDED}") from error
+    if done.returncode and "No module named" in done.stderr:
+        reason = done.stderr.strip().splitlines()[-1]
+        raise FLPError(f"--peer-python {python}: {reason}; `{python} -m pip install {NEEDED}`")
+
+
+@contextmanager
+def official(args: argparse.Namespace, name: str, size: str) -> Iterator[Callable[[int], float]]:
+    """The official agent in a process of its own: seconds of so many updates."""
+    width, depth = SIZES[size]
+    numbers = map(str, (width, depth, BATCH, OBSERVATION, ACTION))
+    program = Path(__file__).with_name("official.py")
+    command = [args.peer_python, str(program), str(args.fql.resolve()), args.clock, OFFICIAL[name], *numbers]
+    # XLA takes as many threads as it may use cores, which are this process's.
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "OMP_NUM_THREADS": str(args.threads), "PYTHONDONTWRITEBYTECODE": "1"}
+    env.pop("PYTHONPATH", None)
+    with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None and process.stdout is not None
+
+        def answer() -> str:
+            line = process.stdout.readline() if process.stdout is not None else ""
+            if not line:
+                raise FLPError(f"{args.peer_python} could not run {OFFICIAL[name]}: see above; it needs {NEEDED}")
+            return line
+
+        def seconds(updates: int) -> float:
+            assert process.stdin is not None
+            print(updates, file=process.stdin, flush=True)
+            return float(answer())
+
+        try:
+            while answer().strip() != "ready":
+                pass
+            yield seconds
+        finally:
+            process.stdin.close()
+
+
+def ours(name: str, size: str, clock: str, changes: dict[str, Any]) -> Callable[[int], float]:
+    """Our agent, warm: seconds of so many updates."""
+    width, depth = SIZES[size]
+    trainer = make_trainer(1, OBSERVATION, ACTION, [width] * depth, torch.device("cpu"), BATCH, agent=name, **changes)
+    trainer.chunk(4)
+
+    now = getattr(time, clock)
+
+    def seconds(updates: int) -> float:
+        start: float = now()
+        trainer.chunk(updates)
+        taken: float = now() - start
+        return taken
+
+    return seconds
+
+
+def compare(args: argparse.Namespace, name: str, size: str) -> list[str]:
+    """Rows of the table: milliseconds of an update, the least and the median of the rounds, and how many times as
+    fast as the official code."""
+    mine = {setting: ours(name, size, args.clock, SETTINGS[setting]) for setting in args.settings}
+    with official(args, name, size) as theirs:
+        work = {"official": theirs, **mine}
+        times: dict[str, list[float]] = {setting: [] for setting in work}
+        for _ in range(args.rounds):
+            for setting, seconds in work.items():
+                times[setting].append(1000 * seconds(args.updates) / args.updates)
+    least = {setting: min(taken) for setting, taken in times.items()}
+    return [
+        f"{name:<7} {size:<6} {setting:<19} {least[setting]:8.1f} {statistics.median(taken):8.1f}"
+        f" {least['official'] / least[setting]:6.2f}"
+        for setting, taken in times.items()
+    ]
+
+
+def main() -> None:
+    """Measure every agent at every size; print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--fql", type=Path, required=True, metavar="CHECKOUT")
+    parser.add_argument("--peer-python", default=sys.executable, metavar="PYTHON", help="default: this one")
+    parser.add_argument("--agents", nargs="+", choices=OFFICIAL, default=[*OFFICIAL])
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=[*SIZES])
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=[*SETTINGS])
+    parser.add_argument("--threads", type=int, default=available_cores(), help="cores of either side")
+    parser.add_argument("--clock", choices=["perf_counter", "process_time"], default="perf_counter")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--updates", type=int, default=10, help="per round")
+    args = parser.parse_args()
+    try:
+        checked(args.fql, args.peer_python)
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
+        set_up(args.threads, "cpu")
+        print(f"{'agent':<7} {'size':<6} {'':<19} {'least ms':>8} {'median':>8} {'ratio':>6}", flush=True)
+        for size in args.sizes:
+            for name in args.agents:
+                print("\n".join(compare(args, name, size)), flush=True)
+    except FLPError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
