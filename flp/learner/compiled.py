@@ -6,10 +6,7 @@ import sys
 from collections.abc import Callable
 
 import torch
-import torch._dynamo.config
-import torch._inductor.config
 from torch import Tensor
-from torch._dynamo.exc import TorchDynamoException
 
 from flp.learner.trainable import Batch, Logs
 
@@ -32,10 +29,15 @@ class Compiled:
         """Take one step, as `Learner.update`."""
         if self.is_ready:
             return self.call(batch, noise)
-        # The gradients are part of the update; and the compiler takes no thread that was not given.
+        # Imported by those who compile: the compiler takes as long as all else of torch.
+        from torch._dynamo import config as dynamo
+        from torch._dynamo.exc import TorchDynamoException
+        from torch._inductor import config as inductor
+
+        # The gradients are part of the update; nothing is chosen by its speed, and no thread taken that was not given.
         with (
-            torch._dynamo.config.patch(trace_autograd_ops=True),
-            torch._inductor.config.patch(compile_threads=1),
+            dynamo.patch(trace_autograd_ops=True),
+            inductor.patch(compile_threads=1, deterministic=True),
         ):
             try:
                 logs = self.call(batch, noise)
