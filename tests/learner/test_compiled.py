@@ -19,7 +19,7 @@ def fresh(tmp_path, monkeypatch):
 
 
 # Parameters move by 0.1 to 0.2. In bfloat16, sums in another order round to another of its few digits.
-@pytest.mark.slow(60)
+@pytest.mark.slow(25)
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
 @pytest.mark.parametrize(("autocast", "rtol", "atol"), [(None, 1e-4, 1e-5), (torch.bfloat16, 0.0, 0.03)])
 def test_compiled_updates_are_the_eager_ones(autocast, rtol, atol, fresh, capfd):
