@@ -144,7 +144,7 @@ class Checkout:
 
     def copy(self, to: Path) -> Checkout:
         """A copy of everything, times and links included."""
-        subprocess.run(["cp", "-a", str(self.root), str(to)], check=True)
+        subprocess.run(["cp", "-a", f"{self.root}/.", str(to)], check=True)
         other = Checkout(to, stand_ins="FLP_STAND_IN" in self.env)
         other.ran()
         return other
