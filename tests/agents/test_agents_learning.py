@@ -103,7 +103,7 @@ def test_srpo_is_held_by_the_data(beta, expected):
 
 
 @pytest.mark.parametrize(
-    ("candidates", "steps", "expected"), [(1, 600, 1 / 3), (50, 1500, math.e / (math.e + 2))], ids=["clones", "takes"]
+    ("candidates", "steps", "expected"), [(1, 800, 1 / 3), (50, 1500, math.e / (math.e + 2))], ids=["clones", "takes"]
 )
 def test_cac_without_q_clones_and_then_takes_by_value(candidates, steps, expected):
     # A third of the data is right and worth 1, the rest 0: softmax over many draws takes the right with e / (e + 2).
