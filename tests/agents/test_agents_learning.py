@@ -155,7 +155,7 @@ RIGHT |= {"calql": 0.94}
 
 @pytest.mark.parametrize("name", OWN)
 def test_value_is_carried_back_along_a_chain(name):
-    agent = learn(name, chain(), steps=650)
+    agent = learn(name, chain(), steps=900)
     assert (actions_at(agent, [1.0, 0.0, 0.0]) > 0).float().mean() > 0.9
     assert (actions_at(agent, [0.0, 1.0, 0.0]) > 0.5).float().mean() > 0.9
     critic = agent.critic if hasattr(agent, "critic") else agent.values.critic
