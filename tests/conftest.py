@@ -10,7 +10,7 @@ import torch
 
 from flp.system.stopping import SIGNALS, STOP
 
-pytest_plugins = ["prepared_maze", "trained_agents", "workflow_clones"]
+pytest_plugins = ["made_once", "prepared_maze", "trained_agents", "workflow_clones"]
 
 
 @pytest.fixture(scope="session", autouse=True)

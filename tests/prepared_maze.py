@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from made_once import once
 
 from flp.runs import shards
 from flp.stages import download_dataset, invert_to_latent, offline_train, pretrain_flow
@@ -17,10 +18,13 @@ REPO = Path(__file__).resolve().parents[1]
 DATASET = "pointmaze-medium-navigate"
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
+@pytest.fixture(scope="session")
+def prepared(place):
     """A dataset of random actions with its flow and latents, and parameters for seconds."""
-    root = tmp_path_factory.mktemp("health")
+    return once(place / "prepared", prepare)
+
+
+def prepare(root):
     values = yaml.safe_load((REPO / "params.yaml").read_text())
     values["download"] |= {"policy": "random", "episodes": 4, "steps_per_episode": 101}
     values["flow"] |= {"steps": 20, "hidden": [16], "batch_size": 32, "validate_every": 10, "solver_steps": 1}
@@ -35,7 +39,6 @@ def prepared(tmp_path_factory):
         assert download_dataset.main(common) == 0
         assert pretrain_flow.main([*common, "--seed", "0", "--device", "cpu"]) == 0
         assert invert_to_latent.main([*common, "--seed", "0", "--device", "cpu"]) == 0
-    return root
 
 
 @pytest.fixture

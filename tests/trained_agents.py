@@ -8,20 +8,20 @@ from typing import get_args
 
 import pytest
 import yaml
+from made_once import once
 from small_experiment import MAZE, tiny, train
 
 from flp.params.sections import AgentName
 
 
 @pytest.fixture(scope="session")
-def experiment(tmp_path_factory, pytestconfig):
+def experiment(place, pytestconfig):
     """A folder with one finished run of each agent, on a maze."""
     agents = list(get_args(AgentName))
     params = yaml.safe_load((pytestconfig.rootpath / "params.yaml").read_text())
-    folder = tmp_path_factory.mktemp("experiment")
     offline = {"agents": agents, "tasks": [2], "hidden": [16, 12]}
-    train(folder, tiny(params, MAZE, offline=offline, evaluation={"episodes": 3, "seed": 7}), agents)
-    return folder
+    params = tiny(params, MAZE, offline=offline, evaluation={"episodes": 3, "seed": 7})
+    return once(place / "experiment", lambda folder: train(folder, params, agents))
 
 
 @pytest.fixture

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from workflow_support import DATASETS, Checkout, alone, jobs, new_checkout
+from made_once import once
+from workflow_support import DATASETS, Checkout, jobs, new_checkout
 
 BELOW_OFFLINE = jobs(offline_train=2, online_finetune=2, report=1)
 EVERYTHING = jobs(download_dataset=2, pretrain_flow=2, invert_to_latent=2) + BELOW_OFFLINE
@@ -17,45 +16,28 @@ NOTHING = jobs()
 
 
 @pytest.fixture(scope="session")
-def place(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """A folder that all test processes share."""
-    base = tmp_path_factory.getbasetemp()
-    return base if worker_id == "master" else base.parent
-
-
-@pytest.fixture(scope="session")
 def single(place: Path) -> Checkout:
     """A clone in which `dvc repro` has made all of one dataset, committed; made once, never changed."""
 
-    def make(root: Path) -> Checkout:
+    def make(root: Path) -> None:
         checkout = new_checkout(root, datasets=DATASETS[1:])
         assert checkout.dvc("repro") == EVERYTHING_OF_ONE
-        return checkout
+        checkout.commit("made")
 
-    return once(place / "single", make)
+    return Checkout(once(place / "single", make))
 
 
 @pytest.fixture(scope="session")
 def built(place: Path, single: Checkout) -> Checkout:
-    """The same with another dataset."""
+    """The same with another dataset, by Snakemake alone."""
 
-    def make(root: Path) -> Checkout:
+    def make(root: Path) -> None:
         checkout = single.copy(root)
         checkout.change(datasets=list(DATASETS))
-        assert checkout.dvc("repro") == EVERYTHING_OF_ONE
-        return checkout
+        assert checkout.snakemake() == EVERYTHING_OF_ONE
+        checkout.commit("made")
 
-    return once(place / "built", make)
-
-
-def once(root: Path, make: Callable[[Path], Checkout]) -> Checkout:
-    """Make a clone and commit it, unless another test process has."""
-    with alone(root.with_suffix(".lock")):
-        if not root.with_suffix(".done").exists():
-            shutil.rmtree(root, ignore_errors=True)
-            make(root).commit("made")
-            root.with_suffix(".done").touch()
-    return Checkout(root)
+    return Checkout(once(place / "built", make))
 
 
 @pytest.fixture

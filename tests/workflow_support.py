@@ -7,7 +7,6 @@ Snakemake and DVC are the real ones, so what would run is what counts.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
@@ -16,8 +15,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +144,7 @@ class Checkout:
 
     def copy(self, to: Path) -> Checkout:
         """A copy of everything, times and links included."""
-        subprocess.run(["cp", "-a", str(self.root), str(to)], check=True)
+        subprocess.run(["cp", "-a", f"{self.root}/.", str(to)], check=True)
         other = Checkout(to, stand_ins="FLP_STAND_IN" in self.env)
         other.ran()
         return other
@@ -207,14 +205,6 @@ def new_checkout(
     checkout.run("git", "init", "-q", "-b", "main")
     checkout.commit("start")
     return checkout
-
-
-@contextmanager
-def alone(lock: Path) -> Iterator[None]:
-    """Let one test process in at a time."""
-    with open(lock, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def wait_until(condition: Any, seconds: float = 60.0) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -29,10 +30,10 @@ def fingerprint(*modules: str) -> str:
         if module not in closure and _path(module) is not None:
             closure.add(module)
             pending.append(module.rpartition(".")[0])
-            pending.extend(_imports(module))
+            pending.extend(_read(module)[1])
     digest = hashlib.sha256()
     for module in sorted(closure):
-        digest.update(f"{module}={_module_hash(module)}\n".encode())
+        digest.update(f"{module}={_read(module)[0]}\n".encode())
     for folder in sorted({path.parent for module in closure if (path := _path(module)) is not None} - {_ROOT}):
         digest.update(_data_hash(folder).encode())
     return digest.hexdigest()[:16]
@@ -50,23 +51,29 @@ def _path(module: str) -> Path | None:
 
 
 @cache
-def _tree(module: str) -> ast.Module:
+def _read(module: str) -> tuple[str, tuple[str, ...]]:
+    """A module's hash, and what of `flp` it imports. Its tree goes: many trees keep the garbage collector busy."""
     path = _path(module)
     assert path is not None
-    return ast.parse(path.read_bytes(), str(path))
-
-
-@cache
-def _imports(module: str) -> tuple[str, ...]:
+    tree = ast.parse(path.read_bytes(), str(path))
     names: set[str] = set()
-    for node in ast.walk(_tree(module)):
+    for node in _statements(tree):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             source = _absolute(module, node)
             names.add(source)
             names.update(f"{source}.{alias.name}" for alias in node.names)
-    return tuple(sorted(name for name in names if name.split(".")[0] == _PACKAGE))
+    imported = tuple(sorted(name for name in names if name.split(".")[0] == _PACKAGE))
+    return hashlib.sha256(_canonical(tree).encode()).hexdigest(), imported
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """All statements below a node, those of functions and branches too."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.stmt | ast.excepthandler | ast.match_case):
+            yield child
+            yield from _statements(child)
 
 
 def _absolute(module: str, node: ast.ImportFrom) -> str:
@@ -91,16 +98,12 @@ def _data_hash(folder: Path) -> str:
     return digest.hexdigest()
 
 
-@cache
-def _module_hash(module: str) -> str:
-    return hashlib.sha256(_canonical(_tree(module)).encode()).hexdigest()
-
-
 def _canonical(node: object) -> str:
     """Print a syntax tree without docstrings, positions and empty fields (which differ between Pythons)."""
     if isinstance(node, ast.AST):
         fields = []
-        for name, value in ast.iter_fields(node):
+        for name in node._fields:
+            value = getattr(node, name, None)
             if name in {"type_comment", "kind", "ctx"} or value is None or value == []:
                 continue
             if name == "body" and isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):

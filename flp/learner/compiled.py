@@ -6,10 +6,7 @@ import sys
 from collections.abc import Callable
 
 import torch
-import torch._dynamo.config
-import torch._inductor.config
 from torch import Tensor
-from torch._dynamo.exc import TorchDynamoException
 
 from flp.learner.trainable import Batch, Logs
 
@@ -19,30 +16,29 @@ Update = Callable[[Batch, dict[str, Tensor]], Logs]
 class Compiled:
     """A learner's update, compiled as a whole when it is first called: that takes a minute, or seconds the next time.
 
-    Nothing has been computed when compilation fails, for want of a C++ compiler for instance. Then one line says so
-    and the update stays as it is.
+    It is compiled anew where something has changed that the code was made for. Nothing has been computed when
+    compilation fails, for want of a C++ compiler for instance. Then one line says so and the update stays as it is.
     """
 
     def __init__(self, update: Update) -> None:
         self.update: Update = update
         self.call: Update = torch.compile(update, fullgraph=True, dynamic=False)
-        self.is_ready = False
 
     def __call__(self, batch: Batch, noise: dict[str, Tensor]) -> Logs:
         """Take one step, as `Learner.update`."""
-        if self.is_ready:
-            return self.call(batch, noise)
-        # The gradients are part of the update; and the compiler takes no thread that was not given.
-        with (
-            torch._dynamo.config.patch(trace_autograd_ops=True),
-            torch._inductor.config.patch(compile_threads=1),
-        ):
+        if self.call == self.update:
+            return self.update(batch, noise)
+        # Imported by those who compile: the compiler takes as long as all else of torch.
+        from torch._dynamo import config as dynamo
+        from torch._dynamo.exc import TorchDynamoException
+        from torch._inductor import config as inductor
+
+        # The gradients are part of the update; nothing is chosen by its speed, and no thread taken that was not given.
+        with dynamo.patch(trace_autograd_ops=True), inductor.patch(compile_threads=1, deterministic=True):
             try:
-                logs = self.call(batch, noise)
+                return self.call(batch, noise)
             except TorchDynamoException as error:
                 reason = next(filter(None, str(error).splitlines()), type(error).__name__)
                 print(f"warning: offline.compile: {reason}; going on without", file=sys.stderr)
-                self.call = self.update
-                logs = self.call(batch, noise)
-        self.is_ready = True
-        return logs
+        self.call = self.update
+        return self.update(batch, noise)

@@ -40,7 +40,8 @@ def set_up(threads: int, device: str = "auto", precision: str = "float32") -> to
     torch.set_flush_denormal(True)
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
+    # Other than `use_deterministic_algorithms`, this does not import the compiler; it is told where it is used.
+    torch.set_deterministic_debug_mode("error")
     # Else every new tensor is filled with NaN first, to show reads of what was never written.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     _keep_freed_memory()

@@ -89,7 +89,7 @@ def test_diffusion_keeps_both_modes_and_ignores_reward():
 
 @pytest.mark.parametrize("name", OWN)
 def test_the_rewarded_mode_is_taken(name):
-    actions = actions_at(learn(name, bandit(), steps=600), [1.0])
+    actions = actions_at(learn(name, bandit(), steps=300), [1.0])
     assert (actions > 0).float().mean() > 0.9
 
 
@@ -97,16 +97,18 @@ def test_the_rewarded_mode_is_taken(name):
 def test_srpo_is_held_by_the_data(beta, expected):
     # Most of five levels' weight lies where noise blurs the modes: without Q it rests at the data's mean, and a slope
     # of some 0.8 moves it by 0.3 · 0.8 / c with c = 0.3 (see the known answer in test_agents_reference_diffusion.py).
-    actions = actions_at(learn("srpo", bandit(), steps=600, beta=beta, width=32, blocks=2), [1.0])
+    actions = actions_at(learn("srpo", bandit(), steps=300, beta=beta, width=32, blocks=2), [1.0])
     assert actions.mean().item() == pytest.approx(expected, abs=0.15)
     assert actions.std() < 1e-6
 
 
-@pytest.mark.parametrize(("candidates", "expected"), [(1, 1 / 3), (50, math.e / (math.e + 2))])
-def test_cac_without_q_clones_and_then_takes_by_value(candidates, expected):
+@pytest.mark.parametrize(
+    ("candidates", "steps", "expected"), [(1, 800, 1 / 3), (50, 1500, math.e / (math.e + 2))], ids=["clones", "takes"]
+)
+def test_cac_without_q_clones_and_then_takes_by_value(candidates, steps, expected):
     # A third of the data is right and worth 1, the rest 0: softmax over many draws takes the right with e / (e + 2).
     own = OWN["cac"] | {"eta": 0.0, "candidates": candidates}
-    actions = actions_at(learn("cac", bandit(), steps=1500, **own), [1.0], draws=4000)
+    actions = actions_at(learn("cac", bandit(), steps=steps, **own), [1.0], draws=4000)
     assert (actions > 0).float().mean().item() == pytest.approx(expected, abs=0.1)
     assert ((actions.abs() - 0.6).abs() < 0.3).float().mean() > 0.5
 
@@ -114,7 +116,7 @@ def test_cac_without_q_clones_and_then_takes_by_value(candidates, expected):
 @pytest.mark.parametrize("alpha", [0.3, 1.0, 3.0])
 def test_fawac_tilts_the_data_by_its_weights(alpha):
     # A third of the data is right and worth 1, the rest 0: P(right) = e^α / (e^α + 2), whatever V is.
-    actions = actions_at(learn("fawac", bandit(), steps=600, alpha=alpha, flow_steps=5), [1.0], draws=4000)
+    actions = actions_at(learn("fawac", bandit(), steps=400, alpha=alpha, flow_steps=5), [1.0], draws=4000)
     weight = math.exp(alpha)
     assert (actions > 0).float().mean().item() == pytest.approx(weight / (weight + 2), abs=0.08)
 

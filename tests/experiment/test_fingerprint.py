@@ -24,7 +24,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     """Write modules of a package that takes flp's place."""
 
     def forget() -> None:
-        for cached in (module.fingerprint, module._tree, module._imports, module._module_hash, module._data_hash):
+        for cached in (module.fingerprint, module._read, module._data_hash):
             cached.cache_clear()
 
     def write(name: str, text: str) -> None:
@@ -183,5 +183,5 @@ def _closure(*names: str) -> set[str]:
         name = pending.pop()
         if name not in found and module._path(name) is not None:
             found.add(name)
-            pending.extend(module._imports(name))
+            pending.extend(module._read(name)[1])
     return found

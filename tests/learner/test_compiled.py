@@ -19,7 +19,7 @@ def fresh(tmp_path, monkeypatch):
 
 
 # Parameters move by 0.1 to 0.2. In bfloat16, sums in another order round to another of its few digits.
-@pytest.mark.slow(60)
+@pytest.mark.slow(25)
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
 @pytest.mark.parametrize(("autocast", "rtol", "atol"), [(None, 1e-4, 1e-5), (torch.bfloat16, 0.0, 0.03)])
 def test_compiled_updates_are_the_eager_ones(autocast, rtol, atol, fresh, capfd):
@@ -50,3 +50,21 @@ def test_without_a_compiler_training_goes_on(fresh, capfd):
     told = [line for line in capfd.readouterr().err.splitlines() if "offline.compile" in line]
     assert len(told) == 1
     assert "going on without" in told[0]
+
+
+@pytest.mark.slow(5)
+@pytest.mark.filterwarnings("ignore")
+def test_what_has_changed_is_compiled_anew(fresh, capfd):
+    class Slope:
+        factor = 2.0
+
+        def update(self, batch, noise):
+            (slope,) = torch.autograd.grad((self.factor * batch["x"].square()).sum(), batch["x"])
+            return {"slope": slope}
+
+    learner, batch = Slope(), {"x": torch.tensor([3.0], requires_grad=True)}
+    update = Compiled(learner.update)
+    assert update(batch, {})["slope"] == 12
+    learner.factor = 5.0
+    assert update(batch, {})["slope"] == 30
+    assert "warning" not in capfd.readouterr().err

@@ -32,7 +32,7 @@ def arm(tmp_path_factory, pytestconfig):
     return folder
 
 
-@pytest.mark.slow(30)
+@pytest.mark.slow(10)
 def test_the_programs_run(arm, monkeypatch, capsys):
     monkeypatch.chdir(arm)
     programs = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
@@ -44,7 +44,7 @@ def test_the_programs_run(arm, monkeypatch, capsys):
     assert names["action"].shape == names["latent"].shape == (5,)
 
 
-@pytest.mark.slow(20)
+@pytest.mark.slow(5)
 def test_a_folder_brought_by_dvc_is_enough(arm, tmp_path):
     (command,) = re.findall(r"```sh\n(dvc get .*?)\n```", PAGE)
     words = command.replace("https://github.com/lab/experiment", str(arm)).split()

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from made_once import once
 from own_tasks import experiment, logged, run_stages
 
 from flp.stages import offline_train, report
 
 
-def finished(root: Path, name: str, task: dict[str, Any], *more: str, **changes: Any) -> Path:
+def finish(root: Path, name: str, task: dict[str, Any], *more: str, **changes: Any) -> None:
     """Train and report a task on the pendulum's log."""
     np.savez(root / "mine.npz", **logged())
     task = {"data": {"path": "mine.npz"}} | task
@@ -24,20 +25,19 @@ def finished(root: Path, name: str, task: dict[str, Any], *more: str, **changes:
         for agent in changes.get("offline", {}).get("agents", ["flp"])[1:]:
             assert offline_train.main(["--dataset", name, "--agent", agent, "--threads", "1"]) == 0
         assert report.main(["--threads", "1"]) == 0
-    return root
 
 
 @pytest.fixture(scope="session")
-def trained_pendulum(tmp_path_factory):
+def trained_pendulum(place):
     task = {"environment": "Pendulum-v1", "kwargs": {"max_episode_steps": 50}, "success": "return >= -300"}
     task |= {"discount": 0.95, "reference": {"random": -500, "expert": -100}}
-    return finished(tmp_path_factory.mktemp("own"), "pendulum", task, "online")
+    return once(place / "pendulum", lambda root: finish(root, "pendulum", task, "online"))
 
 
 @pytest.fixture(scope="session")
-def trained_plant(tmp_path_factory):
+def trained_plant(place):
     task = {"environment": None, "actions": {"low": -2, "high": [2]}}
-    return finished(tmp_path_factory.mktemp("plant"), "plant", task, offline={"agents": ["flp", "bc"]})
+    return once(place / "plant", lambda root: finish(root, "plant", task, offline={"agents": ["flp", "bc"]}))
 
 
 @pytest.fixture

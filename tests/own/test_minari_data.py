@@ -50,7 +50,7 @@ def pendulum(tmp_path_factory):
     return collect(folder, env, "pendulum/swing-v0", lambda o: swing(o, rng.normal()), **said)
 
 
-@pytest.mark.slow(20)
+@pytest.mark.slow(3)
 def test_a_local_dataset_goes_through_all_stages_without_a_network(pendulum, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     task = {"data": {"minari": str(pendulum)}}
@@ -71,7 +71,7 @@ def test_a_local_dataset_goes_through_all_stages_without_a_network(pendulum, tmp
     assert score == pytest.approx((float(last["return"]) + 400) / 3, abs=1e-6)
 
 
-@pytest.mark.slow(20)
+@pytest.mark.slow(3)
 def test_its_references_count_whoever_names_the_environment(pendulum):
     named = Asked("x", None, str(pendulum), "Pendulum-v1", {"max_episode_steps": 30}, "none", None)
     found = gather(named)
@@ -80,7 +80,7 @@ def test_its_references_count_whoever_names_the_environment(pendulum):
     assert not without.simulated and (without.low, without.high) == ((-2.0,), (2.0,))  # Minari tells the range
 
 
-@pytest.mark.slow(20)
+@pytest.mark.slow(3)
 def test_rewards_and_ends_are_as_they_were_recorded(pendulum):
     data = open_minari(str(pendulum))
     rows = read_minari(data, "x")
@@ -95,7 +95,7 @@ def test_rewards_and_ends_are_as_they_were_recorded(pendulum):
     assert at == len(rows["rewards"])
 
 
-@pytest.mark.slow(20)
+@pytest.mark.slow(3)
 def test_observations_in_a_dict_are_flattened_as_gymnasium_does(tmp_path, monkeypatch):
     pytest.importorskip("gymnasium_robotics")
     with warnings.catch_warnings():
@@ -117,7 +117,7 @@ def test_observations_in_a_dict_are_flattened_as_gymnasium_does(tmp_path, monkey
     assert flp.evaluate(policy, episodes=2).lengths.tolist() == [30, 30]
 
 
-@pytest.mark.slow(20)
+@pytest.mark.slow(3)
 def test_discrete_actions_are_refused_with_a_reason(tmp_path, monkeypatch, capsys):
     folder = collect(tmp_path / "minari", gymnasium.make("CartPole-v1"), "pole/x-v0", lambda o: int(o[2] > 0))
     monkeypatch.chdir(tmp_path)
@@ -126,7 +126,7 @@ def test_discrete_actions_are_refused_with_a_reason(tmp_path, monkeypatch, capsy
     assert "actions are discrete (Discrete(2)); a flow models densities" in capsys.readouterr().err
 
 
-@pytest.mark.slow(20)
+@pytest.mark.slow(3)
 def test_a_datasets_word_imports_no_module(pendulum, tmp_path, monkeypatch, capsys):
     """Its environment is named in a file: it may be one that gymnasium knows, not code of its own choosing."""
     monkeypatch.chdir(tmp_path)

@@ -23,7 +23,7 @@ from flp.system.stopping import STOP
 RUN = Path("results/plant/offline/flp/seed0/task1_seed0")
 
 
-@pytest.mark.slow(30)
+@pytest.mark.slow(2)
 def test_its_evaluations_are_estimates_and_say_that_no_episode_was_played(plant):
     table = pd.read_csv(RUN / "evaluations.csv")
     assert table["success"].isna().all() and (table["episodes"] == 0).all() and table["return"].isna().all()
@@ -34,7 +34,7 @@ def test_its_evaluations_are_estimates_and_say_that_no_episode_was_played(plant)
     assert np.isnan(behavior["value"]) and np.isfinite(behavior["likelihood"])
 
 
-@pytest.mark.slow(30)
+@pytest.mark.slow(2)
 def test_what_the_data_earned_is_their_discounted_return(plant):
     data = flp.load_dataset("plant")
     episodes = np.split(data.rewards[data.transitions].astype(np.float64), 5)
@@ -42,7 +42,7 @@ def test_what_the_data_earned_is_their_discounted_return(plant):
     assert pd.read_csv(RUN / "evaluations.csv").iloc[-1]["data_value"] == pytest.approx(expected)
 
 
-@pytest.mark.slow(30)
+@pytest.mark.slow(2)
 def test_the_page_marks_them_as_estimates(plant):
     page = Path("results/report/index.html").read_text()
     assert "Value, estimated (no episode was played)" in page and "opinions of models, not measurements" in page
@@ -54,7 +54,7 @@ def test_the_page_marks_them_as_estimates(plant):
     assert table[(table["method"] == "flp") & (table["task"] == "all")]["mean"].item() == pytest.approx(last["fqe"])
 
 
-@pytest.mark.slow(30)
+@pytest.mark.slow(2)
 def test_nothing_is_fine_tuned(plant, capsys):
     keys = Keys(load_params())
     assert list(keys.online_jobs()) == [] and len(list(keys.jobs())) == 2
@@ -62,7 +62,7 @@ def test_nothing_is_fine_tuned(plant, capsys):
     assert "there is nothing to do" in capsys.readouterr().err
 
 
-@pytest.mark.slow(30)
+@pytest.mark.slow(2)
 def test_its_policy_loads_and_says_that_there_is_nothing_to_play(plant):
     policy = flp.load_policy(RUN)
     assert policy(np.zeros(3)).shape == (1,)
@@ -71,7 +71,7 @@ def test_its_policy_loads_and_says_that_there_is_nothing_to_play(plant):
         flp.evaluate(policy)
 
 
-@pytest.mark.slow(20)
+@pytest.mark.slow(5)
 def test_stopped_while_it_estimates_it_goes_on_to_the_same_bytes(plant, tmp_path, monkeypatch, signals):
     whole = {name: (RUN / name).read_bytes() for name in ("evaluations.csv", "policy.safetensors", "log.csv")}
     shutil.copytree(plant, tmp_path, dirs_exist_ok=True)

@@ -29,7 +29,7 @@ def test_every_section_is_one_that_params_yaml_takes(name):
     assert set(names) <= set(params.datasets)
 
 
-@pytest.mark.slow(90)
+@pytest.mark.slow(25)
 def test_the_walk_through_works_as_written(tmp_path: Path):
     checkout = new_checkout(tmp_path / "work", stand_ins=False)
     for name, text in blocks("python").items():

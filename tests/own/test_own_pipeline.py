@@ -18,7 +18,7 @@ from flp.tools import check
 RUN = Path("results/pendulum/offline/flp/seed0/task1_seed0")
 
 
-@pytest.mark.slow(30)
+@pytest.mark.slow(2)
 def test_its_data_keep_rewards_and_scale_actions(pendulum):
     data, log = flp.load_dataset("pendulum"), logged()
     kept = 5 * 50  # a sixth of six episodes is held out
@@ -32,7 +32,7 @@ def test_its_data_keep_rewards_and_scale_actions(pendulum):
     )
 
 
-@pytest.mark.slow(30)
+@pytest.mark.slow(2)
 def test_its_policy_plays_from_its_folder_alone_as_the_pipeline_says(pendulum, tmp_path, monkeypatch):
     policy = flp.load_policy(RUN)
     table = pd.read_csv(RUN / "evaluations.csv")
@@ -45,7 +45,7 @@ def test_its_policy_plays_from_its_folder_alone_as_the_pipeline_says(pendulum, t
     assert policy.manifest["model"]["offline"]["discount"] == 0.95
 
 
-@pytest.mark.slow(30)
+@pytest.mark.slow(2)
 def test_actions_go_back_into_the_environments_units(pendulum):
     env = flp.make_environment(flp.load_policy(RUN).spec, 1)
     other = gymnasium.make("Pendulum-v1")
@@ -57,7 +57,7 @@ def test_actions_go_back_into_the_environments_units(pendulum):
         assert one[1] == two[1]
 
 
-@pytest.mark.slow(30)
+@pytest.mark.slow(2)
 def test_it_is_fine_tuned_in_its_environment_and_reported(pendulum):
     summary = pd.read_csv("results/report/summary.csv")
     columns = ["dataset", "agent", "task", "seed", "phase", "step", "success", "episodes"]
@@ -69,7 +69,7 @@ def test_it_is_fine_tuned_in_its_environment_and_reported(pendulum):
     assert "<th>normalised score</th>" in page and f"<td>{score:.2f}</td>" in page  # beside success
 
 
-@pytest.mark.slow(30)
+@pytest.mark.slow(2)
 def test_check_opens_the_environment_and_compares(pendulum, capsys):
     assert check.main([]) == 0
     assert "300 transitions, observations of 3 numbers, 1 actions scaled from [-2.0]" in capsys.readouterr().out
@@ -87,7 +87,7 @@ def test_check_opens_the_environment_and_compares(pendulum, capsys):
         assert said in capsys.readouterr().err, task
 
 
-@pytest.mark.slow(30)
+@pytest.mark.slow(2)
 def test_the_manifest_says_what_was_found_out(pendulum):
     manifest = json.loads(Path("data/pendulum.json").read_text())
     assert manifest["task"]["environment"] == "Pendulum-v1" and manifest["task"]["horizon"] == 50

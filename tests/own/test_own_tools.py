@@ -17,7 +17,7 @@ RUN = Path("results/pendulum/offline/flp/seed0/task1_seed0")
 PLANT = "results/plant/offline/flp/seed0/task1_seed0"
 
 
-@pytest.mark.slow(30)
+@pytest.mark.slow(4)
 def test_a_policy_is_recorded_in_the_environment_s_units(pendulum, tmp_path, capsys):
     assert rollouts.main([str(RUN), "--episodes", "2", "--record", str(tmp_path), "--json", "--threads", "1"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -26,7 +26,7 @@ def test_a_policy_is_recorded_in_the_environment_s_units(pendulum, tmp_path, cap
         assert file["rewards"].sum() / 2 == pytest.approx(found["return"]["mean"], rel=1e-4)
 
 
-@pytest.mark.slow(30)
+@pytest.mark.slow(4)
 def test_an_exported_policy_acts_in_the_environment_s_units(pendulum, tmp_path):
     assert export.main([str(RUN), "--format", "torch", "--output", str(tmp_path / "policy.pt2")]) == 0
     policy, states = flp.load_policy(RUN), np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
@@ -35,7 +35,7 @@ def test_an_exported_policy_acts_in_the_environment_s_units(pendulum, tmp_path):
     assert 1 < np.abs(actions).max() <= 2
 
 
-@pytest.mark.slow(30)
+@pytest.mark.slow(4)
 def test_without_a_simulator_it_is_checked_on_held_out_data(plant, tmp_path, monkeypatch, capsys):
     assert export.main([PLANT, "--format", "torch", "--output", str(tmp_path / "policy.pt2")]) == 0
     shutil.copytree(PLANT, tmp_path / "run")
@@ -44,7 +44,7 @@ def test_without_a_simulator_it_is_checked_on_held_out_data(plant, tmp_path, mon
     assert "has no simulator" in capsys.readouterr().err
 
 
-@pytest.mark.slow(30)
+@pytest.mark.slow(4)
 def test_what_has_no_success_rate_is_watched_and_is_not_compared(plant, monkeypatch, capsys):
     assert watch.main(["--once"]) == 0
     assert "plant" in capsys.readouterr().out

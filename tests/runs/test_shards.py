@@ -153,10 +153,9 @@ def stop_when_asked(shard, turns):
     raise InterruptedJobError("stopped")
 
 
-@pytest.mark.parametrize("count", [1, 3])
-def test_every_shard_is_run(tmp_path, count):
-    run_shards(note, make_shards(tmp_path, count), 1)
-    assert len(list(tmp_path.glob("*/done"))) == count
+def test_every_shard_is_run(tmp_path):
+    run_shards(note, make_shards(tmp_path, 3), 1)
+    assert len(list(tmp_path.glob("*/done"))) == 3
 
 
 @pytest.mark.parametrize("together", [True, False])

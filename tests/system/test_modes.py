@@ -11,8 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
-from small_experiment import MAZE, run_all, tiny
 
 from flp.runs.run_folder import adopt, write_trajectories
 from flp.system.artifacts import atomic_write, save_tensors, write_csv, write_json, write_text, write_verified
@@ -67,16 +65,3 @@ def test_what_is_copied_follows_the_umask_and_not_its_source(tmp_path: Path, mas
     write_verified(tmp_path / "here/copy", lambda temporary: shutil.copy(tmp_path / "there/run/policy.json", temporary))
     assert len(list((tmp_path / "here").rglob("*"))) == 4
     assert strangers(tmp_path / "here", mask) == {}
-
-
-@pytest.mark.slow(60)
-def test_every_output_of_the_stages_follows_the_umask(
-    tmp_path: Path, mask: int, pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    default = yaml.safe_load((pytestconfig.rootpath / "params.yaml").read_text())
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(tiny(default, MAZE, offline={"tasks": [1]})))
-    run_all(MAZE)
-    made = {path.suffix for path in tmp_path.rglob("*.*")}
-    assert {".npz", ".safetensors", ".json", ".csv", ".png", ".html"} <= made
-    assert strangers(tmp_path, mask) == {}

@@ -76,7 +76,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     running.stop()
 
 
-@pytest.mark.slow(70)
+@pytest.mark.slow(35)
 def test_the_document_works_as_written(tmp_path: Path, server: Server) -> None:
     ana = new_checkout(tmp_path / "ana", datasets=DATASETS[:1])
     bare, store = tmp_path / "flp.git", tmp_path / "store"
@@ -121,7 +121,7 @@ def test_the_document_works_as_written(tmp_path: Path, server: Server) -> None:
     assert got.read_text() == ana.read(f"results/{DATASETS[0]}/flow/model/seed0/flow.safetensors")
 
 
-@pytest.mark.slow(70)
+@pytest.mark.slow(35)
 def test_two_who_have_trained_merge_and_only_what_is_new_runs(small: Checkout, tmp_path: Path) -> None:
     """Ana changes alpha, Ben the page's title: her policies are taken as they are, and the page is made again."""
     small.run("dvc", "remote", "add", "--default", "team", tmp_path / "remote")
@@ -171,7 +171,7 @@ def test_a_conflict_is_settled_stage_by_stage(monkeypatch: pytest.MonkeyPatch) -
     }
 
 
-@pytest.mark.slow(30)
+@pytest.mark.slow(7)
 def test_folders_that_are_links_are_refused_by_dvc_alone_and_at_once(small: Checkout, tmp_path: Path) -> None:
     for name in ("data", "results"):
         shutil.move(small.root / name, tmp_path / f"scratch-{name}")

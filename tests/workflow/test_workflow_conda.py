@@ -17,7 +17,7 @@ import numpy
 import pytest
 from workflow_support import DATASETS, STAGES, Checkout, jobs, new_checkout
 
-pytestmark = pytest.mark.slow(60)
+pytestmark = pytest.mark.slow(15)
 
 CONDA = """#!{python}
 import json, pathlib, subprocess, sys
@@ -125,7 +125,7 @@ def test_a_job_outside_its_environment_stops_in_one_line(base: Path, checkout: C
     assert not (checkout.root / f"data/{DATASETS[0]}.npz").exists()
 
 
-@pytest.mark.slow(900)
+@pytest.mark.slow(900 if shutil.which("conda") else 1)
 def test_a_real_conda_makes_the_environment_and_runs_every_stage_in_it(tmp_path: Path) -> None:
     if shutil.which("conda") is None:
         pytest.skip("no conda here")

@@ -12,13 +12,11 @@ from pathlib import Path
 import pytest
 import yaml
 from workflow_clones import (
-    BELOW_OFFLINE,
     BELOW_OFFLINE_OF_ONE,
     NOTHING,
 )
 from workflow_support import (
     BIN,
-    REPO,
     Checkout,
     jobs,
     kill_group,
@@ -33,7 +31,7 @@ from flp.params.loading import load_params
 from flp.system import layout
 from flp.system.artifacts import write_json
 
-pytestmark = pytest.mark.slow(25)
+pytestmark = pytest.mark.slow(8)
 
 
 # --- faults ------------------------------------------------------------------------------------------------------
@@ -53,24 +51,24 @@ def test_a_killed_job_leaves_nothing_that_counts(work: Checkout) -> None:
 
 
 @pytest.mark.parametrize("front", ["snakemake", "dvc"])
-def test_after_kill_9_one_command_unlocks_and_the_next_goes_on(work: Checkout, front: str) -> None:
-    work.change(offline__alpha=3.0)
+def test_after_kill_9_one_command_unlocks_and_the_next_goes_on(small: Checkout, front: str) -> None:
+    small.change(offline__alpha=3.0)
     victim = "offline_train/cube-single-play/flp/seed0"
     command = ("snakemake", "--cores", "4") if front == "snakemake" else ("dvc", "repro")
-    process = work.start(*command, FLP_STAND_IN_SLOW=victim, FLP_STAND_IN_HALF=victim)
-    wait_until(lambda: work.log.exists() and f"start {victim}" in work.log.read_text())
+    process = small.start(*command, FLP_STAND_IN_SLOW=victim, FLP_STAND_IN_HALF=victim)
+    wait_until(lambda: small.log.exists() and f"start {victim}" in small.log.read_text())
     # What has ended is recorded: else it would rightly run again.
-    wait_until(lambda: time.time() - work.log.stat().st_mtime > 3)
+    wait_until(lambda: time.time() - small.log.stat().st_mtime > 3)
     kill_group(process)
-    finished = work.ran()
-    refused = work.run(*command, check=False)
+    finished = small.ran()
+    refused = small.run(*command, check=False)
     assert refused.returncode != 0
     assert "--unlock" in refused.stdout + refused.stderr
-    work.follow("locked")
-    work.ran()
-    work.run(*command)
-    assert work.ran() + finished == BELOW_OFFLINE
-    assert work.planned() == NOTHING
+    small.follow("locked")
+    small.ran()
+    small.run(*command)
+    assert small.ran() + finished == BELOW_OFFLINE_OF_ONE
+    assert small.planned() == NOTHING
 
 
 def test_half_written_outputs_are_not_taken_for_whole(work: Checkout) -> None:
@@ -185,12 +183,6 @@ def test_rules_work_without_the_environment_activated(small: Checkout) -> None:
     small.change(report__title="One more")
     small.run(BIN / "snakemake", "--cores", "2")
     assert small.ran() == jobs(report=1)
-
-
-def test_the_workflow_is_formatted_and_linted() -> None:
-    checkout = Checkout(REPO, stand_ins=False)
-    checkout.run("snakefmt", "--check", "workflow")
-    assert "good condition" in "".join(checkout.run("snakemake", "--lint").stderr)
 
 
 def test_snakemake_and_dvc_know_the_same_stages(work: Checkout) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from workflow_support import DATASETS, Checkout, Jobs, jobs, new_checkout
 
-pytestmark = pytest.mark.slow(25)
+pytestmark = pytest.mark.slow(8)
 
 UP_TO_OFFLINE = jobs(download_dataset=1, pretrain_flow=1, invert_to_latent=1, offline_train=1)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from workflow_support import NO_NETWORK, STAGES, Checkout, Jobs, empty_namespace, jobs, new_checkout, planned_in
 
-pytestmark = pytest.mark.slow(150)
+pytestmark = pytest.mark.slow(45)
 DATASET = "pointmaze-medium-navigate"
 
 
@@ -38,8 +38,10 @@ def test_both_front_ends_with_the_real_stages(tmp_path: Path, umask: int) -> Non
     whole = [*empty_namespace(), "snakemake", "--cores", "4"]
     assert ran(checkout, *whole, PYTHONPATH=str(NO_NETWORK)) == Counter(STAGES)  # nothing of it needs a network
     made = [path for folder in ("data", "results", ".flp") for path in (checkout.root / folder).rglob("*.*")]
+    made += [path for folder in ("data", "results") for path in (checkout.root / folder).rglob("*") if path.is_dir()]
     assert {".npz", ".safetensors", ".html", ".log", ".lock"} <= {path.suffix for path in made}
-    assert {stat.S_IMODE(path.stat().st_mode) for path in made if path.is_file()} == {0o666 & ~umask}
+    expected = {path: (0o777 if path.is_dir() else 0o666) & ~umask for path in made}
+    assert {path: stat.S_IMODE(path.stat().st_mode) for path in made} == expected
     page = checkout.read("results/report/index.html")
     assert "<html" in page and "://cdn" not in page
     rows = list(csv.DictReader(checkout.read("results/report/summary.csv").splitlines()))

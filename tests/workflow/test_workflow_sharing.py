@@ -21,13 +21,13 @@ from workflow_support import (
     new_checkout,
 )
 
-pytestmark = pytest.mark.slow(25)
+pytestmark = pytest.mark.slow(15)
 
 
 # --- sharing -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("link", ["copy", "hardlink", "symlink"])
+@pytest.mark.parametrize("link", ["hardlink", "symlink"])
 def test_a_colleague_pulls_and_nothing_runs(small: Checkout, tmp_path: Path, link: str) -> None:
     small.run("dvc", "remote", "add", "--default", "team", tmp_path / "remote")
     small.commit("remote")
@@ -73,8 +73,7 @@ def test_snakemakes_cache_shares_flows_and_never_swaps_seeds(tmp_path: Path) -> 
         assert two.read(str(flow)) == one.read(str(flow))
         assert f"{flow.parts[1]}/{flow.parts[4]} " in two.read(str(flow))
     assert two.snakemake(**cache) == jobs(invert_to_latent=2, offline_train=2, online_finetune=2, report=1)
-    assert two.dvc("repro") == NOTHING
-    assert agrees(two)
+    assert two.planned() == NOTHING
 
 
 def test_a_shared_dvc_cache_gives_the_very_flow(small: Checkout, tmp_path: Path) -> None:

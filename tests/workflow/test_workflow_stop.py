@@ -11,7 +11,7 @@ import pytest
 from safetensors import safe_open
 from workflow_support import new_checkout, wait_until
 
-pytestmark = pytest.mark.slow(40)
+pytestmark = pytest.mark.slow(12)
 
 
 def test_a_stopped_graph_leaves_its_stages_states(tmp_path: Path) -> None:

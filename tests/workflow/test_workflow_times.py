@@ -14,7 +14,7 @@ import pytest
 from workflow_clones import BELOW_OFFLINE_OF_ONE, EVERYTHING_OF_ONE, NOTHING
 from workflow_support import Checkout, jobs
 
-pytestmark = pytest.mark.slow(100)
+pytestmark = pytest.mark.slow(30)
 CHANGES: list[tuple[dict[str, Any], Any]] = [
     ({"report__title": "Another"}, jobs(report=1)),
     ({"online__steps": 20}, jobs(online_finetune=1, report=1)),
@@ -80,7 +80,6 @@ def test_what_runs_is_exact_where_times_are_coarse(coarse: Checkout) -> None:
         assert coarse.planned() == BELOW_OFFLINE_OF_ONE
         assert coarse.snakemake() == BELOW_OFFLINE_OF_ONE
         assert coarse.planned() == NOTHING
-    assert coarse.dvc("repro") == NOTHING
     coarse.change(offline__alpha=1.0)
     assert coarse.snakemake() == BELOW_OFFLINE_OF_ONE
     assert coarse.planned() == NOTHING
