@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-import numpy as np
 import torch
 
 from flp.data.load import load_dataset
+from flp.flow.saturation import saturated
 from flp.learner.optimizers import Adam
 from flp.parts.latent import kl_to_prior, sample
 from flp.parts.selection import best_of_n, log_weights, resample
@@ -37,13 +37,12 @@ def the(folder: Path, pattern: str) -> Path:
 
 
 def draw_atoms(folders: list[Path], plt: Any) -> None:
-    """Latents of the rows with an action coordinate at ±1, where they lie in the plane."""
+    """Latents of the rows whose first action coordinate is at ±1, where they lie in the plane."""
     figure, panels = plt.subplots(1, 2, figsize=(8, 4), sharey=True, layout="constrained")
     for folder, title, panel in zip(folders, TITLES, panels, strict=True):
         data = load_dataset(str(the(folder, "data/*navigate.npz")))
         tensors, _ = load_tensors(str(the(folder, "results/*/latent/seed0/latent.safetensors")))
-        saturated = (np.abs(data.actions[data.transitions]) == 1).any(1)
-        x, y = tensors["latents"].numpy()[saturated].T
+        x, y = tensors["latents"].numpy()[saturated(data.actions[data.transitions])[:, 0]].T
         panel.hexbin(x, y, gridsize=90, extent=(-4, 4, -4, 4), bins="log", mincnt=1, cmap="viridis", linewidths=0)
         for radius in (1, 2, 3):
             panel.add_patch(plt.Circle((0, 0), radius, fill=False, color="white", lw=0.8, ls="--"))
