@@ -100,8 +100,8 @@ def test_more_processes_need_more_memory():
 
 
 def test_on_a_gpu_the_largest_n_counts_for_its_own_shard_alone():
-    """For the shards train one after the other."""
-    params = load_params(REPO / "params.yaml")
+    """For the shards train one after the other; as many are drawn in targets as in acting."""
+    params = load_params(REPO / "params.yaml", REPO / "presets" / "original.yaml")
 
     def needs(*dealt):
         return train_needs(params, "flp", Path("none.npz"), 69, 21, dealt, 0, cuda=True)
