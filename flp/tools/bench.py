@@ -137,7 +137,8 @@ def estimate(keys: Keys, cores: int) -> str:
         "usual": "a usual CPU core, perhaps unlike yours (`flp bench` measures)",
     }
     sources = ", ".join(name for source, name in names.items() if found.sources[source])
-    return "\n".join([f"expected on {cores} cores: {duration(found.total)} ({parts}); by {sources}", *notes(found)])
+    by = f"; by {sources}" if sources else ""
+    return "\n".join([f"expected on {cores} cores: {duration(found.total)} ({parts}){by}", *notes(found)])
 
 
 def notes(forecast: Forecast) -> list[str]:
