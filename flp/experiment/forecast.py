@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
 from functools import cached_property
 from math import ceil
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 from flp.experiment.keys import Keys
 from flp.experiment.workload import Job, jobs, known_spec
@@ -154,29 +157,36 @@ def dealt(runs: int, threads: int) -> int:
 def runs_took(job: Job, params: Params, pieces: Pieces, *, gpu: bool = False) -> float | None:
     """Seconds of a run, by finished ones of the same sizes and settings; None where there are none."""
     pattern = layout.OFFLINE if job.stage == "offline_train" else layout.ONLINE
-    found, wanted = [], pieces.update(job.agent)
-    for file in Path().glob(pattern.format(dataset=job.dataset, agent=job.agent, seeds="*") + "/*/policy.json"):
-        manifest = read_entries(file)
-        try:
-            offline = Offline.model_validate(manifest["model"]["offline"])
-            like = Pieces(pieces.spec, params.model_copy(update={"offline": offline})).update(job.agent)
-            if like == wanted and not manifest["variant"] and (manifest["device"] != "cpu") == gpu:
-                share = job.updates / manifest["step"] if job.updates else 1.0
-                found.append(share * float(manifest["seconds"]))
-        except (KeyError, TypeError, ValueError, ZeroDivisionError):
-            continue  # of another version, or none of ours
-    return mean(found) if found else None
+    wanted = pieces.update(job.agent)
+
+    def took(manifest: dict[str, Any]) -> float | None:
+        offline = Offline.model_validate(manifest["model"]["offline"])
+        like = Pieces(pieces.spec, params.model_copy(update={"offline": offline})).update(job.agent)
+        if like != wanted or manifest["variant"] or (manifest["device"] != "cpu") != gpu:
+            return None
+        share = job.updates / manifest["step"] if job.updates else 1.0
+        return share * float(manifest["seconds"])
+
+    return _recorded(pattern.format(dataset=job.dataset, agent=job.agent, seeds="*") + "/*/policy.json", took)
 
 
 def flow_took(job: Job, params: Params, pieces: Pieces) -> float | None:
     """Seconds of a flow's training, by finished ones of the same sizes; None where there are none."""
+
+    def took(manifest: dict[str, Any]) -> float | None:
+        flow = Flow.model_validate(manifest["parameters"])
+        if Pieces(pieces.spec, params.model_copy(update={"flow": flow})).flow() != pieces.flow():
+            return None
+        return job.updates / flow.steps * float(manifest["seconds"])
+
+    return _recorded(layout.FLOW.format(dataset=job.dataset, seed="*") + ".json", took)
+
+
+def _recorded(pattern: str, took: Callable[[dict[str, Any]], float | None]) -> float | None:
+    """The mean of what manifests tell, those left out that are of another version, or none of ours."""
     found = []
-    for file in Path().glob(layout.FLOW.format(dataset=job.dataset, seed="*") + ".json"):
-        manifest = read_entries(file)
-        try:
-            flow = Flow.model_validate(manifest["parameters"])
-            if Pieces(pieces.spec, params.model_copy(update={"flow": flow})).flow() == pieces.flow():
-                found.append(job.updates / flow.steps * float(manifest["seconds"]))
-        except (KeyError, TypeError, ValueError):
-            continue
-    return mean(found) if found else None
+    for file in Path().glob(pattern):
+        with suppress(KeyError, TypeError, ValueError, ZeroDivisionError):
+            found.append(took(read_entries(file)))
+    told = [seconds for seconds in found if seconds is not None]
+    return mean(told) if told else None

@@ -23,7 +23,7 @@ import torch
 from flp.data.environments import EnvironmentSpec, OGBenchSpec
 from flp.experiment.forecast import START, Forecast, dealt
 from flp.experiment.keys import Keys
-from flp.experiment.workload import MOST_THREADS, known_spec
+from flp.experiment.workload import MOST_THREADS, flow_threads, known_spec
 from flp.learner.devices import set_up
 from flp.params.loading import Params
 from flp.supervision.speeds import COMPILE, CROWDING, Book, Piece, Pieces
@@ -130,7 +130,7 @@ class Survey:
         """The flow, the environment, the choice of actions and generated data."""
         spec, params = self.specs[dataset], self.keys.dataset_params(dataset)
         pieces, threads = Pieces(spec, params), min(MOST_THREADS, self.cores)
-        at_once = 1 if max(params.flow.hidden) <= 256 else min(4, self.cores)
+        at_once = min(flow_threads(params), self.cores)
         flow, data = pieces.flow(), pieces.generation()
         yield Task(f"flow of {dataset}", flow, lambda s: {flow: self._watch(spec, s).flow(params, at_once)})
         yield Task(f"inversion of {dataset}", pieces.inversion(), partial(self._inversion, pieces, threads))

@@ -16,7 +16,7 @@ from flp.params.sections import offline_steps
 from flp.system import layout
 from flp.system.errors import FLPError
 
-MOST_THREADS = 16  # of a job, as the rules have it
+MOST_THREADS = 16  # of a job
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,11 @@ def jobs(keys: Keys) -> list[Job]:
     return [*found, Job("report", "report", needs=tuple(job.name for job in found), threads=4, runs=runs)]
 
 
+def flow_threads(params: Params) -> int:
+    """Threads that a flow's training asks for: small ones gain nothing from a second."""
+    return 1 if max(params.flow.hidden) <= 256 else 4
+
+
 def known_spec(params: Params, dataset: str) -> EnvironmentSpec | None:
     """What is known of a dataset's environment; None of a user's task whose data are not there yet."""
     try:
@@ -82,8 +87,9 @@ def _flows(keys: Keys, dataset: str) -> Iterator[Job]:
     yield Job("download_dataset", data, dataset, threads=MOST_THREADS, rows=made)
     for seed in keys.params.seeds:
         flow, latent = (f"{stage}/{dataset}/seed{seed}" for stage in ("pretrain_flow", "invert_to_latent"))
-        threads = 1 if max(params.flow.hidden) <= 256 else 4
-        yield Job("pretrain_flow", flow, dataset, needs=(data,), threads=threads, updates=params.flow.steps)
+        yield Job(
+            "pretrain_flow", flow, dataset, needs=(data,), threads=flow_threads(params), updates=params.flow.steps
+        )
         yield Job("invert_to_latent", latent, dataset, needs=(flow,), threads=MOST_THREADS, rows=inverted)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 # The flp of this checkout, in this file and (lib/experiment.py) in the stages.
 sys.path[:0] = [str(Path(workflow.basedir).parent), str(Path(workflow.basedir, "lib"))]
 
+from flp.experiment.workload import MOST_THREADS, flow_threads
 from flp.system import layout
 from experiment import Experiment, log_file
 from job_shell import prefix

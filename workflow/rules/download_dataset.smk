@@ -11,7 +11,7 @@ rule download_dataset:
     cache: True
     conda:
         "../envs/flp.yaml"
-    threads: 16
+    threads: MOST_THREADS
     resources:
         mem_mb=8000,
         runtime=lambda w, attempt: attempt * 720,

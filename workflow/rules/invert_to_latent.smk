@@ -17,7 +17,7 @@ rule invert_to_latent:
         log_file("invert_to_latent", "{dataset}/seed{seed}"),
     conda:
         "../envs/flp.yaml"
-    threads: 16
+    threads: MOST_THREADS
     resources:
         gpu=GPUS,
         mem_mb=12000,

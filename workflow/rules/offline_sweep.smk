@@ -9,7 +9,7 @@ rule offline_sweep:
         log_file("offline_sweep", "{dataset}/{figure}/seed{seeds}"),
     conda:
         "../envs/flp.yaml"
-    threads: lambda w: min(16, EXPERIMENT.runs("offline_sweep")(w))
+    threads: lambda w: min(MOST_THREADS, EXPERIMENT.runs("offline_sweep")(w))
     resources:
         gpu=GPUS,
         mem_mb=lambda w: 8000 + 500 * EXPERIMENT.runs("offline_sweep")(w),

@@ -10,7 +10,7 @@ rule offline_train:
         log_file("offline_train", "{dataset}/{agent}/seed{seeds}"),
     conda:
         "../envs/flp.yaml"
-    threads: lambda w: min(16, EXPERIMENT.runs("offline_train")(w))
+    threads: lambda w: min(MOST_THREADS, EXPERIMENT.runs("offline_train")(w))
     resources:
         gpu=GPUS,
         mem_mb=lambda w: 8000 + 500 * EXPERIMENT.runs("offline_train")(w),

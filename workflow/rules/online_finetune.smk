@@ -10,7 +10,7 @@ rule online_finetune:
         log_file("online_finetune", "{dataset}/{agent}/seed{seeds}"),
     conda:
         "../envs/flp.yaml"
-    threads: lambda w: min(16, EXPERIMENT.runs("online_finetune")(w))
+    threads: lambda w: min(MOST_THREADS, EXPERIMENT.runs("online_finetune")(w))
     resources:
         gpu=GPUS,
         mem_mb=lambda w: 8000 + 500 * EXPERIMENT.runs("online_finetune")(w),

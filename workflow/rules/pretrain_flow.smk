@@ -12,7 +12,7 @@ rule pretrain_flow:
     cache: True
     conda:
         "../envs/flp.yaml"
-    threads: lambda w: 1 if max(EXPERIMENT.dataset(w).flow.hidden) <= 256 else 4
+    threads: lambda w: flow_threads(EXPERIMENT.dataset(w))
     resources:
         gpu=GPUS,
         mem_mb=12000,
