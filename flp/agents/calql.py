@@ -33,7 +33,7 @@ class CalQL(Agent):
         super().__init__()
         o, own = spec.offline, settings_of(spec, "calql")
         self.action_dim, self.discount, self.target_rate = spec.action_dim, o.discount, o.target_rate
-        self.scale, self.draws = own.reward_scale, own.draws
+        self.value_scale, self.draws = own.reward_scale, own.draws
         sizes = spec.observation_dim, spec.action_dim, o.hidden
         self.policy = ScaledTanhGaussian(spec.streams, *sizes)
         self.critic = OrthogonalCritic(spec.streams, *sizes, members=o.critics)
@@ -69,7 +69,7 @@ class CalQL(Agent):
         alpha = self.log_alpha.exp().detach()
         loss = alpha * log_prob.mean((1, 2)) - q.mean((1, 2))
         temperature_loss = -self.log_alpha * (log_prob.detach().mean((1, 2)) - self.action_dim)
-        logs = {"actor_loss": loss, "actor_q": q.mean((1, 2)) / self.scale, "entropy": -log_prob.mean((1, 2))}
+        logs = {"actor_loss": loss, "actor_q": q.mean((1, 2)) / self.value_scale, "entropy": -log_prob.mean((1, 2))}
         return loss + temperature_loss, {name: value.detach() for name, value in logs.items()} | {"temperature": alpha}
 
     def critic_loss(self, batch: Batch, noise: dict[str, Tensor]) -> tuple[Tensor, Logs]:
@@ -77,7 +77,7 @@ class CalQL(Agent):
         q, penalty, raised = self.penalty(batch, noise)
         error = (q - self.target(batch, noise["target"]).unsqueeze(1)).square().mean(2).sum(1)
         pressure, factor_loss = self.pressure(penalty)
-        logs = critic_logs(error + pressure, q / self.scale)
+        logs = critic_logs(error + pressure, q / self.value_scale)
         logs |= {"penalty": penalty.detach().mean(1), "calibrated": raised}
         return error + pressure + factor_loss, logs
 
@@ -94,7 +94,7 @@ class CalQL(Agent):
             at_now, now_log_prob = self.drawn(observations, noise["now"])
         actions = torch.cat([2 * noise["random"] - 1, at_next, at_now, batch["actions"].unsqueeze(2)], 2)
         q_random, q_policy, q = torch.split(rank(self.critic, observations, actions), [n, 2 * n, 1], -1)
-        earned = (self.scale * batch["returns"])[:, None, :, None]
+        earned = (self.value_scale * batch["returns"])[:, None, :, None]
         raised = (q_policy < earned).float().mean((1, 2, 3))
         q_policy = torch.maximum(q_policy, earned) - torch.cat([next_log_prob, now_log_prob], -1).unsqueeze(1)
         q_random = q_random + self.action_dim * math.log(2)  # a density of ½ in every dimension
@@ -106,7 +106,7 @@ class CalQL(Agent):
         """y = r + γ · mask · max over draws a′ of min Q_φ⁻(s′, a′), without entropy, `[R, B]`."""
         actions, _ = self.drawn(batch["next_observations"], noise)
         q = aggregate(rank(self.target_critic, batch["next_observations"], actions), "min").amax(-1)
-        y: Tensor = self.scale * batch["rewards"] + self.discount * batch["masks"] * q
+        y: Tensor = self.value_scale * batch["rewards"] + self.discount * batch["masks"] * q
         return y
 
     def drawn(self, observations: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -117,7 +117,7 @@ class CalQL(Agent):
     @torch.no_grad()
     def value(self, observations: Tensor, actions: Tensor) -> Tensor:
         """min Q_φ(s, a), of the rewards as they are."""
-        q: Tensor = aggregate(self.critic(observations, actions), "min") / self.scale
+        q: Tensor = aggregate(self.critic(observations, actions), "min") / self.value_scale
         return q
 
     @torch.no_grad()

@@ -84,6 +84,10 @@ class Replay:
         """Transitions that can be sampled, per run."""
         return self.offline_size + min(self.added, self.capacity)
 
+    def average_reward(self) -> Tensor:
+        """The dataset's mean reward by each run's task, `[R]`."""
+        return self.rewards.mean(1)[self.task_of_run[:, 0]]
+
     def add(self, transition: Batch) -> None:
         """Store one transition per run, each entry `[R, ...]`."""
         if self.capacity == 0:

@@ -141,6 +141,8 @@ class Offline(Section):
     """The networks see (s - mean) / deviation of the dataset, times this; empty: observations as they are."""
     critic_layer_norm: bool
     """Layer normalisation in the critic."""
+    critic_start: Literal["zero", "average"] = "zero"
+    """What critics say at first: `zero` (the papers), or what the dataset's average reward is worth for ever."""
     critics: Annotated[int, Field(gt=0, le=64)]
     """Members of the critic ensemble."""
     aggregation: Literal["mean", "min"]

@@ -43,6 +43,8 @@ class Agent(Learner):
     """Whether `actions` in the batch are latents z = f⁻¹(a)."""
     uses_returns = False
     """Whether the batch has Monte-Carlo `returns` `[R, B]` too; −∞ where an online episode has not ended yet."""
+    value_scale: float = 1.0
+    """What its critics' values are multiplied by."""
     candidates: tuple[int, ...] = ()
     """Among how many draws each run chooses when it acts; empty where there is no choice."""
 

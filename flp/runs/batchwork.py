@@ -19,7 +19,7 @@ from flp.data.moments import observation_moments
 from flp.data.relabel import relabel
 from flp.flow.checkpoint import load_flow
 from flp.learner.devices import to_device
-from flp.learner.nets import standardize
+from flp.learner.initial import standardize, start_values
 from flp.learner.replay import Replay
 from flp.own.task import OwnSpec
 from flp.params.loading import Params
@@ -115,7 +115,10 @@ class Batchwork:
             actions = torch.from_numpy(data.actions[data.transitions])[None]
             action_of_run = [0] * len(self.runs)
         returns = offline.discount if agent.uses_returns else None
-        return agent, self._replay(data, actions, action_of_run, capacity, returns)
+        replay = self._replay(data, actions, action_of_run, capacity, returns)
+        if offline.critic_start == "average":
+            start_values(agent, agent.value_scale * replay.average_reward() / (1 - offline.discount))
+        return agent, replay
 
     def _latents(self, seed: int, data: Dataset, flow_sha256: str) -> Tensor:
         path = layout.LATENT.format(dataset=self.dataset, seed=seed) + ".safetensors"
