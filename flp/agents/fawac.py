@@ -10,7 +10,7 @@ from flp.learner.optimizers import Adam, descend
 from flp.learner.trainable import Batch, Logs
 from flp.parts.actor_critic import ActorCritic
 from flp.parts.base import Spec, settings_of
-from flp.parts.common import FlowAgent
+from flp.parts.common import FlowAgent, td_loss
 from flp.randomness.streams import RunStreams
 
 
@@ -33,40 +33,35 @@ class FAWAC(FlowAgent, ActorCritic):
 
     def update(self, batch: Batch, noise: dict[str, Tensor]) -> Logs:
         """One step of flow, V and Q at once; each loss reaches its own network alone."""
-        actor_loss, logs = self.actor_loss(batch, noise)
-        value_loss, value_logs = self.value_loss(batch)
-        critic_loss, critic_logs = self.critic_loss(batch, noise["next_z"])
+        v, q = self.baseline(batch["observations"]), self.critic(batch["observations"], batch["actions"])
+        flow_loss, logs = self.flow_loss(batch, noise, (q.mean(1) - v).detach())
+        value_loss, value_logs = self.value_loss(batch, v)
+        critic_loss, critic_logs = td_loss(self.critic, batch, self.target(batch, noise["next_z"]), q)
         follow(self.target_critic, self.critic, self.target_rate)
-        descend(self.optimizers[0], actor_loss + value_loss + critic_loss)
+        descend(self.optimizers[0], flow_loss + value_loss + critic_loss)
         return logs | value_logs | critic_logs
 
     def actions(self, observations: Tensor, z: Tensor) -> Tensor:
         """f(s, z)."""
         return self.behavior.decode(observations, z)
 
-    def actor_loss(self, batch: Batch, noise: dict[str, Tensor]) -> tuple[Tensor, Logs]:
-        """min(exp(α A(s, a)), 100) ‖v(s, x_t, t) − (a − x_0)‖², mean over dimensions and batch, per run `[R]`."""
+    def flow_loss(self, batch: Batch, noise: dict[str, Tensor], advantage: Tensor) -> tuple[Tensor, Logs]:
+        """min(exp(α A), 100) ‖v(s, x_t, t) − (a − x_0)‖², mean over dimensions and batch, per run `[R]`.
+
+        A(s, a) = Q(s, a) − V(s) `[R, B]`, with the ensemble's mean whatever targets take.
+        """
         observations, actions, x_0, t = batch["observations"], batch["actions"], noise["x_0"], noise["t"]
-        advantage = self.advantage(batch)
         weight = (self.alpha * advantage).exp().clamp(max=self.max_weight)
         velocity = self.behavior.field(observations, torch.lerp(x_0, actions, t), t)
         loss = (weight * (velocity - (actions - x_0)).square().mean(-1)).mean(1)
         return loss, {"flow_loss": loss.detach(), "advantage": advantage.mean(1), "weight": weight.mean(1)}
 
-    @torch.no_grad()
-    def advantage(self, batch: Batch) -> Tensor:
-        """Q(s, a) − V(s), `[R, B]`, with the ensemble's mean whatever targets take."""
-        q = self.critic(batch["observations"], batch["actions"]).mean(1)
-        advantage: Tensor = q - self.baseline(batch["observations"])
-        return advantage
-
-    def value_loss(self, batch: Batch) -> tuple[Tensor, Logs]:
-        """(V(s) − Q_φ⁻(s, a))² at the dataset's actions, mean over the ensemble, per run `[R]`.
+    def value_loss(self, batch: Batch, v: Tensor) -> tuple[Tensor, Logs]:
+        """(V(s) − Q_φ⁻(s, a))² at the dataset's actions with V(s) `[R, B]`, mean over the ensemble, per run `[R]`.
 
         FQL's paper does not say how V is made (open); this is how a later code of its second author makes it.
         """
         with torch.no_grad():
             q = self.target_critic(batch["observations"], batch["actions"])
-        v = self.baseline(batch["observations"])
         loss = (v.unsqueeze(1) - q).square().mean((1, 2))
         return loss, {"value_loss": loss.detach(), "v": v.detach().mean(1)}
