@@ -31,9 +31,9 @@ from flp.system.progress import Progress
 
 IMAGE = Path(__file__).resolve().parents[1] / "docs" / "images" / "latents-sweep.png"
 TARGETS = (1, 4)
-WAYS = (("argmax", 1), ("argmax", 4), ("argmax", 16), ("resample", 16))
-NAMES = ("one draw", "best of 4", "best of 16", "resampled from 16")
-COLORS = ("#9aa0a6", "#e08a1e", "#b45309", "#3b82c4")
+WAYS = (("argmax", 1, 1.0), ("argmax", 4, 1.0), ("argmax", 16, 1.0), ("resample", 16, 1.0), ("resample", 16, 0.3))
+NAMES = ("one draw", "best of 4", "best of 16", "resampled from 16", "the same at 0.3 alpha")
+COLORS = ("#9aa0a6", "#e08a1e", "#b45309", "#3b82c4", "#1e3a8a")
 
 
 def changed(params: Params, hidden: list[int], rate: float, steps: int) -> Params:
@@ -61,12 +61,18 @@ def trained(work: Batchwork, label: str) -> FLP:
 def successes(agent: FLP, evaluator: Evaluator) -> list[dict[str, Any]]:
     """What each run does when its policy acts in each way."""
     rows = []
-    for selection, count in WAYS:
+    for selection, count, temperature in WAYS:
         agent.resamples, agent.candidates = selection == "resample", (count,) * len(evaluator.tasks)
-        agent.surplus = None
+        agent.surplus, agent.temperature = None, temperature
         played = evaluator.evaluate(lambda s, streams: agent.act(s, streams)[0])
         rows += [
-            {"selection": selection, "N": count, "run": run, "success": float(played.success[run].mean())}
+            {
+                "selection": selection,
+                "N": count,
+                "temperature": temperature,
+                "run": run,
+                "success": float(played.success[run].mean()),
+            }
             for run in range(len(evaluator.tasks))
         ]
     return rows
@@ -76,6 +82,7 @@ def measure(arguments: argparse.Namespace) -> None:
     """Train and act in all ways; write one row per network, rate, N of the target, task and way."""
     params = load_params("params.yaml", *arguments.configfile)
     dataset, device = params.datasets[0], set_up(arguments.threads, "cpu")
+    params = params.for_dataset(dataset)
     tasks = arguments.tasks or params.offline.tasks
     runs = [Run(task, params.seeds[0], params.offline.alpha, count, f"n{count}") for count in TARGETS for task in tasks]
     table = []
@@ -101,11 +108,11 @@ def draw(arguments: argparse.Namespace) -> None:
     for row, table in zip(panels, tables, strict=True):
         for panel, targets in zip(row, TARGETS, strict=True):
             shown = table[table["targets"] == targets]
-            mean = shown.groupby(["width", "rate", "selection", "N"])["success"].mean().mul(100)
+            mean = shown.groupby(["width", "rate", "selection", "N", "temperature"])["success"].mean().mul(100)
             places = sorted({(width, rate) for width, rate, *_ in mean.index})
             for k, (way, name, color) in enumerate(zip(WAYS, NAMES, COLORS, strict=True)):
-                left = [i + 0.2 * (k - 1.5) for i in range(len(places))]
-                panel.bar(left, [mean[place + way] for place in places], 0.19, color=color, label=name)
+                left = [i + 0.17 * (k - 2) for i in range(len(places))]
+                panel.bar(left, [mean[place + way] for place in places], 0.16, color=color, label=name)
             panel.set_xticks(range(len(places)), [f"{width} wide\n{rate:g}" for width, rate in places])
             name = "one draw" if targets == 1 else f"best of {targets}"
             panel.set(title=f"{table['dataset'][0]}, targets: {name}", ylim=(0, 100))

@@ -23,8 +23,7 @@ from scipy import stats
 from torch import Tensor
 
 from flp.flow.matching import Pairs, spread
-from flp.learner.initial import standardize
-from flp.learner.nets import MLP
+from flp.learner.nets import MLP, standardize
 from flp.learner.optimizers import Adam, descend
 from flp.learner.trainable import Batch, Learner, Logs
 from flp.learner.trainer import CHUNK, Trainer

@@ -107,6 +107,19 @@ def make_critic(spec: Spec) -> tuple[Critic, Critic]:
     return critic, deepcopy(critic).requires_grad_(False)
 
 
+@torch.no_grad()
+def start_values(module: nn.Module, start: Tensor) -> None:
+    """Let all critics and state values in a module say `start`, `[R]`, about everything, before they are trained.
+
+    A critic that starts from 0 where rewards are -1 has to sink to -1 / (1 - discount) before it can tell anything,
+    and what has not sunk yet looks like success meanwhile. Started from what the average reward is worth for ever,
+    values only rise, from the goal backwards.
+    """
+    for critic in module.modules():
+        if isinstance(critic, (Critic, Value)):
+            critic.net.biases[-1].add_(start.repeat_interleave(critic.net.members)[:, None, None])
+
+
 def critic_logs(loss: Tensor, q: Tensor) -> Logs:
     """A critic's scalars from its loss `[R]` and its values `[R, members, B]`."""
     q = q.detach()

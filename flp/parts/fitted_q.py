@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flp.learner.initial import standardize
-from flp.learner.nets import Critic, follow
+from flp.learner.nets import Critic, follow, standardize
 from flp.learner.optimizers import Adam, descend
 from flp.params.sections import Offline
 from flp.randomness.streams import RunStreams

@@ -19,12 +19,13 @@ from flp.data.moments import observation_moments
 from flp.data.relabel import relabel
 from flp.flow.checkpoint import load_flow
 from flp.learner.devices import to_device
-from flp.learner.initial import standardize, start_values
+from flp.learner.nets import standardize
 from flp.learner.replay import Replay
 from flp.own.task import OwnSpec
 from flp.params.loading import Params
 from flp.params.run import Run
 from flp.parts.base import Agent, Spec
+from flp.parts.common import start_values
 from flp.randomness.seeds import seed_of
 from flp.randomness.streams import RunStreams
 from flp.system import layout

@@ -23,7 +23,7 @@ from flp.flow.matching import FlowLearner, Pairs, validation_loss
 from flp.flow.saturation import learnable
 from flp.flow.velocity import VelocityField
 from flp.learner.devices import device_name, set_up, to_device
-from flp.learner.initial import standardize
+from flp.learner.nets import standardize
 from flp.learner.trainable import Logs
 from flp.learner.trainer import Trainer
 from flp.own.task import OwnSpec

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from flp.learner.denoiser import Denoiser, Dense
-from flp.learner.initial import standardize
+from flp.learner.nets import standardize
 from flp.learner.rectified import RectifiedMLP
 from flp.randomness.streams import RunStreams
 

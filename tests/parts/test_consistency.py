@@ -8,8 +8,8 @@ import math
 import pytest
 import torch
 
-from flp.learner.initial import standardize
 from flp.learner.mish import MishMLP
+from flp.learner.nets import standardize
 from flp.parts.consistency import LEAST, MOST, Consistency, level, level_count
 from flp.randomness.streams import RunStreams
 

@@ -13,12 +13,12 @@ from random_transitions import make_replay
 from reference import SETTINGS, make_batch, make_flow
 
 from flp.agents import make_agent
-from flp.learner.initial import start_values
 from flp.learner.nets import Critic, Value
 from flp.params.loading import load_params
 from flp.params.run import Run
 from flp.params.sections import AgentName, Offline
 from flp.parts.base import Spec
+from flp.parts.common import start_values
 from flp.randomness.streams import RunStreams
 from flp.runs.batchwork import Batchwork
 
