@@ -160,7 +160,7 @@ def test_value_is_carried_back_along_a_chain(name):
     assert (actions_at(agent, [0.0, 1.0, 0.0]) > 0.5).float().mean() > 0.9
     critic = agent.critic if hasattr(agent, "critic") else agent.values.critic
     start = torch.tensor([[[1.0, 0.0, 0.0]]])
-    scale = getattr(agent, "scale", 1.0)
+    scale = agent.value_scale
     right, left = (critic(start, torch.tensor([[[a]]])).mean().item() / scale for a in (0.6, -0.6))
     assert right == pytest.approx(0.9 * RIGHT[name], abs=0.05)
     assert left == pytest.approx(0.9 * 0.3, abs=0.05)
