@@ -117,7 +117,8 @@ def draw(arguments: argparse.Namespace) -> None:
             name = "one draw" if targets == 1 else f"best of {targets}"
             panel.set(title=f"{table['dataset'][0]}, targets: {name}", ylim=(0, 100))
         row[0].set_ylabel("success, %")
-    panels[0][0].legend(fontsize="small", frameon=False)
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(WAYS), fontsize="small", frameon=False)
     figure.savefig(IMAGE, dpi=110)
 
 
