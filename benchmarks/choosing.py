@@ -17,7 +17,6 @@ from typing import Any
 
 import matplotlib
 import pandas as pd
-import torch
 
 from flp.agents.flp import FLP
 from flp.evaluation.rollout import Evaluator
@@ -141,7 +140,6 @@ def main() -> None:
     drawing.add_argument("tables", type=Path, nargs="+")
     drawing.set_defaults(run=draw)
     arguments = parser.parse_args()
-    torch.manual_seed(0)  # nothing draws from it
     arguments.run(arguments)
 
 

@@ -131,7 +131,7 @@ def test_the_papers_flow_is_one_preset_away(paper):
     assert (default.flow.schedule, default.flow.saturation_noise) == ("cosine", 0.1)
     assert original == default.model_copy(update={"flow": original.flow, "offline": original.offline})
     chosen = original.offline.model_dump(
-        include={"selection", "candidates", "target_candidates", "kl_budget", "schedule"}
+        include={"selection", "candidates", "target_candidates", "kl_budget", "schedule", "critic_start"}
     )
     assert chosen == {
         "selection": "argmax",
@@ -139,7 +139,12 @@ def test_the_papers_flow_is_one_preset_away(paper):
         "target_candidates": None,
         "kl_budget": None,
         "schedule": "constant",
+        "critic_start": "zero",
     }
     assert paper.offline.model_dump(include=set(chosen)) == chosen
+    over_the_arm = load_params(
+        *(ROOT / name for name in ("params.yaml", "presets/cube-single.yaml", "presets/original.yaml"))
+    )
+    assert over_the_arm.offline.model_dump(include=set(chosen)) == chosen
     theirs = default.flow.model_copy(update={"schedule": "constant", "saturation_noise": 0})
     assert original.flow == theirs
