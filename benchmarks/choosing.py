@@ -30,9 +30,13 @@ from flp.system.progress import Progress
 
 IMAGE = Path(__file__).resolve().parents[1] / "docs" / "images" / "latents-sweep.png"
 TARGETS = (1, 4)
-WAYS = (("argmax", 1, 1.0), ("argmax", 4, 1.0), ("argmax", 16, 1.0), ("resample", 16, 1.0), ("resample", 16, 0.3))
-NAMES = ("one draw", "best of 4", "best of 16", "resampled from 16", "the same at 0.3 alpha")
-COLORS = ("#9aa0a6", "#e08a1e", "#b45309", "#3b82c4", "#1e3a8a")
+# Selection, N, temperature; no N is the policy's mean.
+WAYS = (
+    *(("argmax", 0, 1.0), ("argmax", 1, 1.0), ("argmax", 4, 1.0), ("argmax", 16, 1.0)),
+    *(("resample", 16, 1.0), ("resample", 16, 0.3)),
+)
+NAMES = ("mean", "one draw", "best of 4", "best of 16", "resampled from 16", "the same at 0.3 alpha")
+COLORS = ("#3f7d3a", "#9aa0a6", "#e08a1e", "#b45309", "#3b82c4", "#1e3a8a")
 
 
 def changed(params: Params, hidden: list[int], rate: float, steps: int) -> Params:
@@ -61,7 +65,8 @@ def successes(agent: FLP, evaluator: Evaluator) -> list[dict[str, Any]]:
     """What each run does when its policy acts in each way."""
     rows = []
     for selection, count, temperature in WAYS:
-        agent.resamples, agent.candidates = selection == "resample", (count,) * len(evaluator.tasks)
+        agent.resamples, agent.candidates = selection == "resample", (max(count, 1),) * len(evaluator.tasks)
+        agent.acting_noise = float(count > 0)
         agent.surplus, agent.temperature = None, temperature
         played = evaluator.evaluate(lambda s, streams: agent.act(s, streams)[0])
         rows += [
@@ -110,8 +115,8 @@ def draw(arguments: argparse.Namespace) -> None:
             mean = shown.groupby(["width", "rate", "selection", "N", "temperature"])["success"].mean().mul(100)
             places = sorted({(width, rate) for width, rate, *_ in mean.index})
             for k, (way, name, color) in enumerate(zip(WAYS, NAMES, COLORS, strict=True)):
-                left = [i + 0.17 * (k - 2) for i in range(len(places))]
-                panel.bar(left, [mean[place + way] for place in places], 0.16, color=color, label=name)
+                left = [i + 0.14 * (k - 2.5) for i in range(len(places))]
+                panel.bar(left, [mean[place + way] for place in places], 0.13, color=color, label=name)
             panel.set_xticks(range(len(places)), [f"{width} wide\n{rate:g}" for width, rate in places])
             name = "one draw" if targets == 1 else f"best of {targets}"
             panel.set(title=f"{table['dataset'][0]}, targets: {name}", ylim=(0, 100))

@@ -40,7 +40,7 @@ class FLP(Agent):
             raise ValueError("FLP needs the pretrained flow")
         o = spec.offline
         self.discount, self.target_rate, self.aggregation = o.discount, o.target_rate, o.aggregation
-        self.resamples, self.temperature = o.selection == "resample", o.temperature
+        self.resamples, self.temperature, self.acting_noise = o.selection == "resample", o.temperature, o.acting_noise
         self.candidates = spec.candidates
         self.target_candidates = tuple(o.target_candidates or n for n in spec.candidates)
         self.surplus = _surplus(self.candidates, spec.alpha.device)
@@ -58,6 +58,11 @@ class FLP(Agent):
         if self.kl_budget is not None:
             self.log_alpha = nn.Parameter(spec.alpha.log())
             self.optimizers.append(Adam([self.log_alpha], o.learning_rate))
+
+    @property
+    def chooses(self) -> bool:
+        """Whether it acts by one of N draws, and not by its mean."""
+        return self.acting_noise > 0
 
     def draw(self, streams: RunStreams, updates: int, batch_size: int) -> dict[str, Tensor]:
         """Noise of the actor's z and of the N next candidates."""
@@ -108,10 +113,12 @@ class FLP(Agent):
         v = weighted_mean(proposed.log_weights, proposed.values) if self.resamples else proposed.values.amax(-1)
         return batch["rewards"] + self.discount * batch["masks"] * v
 
-    def propose(self, critic: Critic, observations: Tensor, noise: Tensor, surplus: Tensor | None) -> Proposed:
-        """The policy's candidates by noise `[R, B, N, d]`, valued; a run's surplus ones are worth −∞."""
+    def propose(
+        self, critic: Critic, observations: Tensor, noise: Tensor, surplus: Tensor | None, spread: float = 1.0
+    ) -> Proposed:
+        """Candidates μ + spread · σ · noise `[R, B, N, d]`, valued; a run's surplus ones are worth −∞."""
         mean, log_std = self.policy(observations)
-        candidates = sample(mean.unsqueeze(2), log_std.unsqueeze(2), noise)
+        candidates = sample(mean.unsqueeze(2), log_std.unsqueeze(2), spread * noise)
         values = aggregate(rank(critic, observations, candidates), self.aggregation)
         weights = log_weights(values, self.temperature * self.weight(), candidates, noise)
         if surplus is not None:
@@ -126,10 +133,21 @@ class FLP(Agent):
 
     @torch.no_grad()
     def act(self, observations: Tensor, streams: RunStreams) -> tuple[Tensor, Tensor]:
-        """Draw N latents, keep the best or resample one, decode it; the latent itself is what is stored."""
+        """Draw N latents with `acting_noise` times σ, keep the best or resample one, decode it; at 0 it is μ."""
+        if self.acting_noise == 0:
+            z, _ = self.policy(observations)
+            return self.flow.decode(observations, z), z
+        return self._choose(observations, streams, self.acting_noise)
+
+    @torch.no_grad()
+    def explore(self, observations: Tensor, streams: RunStreams) -> tuple[Tensor, Tensor]:
+        """Like `act`, with all of the policy's noise; the latent itself is what is stored."""
+        return self._choose(observations, streams, 1.0)
+
+    def _choose(self, observations: Tensor, streams: RunStreams, spread: float) -> tuple[Tensor, Tensor]:
         batch = observations.shape[1]
         noise = streams.normals(self.candidates, batch, self.flow.field.action_dim)
-        proposed = self.propose(self.critic, observations, noise, self.surplus)
+        proposed = self.propose(self.critic, observations, noise, self.surplus, spread)
         if self.resamples:
             z = resample(proposed.log_weights, proposed.candidates, streams.uniform(batch, 1))
         else:

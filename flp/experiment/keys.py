@@ -25,8 +25,8 @@ from flp.system.hashing import contents, hash_of
 
 # Parameters only FLP reads: changing them leaves the baselines alone.
 _FLP_ONLY = (
-    *("alpha", "candidates", "target_candidates", "selection", "temperature", "kl_budget"),
-    *("log_std_min", "log_std_max"),
+    *("alpha", "candidates", "target_candidates", "selection", "temperature", "acting_noise"),
+    *("kl_budget", "log_std_min", "log_std_max"),
 )
 # What computes and draws each of the paper's figures and tables.
 FIGURE_SOURCES = {

@@ -86,12 +86,11 @@ class Policy:
     @property
     def candidates(self) -> int | None:
         """Among how many draws it chooses (N of best-of-N); None where the algorithm chooses among none."""
-        counts = self._learner.candidates
-        return counts[0] if counts else None
+        return self._learner.candidates[0] if self._learner.chooses else None
 
     @candidates.setter
     def candidates(self, count: int) -> None:
-        if not self._learner.candidates:
+        if not self._learner.chooses:
             raise FLPError(f"{self.agent} does not choose among candidates")
         if not isinstance(count, int) or not 1 <= count <= 1024:
             raise FLPError(f"candidates must be a whole number from 1 to 1024, not {count!r}")

@@ -133,6 +133,8 @@ class Offline(Section):
     """How one of N is chosen: the best by Q (the paper), or by its weight in Eq. 4's optimum p(z) exp(Q / alpha)."""
     temperature: Positive = 1.0
     """Of resampling, in units of alpha: below 1 it is greedier."""
+    acting_noise: Annotated[float, Field(ge=0, le=1), AsReal] = 1.0
+    """In evaluations the policy draws with its deviation times this; 0: it acts by its mean, whatever `candidates`."""
     kl_budget: Positive | None = None
     """Nats that the KL of Eq. 4 may take on average: alpha then only starts at its value, and follows; empty: fixed."""
     hidden: Hidden

@@ -48,6 +48,11 @@ class Agent(Learner):
     candidates: tuple[int, ...] = ()
     """Among how many draws each run chooses when it acts; empty where there is no choice."""
 
+    @property
+    def chooses(self) -> bool:
+        """Whether it acts by one of several draws."""
+        return bool(self.candidates)
+
     def act(self, observations: Tensor, streams: RunStreams) -> tuple[Tensor, Tensor]:
         """Actions for the environment in [-1, 1] and as they are stored, each `[R, B, a]`."""
         raise NotImplementedError

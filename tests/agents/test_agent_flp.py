@@ -243,8 +243,9 @@ def test_behaving_decodes_the_prior():
     torch.testing.assert_close(agent.behave(observations, RunStreams([5, 6])), agent.flow.decode(observations, z))
 
 
-def test_an_action_is_resampled_by_the_weights_of_the_optimum():
-    agent = randomize(make_agent([1, 2], alphas=[1.0, 3.0], counts=[64, 64], **RESAMPLING))
+@pytest.mark.parametrize("noise", [1.0, 0.8])
+def test_an_action_is_resampled_by_the_weights_of_the_optimum(noise):
+    agent = randomize(make_agent([1, 2], alphas=[1.0, 3.0], counts=[64, 64], acting_noise=noise, **RESAMPLING))
     observations = RunStreams([1, 2]).normal(1, 3).expand(2, 5000, 3)
     _, z = agent.act(observations, RunStreams([5, 6]))
     # The optimum from many draws of the prior instead, weighted by exp(Q / (0.7 α)) alone.
@@ -254,6 +255,31 @@ def test_an_action_is_resampled_by_the_weights_of_the_optimum():
     mean = (weights * draws).sum(1)
     torch.testing.assert_close(z.mean(1), mean, rtol=0, atol=0.1)
     assert (mean.abs() > 0.3).any()
+
+
+def test_without_noise_it_acts_by_its_mean_and_explores_as_ever():
+    still, lively = (
+        randomize(make_agent([1, 2], alphas=[1.0, 3.0], counts=[3, 3], acting_noise=noise)) for noise in (0.0, 1.0)
+    )
+    observations = RunStreams([1, 2]).normal(5, 3)
+    actions, z = still.act(observations, RunStreams([5, 6]))
+    mean, _ = still.policy(observations)
+    assert torch.equal(z, mean)
+    assert torch.equal(actions, still.flow.decode(observations, mean))
+    assert (still.chooses, lively.chooses) == (False, True)
+    explored = still.explore(observations, RunStreams([5, 6]))[1]
+    assert torch.equal(explored, lively.act(observations, RunStreams([5, 6]))[1])
+    assert not torch.equal(explored, mean)
+
+
+def test_with_less_noise_it_draws_nearer_to_its_mean():
+    agent = randomize(make_agent([1, 2], counts=[1, 1], acting_noise=0.3))
+    observations = RunStreams([1, 2]).normal(5, 3)
+    mean, log_std = agent.policy(observations)
+    drawn = RunStreams([5, 6]).normal(5, 1, 2)[:, :, 0]
+    torch.testing.assert_close(
+        agent.act(observations, RunStreams([5, 6]))[1], mean + 0.3 * log_std.exp() * drawn, rtol=1e-6, atol=1e-6
+    )
 
 
 def test_the_kl_is_led_to_its_budget_whatever_q_s_scale():

@@ -131,12 +131,21 @@ def test_the_papers_flow_is_one_preset_away(paper):
     assert (default.flow.schedule, default.flow.saturation_noise) == ("cosine", 0.1)
     assert original == default.model_copy(update={"flow": original.flow, "offline": original.offline})
     chosen = original.offline.model_dump(
-        include={"selection", "candidates", "target_candidates", "kl_budget", "schedule", "critic_start"}
+        include={
+            "selection",
+            "candidates",
+            "target_candidates",
+            "acting_noise",
+            "kl_budget",
+            "schedule",
+            "critic_start",
+        }
     )
     assert chosen == {
         "selection": "argmax",
         "candidates": 4,
         "target_candidates": None,
+        "acting_noise": 1.0,
         "kl_budget": None,
         "schedule": "constant",
         "critic_start": "zero",
