@@ -95,7 +95,7 @@ def main() -> None:
     block = data["observations"][:, 19:21]
     far = np.linalg.norm(block - 10 * (goal[:2] - np.array([0.425, 0.0])), axis=1) > FAR
     trial, random = Trial(policy.dataset, policy.task, arguments.states), np.random.default_rng(0)
-    progress = Progress("phases", 4)
+    progress = Progress("worth", 4, unit="phases")
     for done, (phase, here) in enumerate(phases(data["observations"]).items()):
         rows = random.choice(np.flatnonzero(here & far), arguments.states, replace=False)
         said, cells = 0.0, []
