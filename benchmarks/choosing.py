@@ -20,9 +20,7 @@ import pandas as pd
 
 from flp.agents.flp import FLP
 from flp.evaluation.rollout import Evaluator
-from flp.learner.compiled import Compiled
 from flp.learner.devices import set_up
-from flp.learner.trainer import Trainer
 from flp.params.loading import Params, load_params
 from flp.params.run import Run
 from flp.runs.batchwork import Batchwork
@@ -51,11 +49,7 @@ def trained(work: Batchwork, label: str) -> FLP:
     offline = work.params.offline
     agent, replay = work.load()
     assert isinstance(agent, FLP)
-    if offline.schedule == "cosine":
-        for optimizer in agent.optimizers:
-            optimizer.decay_steps = offline.steps
-    update = Compiled(agent.update) if offline.compile else None
-    trainer = Trainer(agent, replay, work.streams("offline"), offline.batch_size, capture=False, update=update)
+    trainer = work.trainer(agent, replay, "offline", offline.steps)
     progress = Progress(label, offline.steps)
     trainer.fit(offline.steps, (offline.steps, offline.steps), lambda step, logs: None, lambda: None, progress)
     return agent

@@ -18,9 +18,11 @@ from flp.data.load import Dataset, load_dataset
 from flp.data.moments import observation_moments
 from flp.data.relabel import relabel
 from flp.flow.checkpoint import load_flow
+from flp.learner.compiled import Compiled
 from flp.learner.devices import to_device
 from flp.learner.nets import standardize
 from flp.learner.replay import Replay
+from flp.learner.trainer import Trainer
 from flp.own.task import OwnSpec
 from flp.params.loading import Params
 from flp.params.run import Run
@@ -120,6 +122,22 @@ class Batchwork:
         if offline.critic_start == "average":
             start_values(agent, agent.value_scale * replay.average_reward() / (1 - offline.discount))
         return agent, replay
+
+    def trainer(self, agent: Agent, replay: Replay, phase: str, steps: int, *, capture: bool = True) -> Trainer:
+        """What takes `steps` updates in a phase, with the experiment's schedule, precision and compilation."""
+        offline = self.params.offline
+        if phase == "offline" and offline.schedule == "cosine":
+            for optimizer in agent.optimizers:
+                optimizer.decay_steps = optimizer.decay_steps or steps
+        return Trainer(
+            agent,
+            replay,
+            self.streams(phase),
+            offline.batch_size,
+            capture=capture,
+            autocast=torch.bfloat16 if offline.precision == "bfloat16" else None,
+            update=Compiled(agent.update) if offline.compile else None,
+        )
 
     def _latents(self, seed: int, data: Dataset, flow_sha256: str) -> Tensor:
         path = layout.LATENT.format(dataset=self.dataset, seed=seed) + ".safetensors"

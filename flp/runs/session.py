@@ -12,10 +12,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from flp.learner.compiled import Compiled
 from flp.learner.devices import choose_device, set_up
 from flp.learner.trainable import Logs
-from flp.learner.trainer import CHUNK, Trainer
+from flp.learner.trainer import CHUNK
 from flp.params.loading import Params
 from flp.params.run import Run
 from flp.runs.batchwork import Batchwork
@@ -134,18 +133,7 @@ class Session(AbstractContextManager["Session", None]):
         self.assignment, self.turns, self.steps = assignment, turns, steps
         self.work = Batchwork(assignment.dataset, assignment.agent, shard.runs, params, device)
         self.agent, self.replay = self.work.load(capacity)
-        if phase == "offline" and params.offline.schedule == "cosine":
-            for optimizer in self.agent.optimizers:
-                optimizer.decay_steps = optimizer.decay_steps or steps
-        self.trainer = Trainer(
-            self.agent,
-            self.replay,
-            self.work.streams(phase),
-            params.offline.batch_size,
-            capture=capture,
-            autocast=torch.bfloat16 if params.offline.precision == "bfloat16" else None,
-            update=Compiled(self.agent.update) if params.offline.compile else None,
-        )
+        self.trainer = self.work.trainer(self.agent, self.replay, phase, steps, capture=capture)
         self.resume = Resume(shard.folder, clock=turns.clock)
         label = f"{assignment.agent} {assignment.dataset} {phase}"
         names = [run.name for run in shard.runs]
