@@ -132,6 +132,7 @@ def test_the_papers_flow_is_one_preset_away(paper):
     assert original == default.model_copy(update={"flow": original.flow, "offline": original.offline})
     chosen = original.offline.model_dump(
         include={
+            "alpha",
             "selection",
             "candidates",
             "target_candidates",
@@ -142,6 +143,7 @@ def test_the_papers_flow_is_one_preset_away(paper):
         }
     )
     assert chosen == {
+        "alpha": 1.0,
         "selection": "argmax",
         "candidates": 4,
         "target_candidates": None,
