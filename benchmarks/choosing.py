@@ -29,10 +29,7 @@ from flp.system.progress import Progress
 IMAGE = Path(__file__).resolve().parents[1] / "docs" / "images" / "latents-sweep.png"
 TARGETS = (1, 4)
 # Selection, N, temperature; no N is the policy's mean.
-WAYS = (
-    *(("argmax", 0, 1.0), ("argmax", 1, 1.0), ("argmax", 4, 1.0), ("argmax", 16, 1.0)),
-    *(("resample", 16, 1.0), ("resample", 16, 0.3)),
-)
+WAYS = (*(("argmax", n, 1.0) for n in (0, 1, 4, 16)), ("resample", 16, 1.0), ("resample", 16, 0.3))
 NAMES = ("mean", "one draw", "best of 4", "best of 16", "resampled from 16", "the same at 0.3 alpha")
 COLORS = ("#3f7d3a", "#9aa0a6", "#e08a1e", "#b45309", "#3b82c4", "#1e3a8a")
 

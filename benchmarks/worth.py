@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from flp import load_policy
 from flp.agents.flp import FLP
@@ -41,12 +40,6 @@ def phases(observations: NDArray[Any]) -> dict[str, NDArray[np.bool_]]:
     }
 
 
-def moved(agent: FLP, observations: Tensor, streams: RunStreams, greedy: bool) -> Tensor:
-    """Actions by the best of N, or by the mean."""
-    agent.acting_noise = 1.0 if greedy else 0.0
-    return agent.act(observations, streams)[0].clamp(-1, 1)[0]
-
-
 class Trial:
     """Copies of the task's environment, each set to a state of the data."""
 
@@ -67,8 +60,9 @@ class Trial:
         streams = RunStreams([0])
         done, lengths = np.zeros(len(observations), bool), np.full(len(observations), np.inf)
         for step in range(HORIZON):
+            moved = agent.explore if step < steps else agent.act  # the best of N, and the mean
             with torch.inference_mode():
-                actions = moved(agent, torch.from_numpy(observations)[None], streams, step < steps).numpy()
+                actions = moved(torch.from_numpy(observations)[None], streams)[0].clamp(-1, 1)[0].numpy()
             for k in np.flatnonzero(~done):
                 observations[k], _, done[k], _, _ = self.environments[k].step(actions[k])
                 lengths[k] = step + 1 if done[k] else np.inf
@@ -89,21 +83,21 @@ def main() -> None:
     agent, discount = policy._learner, float(policy.manifest["model"]["offline"]["discount"])
     if not isinstance(agent, FLP) or policy.dataset != "cube-single-play":
         parser.error("it knows the phases of cube-single-play alone, and policies of FLP")
-    agent.resamples, agent.candidates = False, (arguments.candidates,)
+    agent.resamples, agent.candidates, agent.acting_noise = False, (arguments.candidates,), 0.0
     data = np.load(f"data/{policy.dataset}-val.npz", allow_pickle=False)
-    goal = make_environment(policy.dataset, policy.task).unwrapped.task_infos[policy.task - 1]["goal_xyzs"][0]  # type: ignore[attr-defined]
+    trial, random = Trial(policy.dataset, policy.task, arguments.states), np.random.default_rng(0)
+    goal = trial.environments[0].unwrapped.task_infos[policy.task - 1]["goal_xyzs"][0]  # type: ignore[attr-defined]
     block = data["observations"][:, 19:21]
     far = np.linalg.norm(block - 10 * (goal[:2] - np.array([0.425, 0.0])), axis=1) > FAR
-    trial, random = Trial(policy.dataset, policy.task, arguments.states), np.random.default_rng(0)
     progress = Progress("worth", 4, unit="phases")
     for done, (phase, here) in enumerate(phases(data["observations"]).items()):
         rows = random.choice(np.flatnonzero(here & far), arguments.states, replace=False)
-        said, cells = 0.0, []
+        start, cells = trial.begin(data["qpos"][rows], data["qvel"][rows]), []
+        with torch.inference_mode():
+            s = torch.from_numpy(start)[None]
+            said = float(agent.critic(s, agent.policy(s)[0]).mean())
         for steps in arguments.steps:
             observations = trial.begin(data["qpos"][rows], data["qvel"][rows])
-            with torch.inference_mode():
-                s = torch.from_numpy(observations)[None]
-                said = float(agent.critic(s, agent.policy(s)[0]).mean())
             succeeded, returns = trial.play(agent, observations, steps, discount)
             cells.append(f"{steps}: {100 * succeeded.mean():.0f} %, {returns.mean():.1f}")
         progress.update(done + 1)
