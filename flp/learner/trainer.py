@@ -44,6 +44,7 @@ class Trainer:
         batch_size: transitions per update and run.
         capture: replay updates as a CUDA graph; ignored on CPU.
         autocast: dtype of matrix products, or None for the parameters' own.
+        observation_noise: standard deviations `[o]` of Gaussian noise on the states s of batches, not on s′; or None.
         update: takes the learner's step in its stead, such as its compiled form.
     """
 
@@ -56,10 +57,12 @@ class Trainer:
         *,
         capture: bool = True,
         autocast: torch.dtype | None = None,
+        observation_noise: Tensor | None = None,
         update: Callable[[Batch, dict[str, Tensor]], Logs] | None = None,
     ) -> None:
         self.learner, self.source, self.streams, self.batch_size = learner, source, streams, batch_size
         self.autocast, self.update = autocast, update or learner.update
+        self.observation_noise = observation_noise
         self.step = self.logged = 0
         self.totals: Logs = {}
         self.updates: Callable[[Tensor, dict[str, Tensor]], Logs] = self._updates
@@ -124,6 +127,9 @@ class Trainer:
         """Indices `[count, R, B]` and noise `[count, R, ...]` of the next updates."""
         indices = self._indices(count).transpose(0, 1).contiguous()
         noise = self.learner.draw(self.streams, count, self.batch_size)
+        if self.observation_noise is not None:
+            shape = (count, self.batch_size, len(self.observation_noise))
+            noise["observations"] = self.observation_noise * self.streams.normal(*shape).transpose(0, 1)
         return indices, {name: value.contiguous() for name, value in noise.items()}
 
     def _indices(self, count: int) -> Tensor:
@@ -164,9 +170,12 @@ class Trainer:
         total: Logs = {}
         device, autocast = indices.device.type, self.autocast
         for k in range(len(indices)):
+            batch, drawn = self.source.batch(indices[k]), {name: value[k] for name, value in noise.items()}
+            if self.observation_noise is not None:
+                batch["observations"] = batch["observations"] + drawn.pop("observations")
             # Without its cache: that keeps the casts of parameters which the update has since changed.
             with torch.autocast(device, autocast, enabled=autocast is not None, cache_enabled=False):
-                logs = self.update(self.source.batch(indices[k]), {name: value[k] for name, value in noise.items()})
+                logs = self.update(batch, drawn)
             total = {name: value + total[name] if total else value for name, value in logs.items()}
         return {name: value / len(indices) for name, value in total.items()}
 

@@ -141,6 +141,8 @@ class Offline(Section):
     """Widths of the policy's and the critic's hidden layers."""
     observation_scale: Positive | None = None
     """The networks see (s - mean) / deviation of the dataset, times this; empty: observations as they are."""
+    observation_noise: Annotated[float, Field(ge=0, le=10), AsReal] = 0.0
+    """Gaussian noise on the observations of every batch, in deviations of the dataset; next observations have none."""
     critic_layer_norm: bool
     """Layer normalisation in the critic."""
     critic_start: Literal["zero", "average"] = "zero"

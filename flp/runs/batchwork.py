@@ -107,7 +107,7 @@ class Batchwork:
             ),
         )
         if offline.observation_scale is not None:
-            mean, std = (to_device(moment, self.device) for moment in observation_moments(data))
+            mean, std = (to_device(moment, self.device) for moment in observation_moments(data.observations))
             standardize(agent, mean, std, offline.observation_scale, skip=flow)
         if agent.uses_latents:
             digests = {run.seed: m["sha256"] for run, m in zip(self.runs, manifests, strict=True)}
@@ -136,8 +136,16 @@ class Batchwork:
             offline.batch_size,
             capture=capture,
             autocast=torch.bfloat16 if offline.precision == "bfloat16" else None,
+            observation_noise=self._observation_noise(replay),
             update=Compiled(agent.update) if offline.compile else None,
         )
+
+    def _observation_noise(self, replay: Replay) -> Tensor | None:
+        noise = self.params.offline.observation_noise
+        if noise == 0:
+            return None
+        _, std = observation_moments(replay.observations.cpu().numpy())
+        return noise * to_device(std, self.device)
 
     def _latents(self, seed: int, data: Dataset, flow_sha256: str) -> Tensor:
         path = layout.LATENT.format(dataset=self.dataset, seed=seed) + ".safetensors"

@@ -115,7 +115,7 @@ class Estimator:
         with torch.inference_mode():
             after = self._actions(act, self._shared(data.observations[rows + 1]), "fitted-Q noise")
             first = self._actions(act, self._shared(data.observations[starts]), "fitted-Q starts")
-        moments = tuple(to_device(moment, self.device) for moment in observation_moments(data))
+        moments = tuple(to_device(moment, self.device) for moment in observation_moments(data.observations))
         arrays = (data.observations[rows], data.actions[rows], data.rewards[rows], data.masks[rows])
         s, a, r, masks, s_after = (to_device(array, self.device) for array in (*arrays, data.observations[rows + 1]))
         begins = to_device(np.searchsorted(rows, starts), self.device)

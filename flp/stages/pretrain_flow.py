@@ -56,7 +56,7 @@ def train_flow(job: Job, path: str, key: str) -> None:
     init = RunStreams([seed_of("flow init", name, seed)], place=device)
     field = VelocityField(init, train.observation_dim, train.action_dim, settings.hidden)
     if settings.observation_scale is not None:
-        mean, std = (to_device(moment, device) for moment in observation_moments(train))
+        mean, std = (to_device(moment, device) for moment in observation_moments(train.observations))
         standardize(field, mean, std, settings.observation_scale)
     learner = FlowLearner(field, settings.learning_rate, settings.steps if settings.schedule == "cosine" else None)
     streams = RunStreams([seed_of("flow", name, seed)], device)

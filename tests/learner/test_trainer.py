@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from random_transitions import make_trainer
+from reference import make_agent
 
 from flp.learner.nets import follow
 from flp.learner.optimizers import descend
@@ -245,3 +246,46 @@ def test_a_broken_online_run_goes_on_bit_by_bit():
     fit(second, 20, (8,), before_update=interact(second))
     assert_equal_states(snapshot(whole), snapshot(second))
     assert_equal_states(whole.source.state(), second.source.state())
+
+
+def test_states_are_moved_by_noise_of_the_runs_own_and_next_states_are_not():
+    std = torch.tensor([0.5, 2.0, 0.0])
+    plain, moved = make_trainer(), make_trainer(observation_noise=std)
+    seen = []
+    moved.update = lambda batch, noise: (seen.append((batch, set(noise))), moved.learner.update(batch, noise))[1]
+    plain_indices, plain_noise = plain.draw(4)
+    indices, noise = moved.draw(4)
+    assert torch.equal(indices, plain_indices)
+    assert all(torch.equal(noise[name], drawn) for name, drawn in plain_noise.items())
+    moved.take(indices, {name: value.clone() for name, value in noise.items()})
+    for k, (batch, names) in enumerate(seen):
+        rows = plain.source.batch(indices[k])
+        assert torch.equal(batch["observations"], rows["observations"] + noise["observations"][k])
+        assert torch.equal(batch["next_observations"], rows["next_observations"])
+        assert names == set(plain_noise)
+    many = make_trainer(batch_size=2000, observation_noise=std).draw(5)[1]["observations"]
+    assert many.shape == (5, 2, 2000, 3)
+    torch.testing.assert_close(many.std((0, 2)), std.expand(2, 3), rtol=0.03, atol=0)
+    assert many.mean((0, 2)).abs().max() < 0.1
+    assert (many[:, 0] - many[:, 1])[..., :2].abs().min() > 0
+    assert torch.equal(noise["observations"][:, 1], _alone(std).draw(4)[1]["observations"][:, 0])
+
+
+def _alone(std):
+    """The second run of `make_trainer`, by itself."""
+    pair = make_trainer(observation_noise=std)
+    return Trainer(make_agent([2]), pair.source, RunStreams([4]), 5, observation_noise=std)
+
+
+def test_training_that_moves_states_goes_on_to_the_bit():
+    std = torch.tensor([0.5, 2.0, 0.1])
+    whole, first = make_trainer(observation_noise=std), make_trainer(observation_noise=std)
+    whole.chunk(6), whole.chunk(4)
+    first.chunk(6)
+    later = make_trainer(observation_noise=std)
+    later.restore(*snapshot(first))
+    later.chunk(4)
+    assert_equal_states(snapshot(whole), snapshot(later))
+    plain = make_trainer()
+    plain.chunk(10)
+    assert not torch.equal(plain.learner.critic.net.weights[0], whole.learner.critic.net.weights[0])

@@ -138,6 +138,7 @@ def test_the_papers_flow_is_one_preset_away(paper):
             "target_candidates",
             "acting_noise",
             "kl_budget",
+            "observation_noise",
             "schedule",
             "critic_start",
         }
@@ -149,6 +150,7 @@ def test_the_papers_flow_is_one_preset_away(paper):
         "target_candidates": None,
         "acting_noise": 1.0,
         "kl_budget": None,
+        "observation_noise": 0.0,
         "schedule": "constant",
         "critic_start": "zero",
     }
