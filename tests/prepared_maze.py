@@ -29,7 +29,7 @@ def prepare(root):
     values["download"] |= {"policy": "random", "episodes": 4, "steps_per_episode": 101}
     values["flow"] |= {"steps": 20, "hidden": [16], "batch_size": 32, "validate_every": 10, "solver_steps": 1}
     values["invert"] |= {"max_roundtrip_error": 100.0, "likelihood_samples": 0}
-    values["offline"] |= {"tasks": [1, 2], "steps": 60, "hidden": [16], "batch_size": 16}
+    values["offline"] |= {"tasks": [1, 2], "steps": 60, "hidden": [16], "batch_size": 16, "discount": 0.99}
     values["online"] |= {"steps": 20}
     values["evaluation"] |= {"every": 60, "episodes": 1}
     (root / "params.yaml").write_text(yaml.safe_dump(values))

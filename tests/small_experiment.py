@@ -17,7 +17,7 @@ def tiny(params, dataset, **changes):
     params["download"] |= {"episodes": 2, "steps_per_episode": 31}
     params["flow"] |= {"hidden": [16], "steps": 40, "validate_every": 20, "solver_steps": 2}
     params["invert"] |= {"likelihood_samples": 8, "max_roundtrip_error": 1.0}
-    params["offline"] |= {"tasks": [1, 4], "steps": 20, "hidden": [16], "batch_size": 16}
+    params["offline"] |= {"tasks": [1, 4], "steps": 20, "hidden": [16], "batch_size": 16, "candidates": 4}
     params["online"] |= {"steps": 10}
     params["evaluation"] |= {"every": 20, "episodes": 1}
     params["report"] |= {"bootstrap": 100}

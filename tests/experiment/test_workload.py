@@ -42,9 +42,9 @@ def test_the_default_experiment(work):
     assert data.rows == 220 * 1001  # a tenth more to validate
     assert flow.updates == 10_000 and flow.threads == 1
     assert latent.rows == 200 * 1000  # an episode's last row starts no transition
-    assert (offline.runs, offline.updates, offline.steps) == (5, 10_000, 0)
-    assert offline.evaluations == 10_000 // 2000 + 1  # and once the flow
-    assert (online.runs, online.updates, online.steps, online.evaluations) == (5, 2000, 2000, 2)
+    assert (offline.runs, offline.updates, offline.steps) == (5, 6000, 0)
+    assert offline.evaluations == 6000 // 1000 + 1  # and once the flow
+    assert (online.runs, online.updates, online.steps, online.evaluations) == (5, 2000, 2000, 3)
     assert report.runs == 10
     for before, after in [(data, flow), (flow, latent), (latent, offline), (offline, online), (online, report)]:
         assert before.name in after.needs
@@ -52,13 +52,13 @@ def test_the_default_experiment(work):
 
 def test_evaluations_that_do_not_divide_the_steps(work):
     found = work(offline={"steps": 4001, "agents": ["iql"]}, online={"steps": 1})
-    assert found[f"offline_train/{MAZE}/iql/seed0"].evaluations == 3  # at 2000, 4000 and 4001
+    assert found[f"offline_train/{MAZE}/iql/seed0"].evaluations == 5  # at every 1000th, and at 4001
     assert found[f"online_finetune/{MAZE}/iql/seed0"].evaluations == 2  # before the first step, and after it
 
 
 def test_seeds_tasks_and_sweeps(work):
     sweep = {"alpha": [1.0, 3.0], "candidates": [4, 16]}  # 1 and 4 are the experiment's own
-    offline = {"tasks": [1, 2], "seeds_per_job": 2, "sweep": sweep, "agents": ["flp", "bc"]}
+    offline = {"candidates": 4, "tasks": [1, 2], "seeds_per_job": 2, "sweep": sweep, "agents": ["flp", "bc"]}
     found = work(seeds=[0, 1, 2], offline=offline, online={"tasks": [2]})
     first, last = (found[f"offline_train/{MAZE}/flp/seed{seeds}"] for seeds in ("0-1", "2"))
     assert (first.runs, last.runs) == (2 * 2 * 3, 2 * 3)
@@ -86,7 +86,7 @@ def test_other_values_for_an_algorithm_or_a_dataset(work):
     )
     cube = found[f"offline_train/{CUBE}/idql/seed0"]
     assert (cube.runs, cube.updates, cube.evaluations) == (1, 30_000, 3)
-    assert found[f"offline_train/{MAZE}/flp/seed0"].updates == 10_000
+    assert found[f"offline_train/{MAZE}/flp/seed0"].updates == 6000
     assert f"offline_train/{CUBE}/flp/seed0" not in found
     flow = found[f"pretrain_flow/{CUBE}/seed0"]
     assert (flow.updates, flow.threads) == (7, 4)

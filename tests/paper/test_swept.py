@@ -26,7 +26,7 @@ DATASET = "pointmaze-medium-navigate"
 
 
 def keys(**offline: Any) -> Keys:
-    changes = {"offline": {"tasks": [1, 2]} | offline}
+    changes = {"offline": {"tasks": [1, 2], "candidates": 4} | offline}
     return Keys(parse(merge(read_yaml(ROOT / "params.yaml"), changes)))
 
 
