@@ -46,7 +46,7 @@ def test_a_figure_asks_for_what_it_shows(empty: Checkout, target: str, expected:
 
 def test_a_sweep_that_is_given_is_one_job_with_the_rest(empty: Checkout, tmp_path: Path) -> None:
     swept = tmp_path / "swept.yaml"
-    swept.write_text("offline: {sweep: {alpha: [0.1, 3.0], candidates: [1, 2]}}\n")
+    swept.write_text("offline: {candidates: 4, sweep: {alpha: [0.1, 3.0], candidates: [1, 2]}}\n")
     figures = ("figure3", "figure4", "figure5")
     assert announced(empty, *figures, "--configfile", str(swept)) == UP_TO_OFFLINE + jobs(**dict.fromkeys(figures, 1))
 
