@@ -51,7 +51,7 @@ def refusal(values):
 def test_the_default_loads():
     params = load_params(ROOT / "params.yaml")
     assert params.datasets == [MAZE]
-    assert params.offline.target_candidates == 1
+    assert params.offline.candidates == 1
     assert params.for_dataset(MAZE) == params
 
 
