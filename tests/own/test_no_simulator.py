@@ -38,7 +38,8 @@ def test_its_evaluations_are_estimates_and_say_that_no_episode_was_played(plant)
 def test_what_the_data_earned_is_their_discounted_return(plant):
     data = flp.load_dataset("plant")
     episodes = np.split(data.rewards[data.transitions].astype(np.float64), 5)
-    expected = np.mean([(episode * 0.99 ** np.arange(50)).sum() for episode in episodes])
+    weights = load_params().offline.discount ** np.arange(50)
+    expected = np.mean([(episode * weights).sum() for episode in episodes])
     assert pd.read_csv(RUN / "evaluations.csv").iloc[-1]["data_value"] == pytest.approx(expected)
 
 
