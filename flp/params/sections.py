@@ -188,6 +188,9 @@ class Online(Section):
 
     steps: Natural
     """Environment steps, which are gradient steps too; 0 leaves the stage out."""
+    learning_rate: Positive | None = None
+    """Adam's step size, for what was trained before; empty for `offline.learning_rate`. Rates that an algorithm has of
+    its own change in the same proportion."""
     tasks: Annotated[list[Task], Distinct] | None = Field(default=None, json_schema_extra=UNKEYED)
     """Tasks to fine-tune on; empty for all of `offline.tasks`."""
 

@@ -26,6 +26,7 @@ from flp.learner.trainer import Trainer
 from flp.own.task import OwnSpec
 from flp.params.loading import Params
 from flp.params.run import Run
+from flp.params.sections import ONLINE_ONLY
 from flp.parts.base import Agent, Spec
 from flp.parts.common import start_values
 from flp.randomness.seeds import seed_of
@@ -126,9 +127,7 @@ class Batchwork:
     def trainer(self, agent: Agent, replay: Replay, phase: str, steps: int, *, capture: bool = True) -> Trainer:
         """What takes `steps` updates in a phase, with the experiment's schedule, precision and compilation."""
         offline = self.params.offline
-        if phase == "offline" and offline.schedule == "cosine":
-            for optimizer in agent.optimizers:
-                optimizer.decay_steps = optimizer.decay_steps or steps
+        self._set_rates(agent, phase, steps)
         return Trainer(
             agent,
             replay,
@@ -139,6 +138,15 @@ class Batchwork:
             observation_noise=self._observation_noise(replay),
             update=Compiled(agent.update) if offline.compile else None,
         )
+
+    def _set_rates(self, agent: Agent, phase: str, steps: int) -> None:
+        """Let the rates fall over offline training; fine-tune with smaller ones, each in the same proportion."""
+        offline, slower = self.params.offline, self.params.online.learning_rate
+        for optimizer in agent.optimizers:
+            if phase == "offline" and offline.schedule == "cosine":
+                optimizer.decay_steps = optimizer.decay_steps or steps
+            if phase == "online" and slower is not None and self.agent not in ONLINE_ONLY:
+                optimizer.learning_rate *= slower / offline.learning_rate
 
     def _observation_noise(self, replay: Replay) -> Tensor | None:
         noise = self.params.offline.observation_noise

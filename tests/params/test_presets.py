@@ -129,7 +129,9 @@ def test_the_papers_flow_is_one_preset_away(paper):
     default = load_params(ROOT / "params.yaml")
     original = load_params(ROOT / "params.yaml", ROOT / "presets" / "original.yaml")
     assert (default.flow.schedule, default.flow.saturation_noise) == ("cosine", 0.1)
-    assert original == default.model_copy(update={"flow": original.flow, "offline": original.offline})
+    assert original == default.model_copy(
+        update={name: getattr(original, name) for name in ("flow", "offline", "online")}
+    )
     chosen = original.offline.model_dump(
         include={
             "alpha",
@@ -154,6 +156,7 @@ def test_the_papers_flow_is_one_preset_away(paper):
         "schedule": "constant",
         "critic_start": "zero",
     }
+    assert original.online.learning_rate is paper.online.learning_rate is None
     assert paper.offline.model_dump(include=set(chosen)) == chosen
     over_the_arm = load_params(
         *(ROOT / name for name in ("params.yaml", "presets/cube-single.yaml", "presets/original.yaml"))

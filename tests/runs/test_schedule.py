@@ -6,10 +6,14 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
-from prepared_maze import train
+from prepared_maze import DATASET, train
 
 from flp.learner.optimizers import Adam
+from flp.params.loading import load_params
+from flp.params.run import Run
+from flp.runs.batchwork import Batchwork
 from flp.stages import online_finetune
 
 
@@ -25,10 +29,11 @@ def rates(monkeypatch):
     return taken
 
 
-@pytest.mark.parametrize("schedule", ["constant", "cosine"])
-def test_the_rate_follows_its_schedule(here, monkeypatch, schedule):
+@pytest.mark.parametrize(("schedule", "online"), [("constant", None), ("cosine", 0.002)])
+def test_the_rate_follows_its_schedule(here, monkeypatch, schedule, online):
     values = yaml.safe_load(Path("params.yaml").read_text())
     values["offline"] |= {"schedule": schedule, "learning_rate": 0.01}
+    values["online"] |= {"learning_rate": online}
     Path("params.yaml").write_text(yaml.safe_dump(values))
     taken, steps = rates(monkeypatch), values["offline"]["steps"]
     assert train() == 0
@@ -39,4 +44,25 @@ def test_the_rate_follows_its_schedule(here, monkeypatch, schedule):
         assert rate == pytest.approx(expected, abs=1e-8)
     taken.clear()
     assert train(online_finetune) == 0
-    assert all(set(rate) == {0.01} for rate in taken.values()) and taken
+    assert all(rate == pytest.approx([online or 0.01] * 20) for rate in taken.values()) and len(taken) >= 2
+
+
+def optimizers(params, agent, phase):
+    """The optimizers of an agent about to be trained in a phase."""
+    work = Batchwork(DATASET, agent, [Run(1, 0, params.offline.alpha, 1)], params, torch.device("cpu"))
+    made, replay = work.load()
+    work.trainer(made, replay, phase, 20)
+    return made.optimizers
+
+
+@pytest.mark.parametrize(("agent", "factor"), [("flp", 0.1), ("calql", 0.1), ("rlpd", 1)])
+def test_fine_tuning_slows_every_rate_alike_and_not_what_begins_there(here, agent, factor):
+    values = yaml.safe_load(Path("params.yaml").read_text())
+    values["offline"] |= {"learning_rate": 0.01}
+    values["online"] |= {"learning_rate": 0.001}
+    Path("params.yaml").write_text(yaml.safe_dump(values))
+    params = load_params()
+    before = [optimizer.learning_rate for optimizer in optimizers(params, agent, "offline")]
+    after = [optimizer.learning_rate for optimizer in optimizers(params, agent, "online")]
+    assert after == pytest.approx([rate * factor for rate in before])
+    assert agent != "calql" or len(set(before)) == 2
