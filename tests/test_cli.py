@@ -153,6 +153,28 @@ def test_overlays_are_named_as_snakemake_names_them(project, tmp_path, capsys):
         assert "1 datasets, 2 flows, 2 offline runs in 2 jobs" in capsys.readouterr().out
 
 
+def test_values_are_given_as_snakemake_takes_them(project, tmp_path, capsys):
+    (tmp_path / "seeds.yaml").write_text(yaml.safe_dump({"seeds": [0, 1], "offline": {"tasks": [1]}}))
+    assert main(["check", "--preset", "seeds.yaml", "--config", "offline={tasks: [1, 2]}", "seeds=[3]"]) == 0
+    assert "1 datasets, 1 flows, 2 offline runs in 1 jobs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["offline"], ["--config offline: takes KEY=VALUE", "offline={alpha: 0.3}"]),
+        (["offline={alpha: 0.3"], ["--config offline={alpha: 0.3: is not valid YAML"]),
+        (["seeds=[0]", "seeds=[1]"], ["'seeds' is given twice"]),
+        (["offline={alpa: 0.3}"], ["--config", "offline.alpa", "alpha"]),
+        (["ofline={alpha: 0.3}"], ["ofline", "offline"]),
+        (["offline={alpha: !!python/name:os.system }"], ["is not valid YAML"]),
+    ],
+)
+def test_a_mistake_in_a_given_value_is_said(project, capsys, given, told):
+    line = refusal(capsys, ["check", "--config", *given])
+    assert all(part in line for part in told), line
+
+
 def test_the_schema_in_the_workflow_is_the_program_s(request, capsys):
     assert main(["schema"]) == 0
     committed = request.config.rootpath / "workflow/schemas/params.schema.json"

@@ -24,6 +24,7 @@ from flp.system.stopping import STOP, InterruptedJobError
 from flp.system.surroundings import settle
 
 BOARDS = ("tensorboard", "wandb")
+NAMING = ("params", "preset", "config")  # options that name the experiment
 
 
 class Job:
@@ -37,7 +38,7 @@ class Job:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
-        whole = load_params(args.params, *args.preset)
+        whole = experiment(args)
         if boards := {name: True for name in BOARDS if getattr(args, name, False)}:
             whole = whole.model_copy(update={"report": whole.report.model_copy(update=boards)})
         self.keys = Keys(whole)
@@ -63,6 +64,11 @@ class Job:
         return self.args.seeds or self.params.seeds
 
 
+def experiment(args: argparse.Namespace) -> Params:
+    """The experiment that `--params`, `--preset` and `--config` name; raises `FLPError` as `load_params` does."""
+    return load_params(args.params, *args.preset, given=args.config)
+
+
 class Main(Protocol):
     """A program: called with its arguments, or with none for the process's own."""
 
@@ -86,14 +92,14 @@ def stage(name: str, options: Sequence[str], run: Callable[[Job], None], doc: st
                 run(job)
         return 0
 
-    chosen = {option: OPTIONS[option] for option in (*options, "params", "preset", "threads", "device", "profile")}
+    chosen = {option: OPTIONS[option] for option in (*options, *NAMING, "threads", "device", "profile")}
     return program(name, chosen, work, doc)
 
 
 def tool(name: str, options: dict[str, Any], run: Callable[[Keys, argparse.Namespace], int], doc: str | None) -> Main:
     """The program of a tool: its own options, and those that name the experiment."""
-    chosen = options | {option: OPTIONS[option] for option in ("params", "preset")}
-    return program(name, chosen, lambda args: run(Keys(load_params(args.params, *args.preset)), args), doc)
+    chosen = options | {option: OPTIONS[option] for option in NAMING}
+    return program(name, chosen, lambda args: run(Keys(experiment(args)), args), doc)
 
 
 def program(name: str, options: dict[str, Any], work: Callable[[argparse.Namespace], int], doc: str | None) -> Main:
@@ -201,6 +207,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "default": [],
         "metavar": "FILE",
         "help": "overlays on --params, such as presets/cube-single.yaml; --configfile is another name for it",
+    },
+    "config": {
+        "action": "extend",
+        "nargs": "+",
+        "default": [],
+        "metavar": "KEY=VALUE",
+        "help": "other values, as Snakemake takes them: 'offline={alpha: 0.3}'",
     },
     "threads": {
         "type": positive,

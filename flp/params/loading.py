@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import os
 import reprlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,6 +32,7 @@ from flp.params.sections import (
     Online,
     Report,
 )
+from flp.params.yamlfile import read_given
 from flp.params.yamlfile import read_yaml as read_yaml
 from flp.system import layout
 from flp.system.artifacts import read_json
@@ -255,9 +257,14 @@ def _keys_at(path: list[str]) -> list[str]:
     return list(model.model_fields)
 
 
-def load_params(path: Path | str = "params.yaml", *overlays: Path | str) -> Params:
-    """Read `params.yaml` and lay presets over it; raises `FLPError` as `read_yaml` and `parse` do."""
+def load_params(path: Path | str = "params.yaml", *overlays: Path | str, given: Sequence[str] = ()) -> Params:
+    """Read `params.yaml`, lay presets over it, and over those what is `given` as `KEY=VALUE`.
+
+    Raises:
+        FLPError: as `read_yaml`, `read_given` and `parse` do.
+    """
     values = read_yaml(path)
     for overlay in overlays:
         values = merge(values, read_yaml(overlay))
-    return parse(values, " + ".join(str(p) for p in (path, *overlays)))
+    names = [str(p) for p in (path, *overlays)] + (["--config"] if given else [])
+    return parse(merge(values, read_given(given)), " + ".join(names))

@@ -8,7 +8,7 @@ parameters, and a stage takes what is said here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,15 +74,37 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
         text = Path(path).read_bytes()
         if len(text) > 1_000_000:
             raise FLPError(f"{path}: {len(text)} bytes are too many for a parameter file")
-        values = yaml.load(text.decode(), _Loader)
     except OSError as error:
         raise FLPError(f"cannot read {path}: {explained(error)}") from error
-    except (yaml.YAMLError, RecursionError, ValueError, TypeError, LookupError, AttributeError) as error:
-        # PyYAML's own constructors stumble over tags such as `!!int ""` or `!!timestamp x`.
-        raise FLPError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    values = _loaded(text, str(path))
     if not isinstance(values, dict):
         raise FLPError(f"{path} must hold a mapping of sections (datasets, seeds, download, …)")
     return values
+
+
+def read_given(texts: Iterable[str]) -> dict[str, Any]:
+    """What a command line gives as `KEY=VALUE`, such as `offline={alpha: 0.3}`: values are YAML, as Snakemake's.
+
+    Raises:
+        FLPError: no `=`, a value that is not YAML, or a key given twice.
+    """
+    given: dict[str, Any] = {}
+    for text in texts:
+        key, separator, value = text.partition("=")
+        if not separator:
+            raise FLPError(f"--config {text}: takes KEY=VALUE, such as --config 'offline={{alpha: 0.3}}'")
+        if key in given:
+            raise FLPError(f"--config: key {key!r} is given twice; write one: --config '{key}={{…}}'")
+        given[key] = _loaded(value.encode(errors="surrogateescape"), f"--config {text}:")
+    return given
+
+
+def _loaded(text: bytes, name: str) -> Any:
+    try:
+        return yaml.load(text.decode(), _Loader)
+    except (yaml.YAMLError, RecursionError, ValueError, TypeError, LookupError, AttributeError) as error:
+        # PyYAML's own constructors stumble over tags such as `!!int ""` or `!!timestamp x`.
+        raise FLPError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from error
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
