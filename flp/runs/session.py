@@ -143,10 +143,9 @@ class Session(AbstractContextManager["Session", None]):
         rescue = partial(keep_last_good, self.work, self.resume, assignment.folder, assignment.keys)
         own = not self.work.spec.of_ogbench
         self.health = Health(label, names, params.offline, self.replay, self.agent, rescue, own=own)
-        tick = partial(self.resume.stop_if_asked, self.state)
         beside = evaluates_beside(device)
         self.boards = Boards(params.report, assignment.folder, self.work.shown, {r.name: asdict(r) for r in shard.runs})
-        self.recorder = Recorder(self.work, phase, self.agent, shard.threads, self.health, tick, beside=beside)
+        self.recorder = Recorder(self.work, phase, self.agent, shard.threads, self.health, self._tick, beside=beside)
         self.parts: list[Part] = [self.trainer, self.recorder, self.health]
 
     def state(self) -> State:
@@ -172,10 +171,17 @@ class Session(AbstractContextManager["Session", None]):
         with self.turns(self.trainer.step):
             self._say(self.recorder.evaluate_behavior)
 
+    def _tick(self) -> None:
+        """What every step of an evaluation that is waited for does."""
+        self.progress.beat()
+        self.resume.stop_if_asked(self.state)
+
     def _say(self, evaluate: Callable[[], list[str]]) -> None:
+        self.progress.notes = "evaluating"
         with self.progress.section("evaluation"):
             for line in evaluate():
                 self.progress.say(line)
+        self.progress.notes = ""
         self.status.note(success=self.recorder.success)
         self.boards.follow("evaluation", self.recorder.evaluations)
 

@@ -79,11 +79,15 @@ class Progress(tqdm):  # type: ignore[type-arg]
         self.tell(int(step))
         super().update(step - self.n)
 
+    def beat(self) -> None:
+        """Show, if it is time to, that work goes on where no step is reached."""
+        super().update(0)
+
     def display(self, msg: str | None = None, pos: int | None = None) -> bool | None:  # type: ignore[override]
         """Show the line."""
         if self.tty:
             return super().display(msg, pos)
-        if self.n != self.initial:
+        if self.n != self.initial or self.notes:
             print(self, file=sys.stderr)
         return False
 
