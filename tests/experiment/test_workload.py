@@ -44,7 +44,7 @@ def test_the_default_experiment(work):
     assert latent.rows == 200 * 1000  # an episode's last row starts no transition
     assert (offline.runs, offline.updates, offline.steps) == (5, 6000, 0)
     assert offline.evaluations == 6000 // 1000 + 1  # and once the flow
-    assert (online.runs, online.updates, online.steps, online.evaluations) == (5, 2000, 2000, 3)
+    assert (online.runs, online.updates, online.steps, online.evaluations) == (5, 1000, 1000, 2)
     assert report.runs == 10
     for before, after in [(data, flow), (flow, latent), (latent, offline), (offline, online), (online, report)]:
         assert before.name in after.needs
