@@ -16,6 +16,7 @@ from prepared_maze import DATASET, train
 from flp.agents.flp import FLP
 from flp.evaluation.rollout import Evaluator
 from flp.runs import session, shards
+from flp.system.progress import Progress
 from flp.system.resume import Resume
 
 FILES = ("policy.safetensors", "evaluations.csv", "log.csv", "trajectories.npz")
@@ -47,6 +48,15 @@ def made(folder):
     for path in folder.rglob("*.json"):
         path.unlink()
     return contents
+
+
+def test_an_evaluation_is_seen_to_go_on(here, monkeypatch):
+    seen = []
+    monkeypatch.setattr(Progress, "beat", lambda progress: seen.append((progress.n, progress.notes)))
+    assert train() == 0
+    assert {said for _, said in seen} == {"evaluating"}
+    assert {step for step, _ in seen} == {0, 60}, "the frozen flow's, and the last"
+    assert len(seen) > 500, "at every step of an episode"
 
 
 def test_evaluations_beside_training_change_nothing(foreground, here, monkeypatch):
