@@ -173,15 +173,13 @@ class Session(AbstractContextManager["Session", None]):
 
     def _tick(self) -> None:
         """What every step of an evaluation that is waited for does."""
-        self.progress.beat()
+        self.progress.beat("evaluating")
         self.resume.stop_if_asked(self.state)
 
     def _say(self, evaluate: Callable[[], list[str]]) -> None:
-        self.progress.notes = "evaluating"
         with self.progress.section("evaluation"):
             for line in evaluate():
                 self.progress.say(line)
-        self.progress.notes = ""
         self.status.note(success=self.recorder.success)
         self.boards.follow("evaluation", self.recorder.evaluations)
 

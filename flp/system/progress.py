@@ -79,9 +79,11 @@ class Progress(tqdm):  # type: ignore[type-arg]
         self.tell(int(step))
         super().update(step - self.n)
 
-    def beat(self) -> None:
-        """Show, if it is time to, that work goes on where no step is reached."""
+    def beat(self, note: str) -> None:
+        """Show, if it is time to, that work goes on where no step is reached, and which."""
+        kept, self.notes = self.notes, note
         super().update(0)
+        self.notes = kept
 
     def display(self, msg: str | None = None, pos: int | None = None) -> bool | None:  # type: ignore[override]
         """Show the line."""

@@ -52,7 +52,7 @@ def made(folder):
 
 def test_an_evaluation_is_seen_to_go_on(here, monkeypatch):
     seen = []
-    monkeypatch.setattr(Progress, "beat", lambda progress: seen.append((progress.n, progress.notes)))
+    monkeypatch.setattr(Progress, "beat", lambda progress, note: seen.append((progress.n, note)))
     assert train() == 0
     assert {said for _, said in seen} == {"evaluating"}
     assert {step for step, _ in seen} == {0, 60}, "the frozen flow's, and the last"

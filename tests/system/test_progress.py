@@ -64,10 +64,9 @@ def test_a_log_has_whole_lines_now_and_then_and_a_last_one(clock, capsys, monkey
 
 def test_work_without_steps_is_seen(clock, capsys):
     line = Progress("flp", 100)
-    line.notes = "evaluating"
     for _ in range(40):
         clock[0] += 1.0
-        line.beat()
+        line.beat("evaluating")
     said = capsys.readouterr().err.splitlines()
     assert [text.partition(" gone")[0] for text in said] == ["flp 0/100 | 00:15", "flp 0/100 | 00:30"]
     assert all(text.endswith("| evaluating") for text in said)
