@@ -164,3 +164,24 @@ def test_the_papers_flow_is_one_preset_away(paper):
     assert over_the_arm.offline.model_dump(include=set(chosen)) == chosen
     theirs = default.flow.model_copy(update={"schedule": "constant", "saturation_noise": 0})
     assert original.flow == theirs
+
+
+@pytest.mark.parametrize("dataset", ["cube-single-play", "scene-play", "puzzle-3x3-play"])
+def test_the_fourteen_have_the_papers_tuned_values(paper, dataset):
+    whole = load_params(ROOT / "params.yaml", ROOT / "presets/fourteen.yaml", given=[f"datasets=[{dataset}]"])
+    ours, theirs = (p.for_dataset(dataset).offline.baselines.model_dump() for p in (whole, paper))
+    tuned = {
+        "iql": {"alpha"},
+        "rebrac": {"alpha_actor", "alpha_critic"},
+        "idql": {"expectile"},
+        "srpo": {"beta", "expectile"},
+        "cac": {"eta"},
+        "fawac": {"alpha"},
+        "fbrac": {"alpha"},
+        "calql": {"weight", "lagrange_gap"},
+        "ifql": {"candidates"},
+        "fql": {"alpha"},
+    }
+    for agent, names in tuned.items():
+        for name in names:
+            assert ours[agent][name] == theirs[agent][name], (agent, name)
