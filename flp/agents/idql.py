@@ -22,13 +22,19 @@ class IDQL(DiffusionAgent):
         super().__init__(spec, "idql")
         own = settings_of(spec, "idql")
         self.candidates, self.ema_rate = (own.candidates,) * len(spec.streams), own.ema_rate
+        self.value_every = own.value_every
+        # Counted on the device, so that captured updates know which of them move the values.
+        self.updates: Tensor
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64, device=spec.streams.device))
         self.average = deepcopy(self.diffusion).requires_grad_(False)
 
     def update(self, batch: Batch, noise: dict[str, Tensor]) -> Logs:
-        """One step of the behaviour model, of V and of Q, one after the other."""
+        """One step of the behaviour model and, every `value_every`-th time, of V and of Q, one after the other."""
         logs = self.update_behavior(batch, noise)
         follow(self.average, self.diffusion, self.ema_rate)
-        return logs | self.update_values(batch)
+        self.updates += 1
+        moves = None if self.value_every == 1 else self.updates % self.value_every == 0
+        return logs | self.update_values(batch, moves)
 
     @torch.no_grad()
     def act(self, observations: Tensor, streams: RunStreams) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from flp.learner.nets import aggregate, follow
-from flp.learner.optimizers import Adam, descend
+from flp.learner.optimizers import Adam, descend, known_to_rest
 from flp.learner.trainable import Batch, Logs
 from flp.parts.base import Agent, Spec, settings_of
 from flp.parts.common import GaussianActor, make_critic, td_loss
@@ -47,8 +47,8 @@ class ReBRAC(Agent):
         official code's does.
         """
         self.updates += 1
-        moves = (self.updates % self.actor_every == 0).to(batch["rewards"].dtype)
-        rests = self._rests()
+        flag = self.updates % self.actor_every == 0
+        moves, rests = flag.to(batch["rewards"].dtype), known_to_rest(flag)
         with torch.set_grad_enabled(not rests):
             actor_loss, logs = self.actor_loss(batch)
         critic_loss, critic_logs = self.critic_loss(batch, noise["target"])
@@ -60,12 +60,6 @@ class ReBRAC(Agent):
             descend(self.optimizers[0], moves * actor_loss)
         descend(self.optimizers[1], critic_loss)
         return logs | critic_logs
-
-    def _rests(self) -> bool:
-        """Whether the actor's gradient is known to be zero; captured and compiled updates multiply it by zero."""
-        if self.updates.is_cuda or torch.compiler.is_dynamo_compiling():
-            return False
-        return bool(self.updates % self.actor_every)
 
     def actor_loss(self, batch: Batch) -> tuple[Tensor, Logs]:
         """−Q(s, a) / mean |Q| + α_actor ‖a − a_data‖² with Q the ensemble's least, per run `[R]`."""

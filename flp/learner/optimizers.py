@@ -108,6 +108,22 @@ class Adam:
             tensor.copy_(tensors[name])
 
 
-def descend(optimizer: Adam, losses: Tensor) -> None:
-    """One step down the sum of per-run losses `[R]`: gradients of different runs never mix."""
-    optimizer.step(torch.autograd.grad(losses.sum(), optimizer.parameters))
+def descend(optimizer: Adam, losses: Tensor, moves: Tensor | None = None) -> None:
+    """One step down the sum of per-run losses `[R]`: gradients of different runs never mix.
+
+    Where `moves`, a flag `[]` on the device, is false, parameters, moments and count stay as they are.
+    """
+    if moves is None:
+        optimizer.step(torch.autograd.grad(losses.sum(), optimizer.parameters))
+    elif not known_to_rest(moves):
+        everything = [*optimizer.parameters, *optimizer.mean, *optimizer.variance, *optimizer.steps]
+        before = [tensor.detach().clone() for tensor in everything]
+        optimizer.step(torch.autograd.grad(losses.sum(), optimizer.parameters))
+        with torch.no_grad():
+            for tensor, old in zip(everything, before, strict=True):
+                tensor.copy_(torch.where(moves, tensor, old))
+
+
+def known_to_rest(moves: Tensor) -> bool:
+    """Whether the flag is false, in a plain update on a CPU; captured and compiled ones cannot branch on it."""
+    return not (moves.is_cuda or torch.compiler.is_dynamo_compiling()) and not moves

@@ -113,6 +113,8 @@ class FQL(BehaviorSource):
 class IDQL(Diffusion):
     """Implicit diffusion Q-learning (IDQL, jaxrl5), with batch and steps shared (open: 512, and 3M in FQL's runs)."""
 
+    value_every: Count = 1
+    """Steps of the model to one of the values: 2 in FQL's runs (3M and 1.5M), 1 in IDQL's last code."""
     candidates: Count = 32
     """Actions drawn from the diffusion model, the best by Q taken."""
     ema_rate: Annotated[float, Field(gt=0, le=1), AsReal] = 0.001

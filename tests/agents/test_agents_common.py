@@ -23,7 +23,7 @@ CASES = [
     ("ifql", {"flow": "pretrained", "candidates": 5}),
     ("fql", {"flow": "joint", "flow_steps": 3}),
     ("fql", {"flow": "pretrained", "normalize_q": True}),
-    ("idql", {"candidates": 5, "width": 8, "blocks": 2, "dropout": 0.1}),
+    ("idql", {"candidates": 5, "width": 8, "blocks": 2, "dropout": 0.1, "value_every": 2}),
     ("srpo", {"width": 8, "blocks": 2, "normalize_gradient": True, "actor_start": 1}),
     ("cac", {"hidden": [8, 6], "max_backup": 3, "candidates": 5, "ema_start": 1, "ema_every": 1, "restart": 2}),
     ("fawac", {"flow_steps": 3}),

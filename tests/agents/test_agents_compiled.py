@@ -14,7 +14,7 @@ from flp.randomness.streams import RunStreams
 CASES = [
     ("fawac", {"flow_steps": 2}),
     ("fbrac", {"flow_steps": 2}),
-    ("idql", {"width": 8, "blocks": 2, "dropout": 0.1}),
+    ("idql", {"width": 8, "blocks": 2, "dropout": 0.1, "value_every": 2}),
     ("srpo", {"width": 8, "blocks": 2}),
     ("rlpd", {}),
     ("cac", {"hidden": [8, 6], "max_backup": 3, "ema_start": 1, "ema_every": 1, "restart": 2}),

@@ -156,13 +156,16 @@ class ReferenceDiffusion:
 class ReferenceIDQL(ReferenceDiffusion):
     def __init__(self, agent, run, own):
         super().__init__(agent, run, own)
-        self.average = self.group("average")
+        self.average, self.count = self.group("average"), 0
 
     def update(self, batch, noise):
         loss = self.diffusion_loss(batch, noise)
         self.adams[0].step(loss)
         self.follow(self.average, self.diffusion, self.own["ema_rate"])
-        return {"diffusion_loss": loss} | self.update_values(batch)
+        self.count += 1
+        if self.count % self.own.get("value_every", 1) == 0:
+            return {"diffusion_loss": loss} | self.update_values(batch)
+        return {"diffusion_loss": loss}
 
     def act(self, s, noise):
         candidates = [self.sample(self.average, s, one) for one in noise]
@@ -205,6 +208,7 @@ class ReferenceSRPO(ReferenceDiffusion):
         (ReferenceSRPO, "srpo", SMALL | {"beta": 0.7, "normalize_gradient": True, "actor_start": 2}, {"critics": 3}),
         (ReferenceIDQL, "idql", SMALL | {"ema_rate": 0.3, "dropout": 0.2}, {}),
         (ReferenceIDQL, "idql", SMALL | {"ema_rate": 0.3, "value_layer_norm": True}, {"critics": 3}),
+        (ReferenceIDQL, "idql", SMALL | {"ema_rate": 0.3, "value_every": 2}, {}),
     ],
 )
 def test_updates_are_the_reference_s(reference, name, own, changes):

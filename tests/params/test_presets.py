@@ -104,7 +104,8 @@ def test_idql_and_srpo_are_shaped_for_mazes_and_for_the_robot_arm(paper):
         shape = (0.7, [512, 512]) if dataset.endswith("navigate") else (0.9, [256, 256])
         assert (idql.expectile, idql.value_hidden) == shape, dataset
         assert (idql.candidates, idql.width, idql.blocks, idql.diffusion_steps) == (32, 256, 3, 5)
-        shared = idql.model_dump(exclude={"candidates", "ema_rate"})
+        assert idql.value_every == 2  # 3M steps of the model, 1.5M of the values
+        shared = idql.model_dump(exclude={"candidates", "ema_rate", "value_every"})
         assert shared.items() <= srpo.model_dump().items(), dataset  # "with IDQL's tuned hyperparameters"
 
 
