@@ -186,3 +186,15 @@ def test_the_fourteen_have_the_papers_tuned_values(paper, dataset):
     for agent, names in tuned.items():
         for name in names:
             assert ours[agent][name] == theirs[agent][name], (agent, name)
+
+
+def test_scene_lies_over_the_other_arm_s_preset():
+    arm, scene = (
+        load_params(ROOT / "params.yaml", *(ROOT / "presets" / f"{name}.yaml" for name in names))
+        for names in (["cube-single"], ["cube-single", "scene"])
+    )
+    assert scene.datasets == ["scene-play"]
+    assert scene.flow == arm.flow.model_copy(update={"hidden": [512, 512, 512], "steps": 60_000})
+    own = {"observation_scale": scene.flow.observation_scale, "steps": 40_000}
+    assert scene.offline == arm.offline.model_copy(update=own)
+    assert scene.evaluation == arm.evaluation.model_copy(update={"every": 8000})
