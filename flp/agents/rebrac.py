@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from flp.learner.nets import aggregate, follow
-from flp.learner.optimizers import Adam, descend, known_to_rest
+from flp.learner.optimizers import Adam, can_branch, descend
 from flp.learner.trainable import Batch, Logs
 from flp.parts.base import Agent, Spec, settings_of
 from flp.parts.common import GaussianActor, make_critic, td_loss
@@ -48,7 +48,7 @@ class ReBRAC(Agent):
         """
         self.updates += 1
         flag = self.updates % self.actor_every == 0
-        moves, rests = flag.to(batch["rewards"].dtype), known_to_rest(flag)
+        moves, rests = flag.to(batch["rewards"].dtype), can_branch(flag) and not flag
         with torch.set_grad_enabled(not rests):
             actor_loss, logs = self.actor_loss(batch)
         critic_loss, critic_logs = self.critic_loss(batch, noise["target"])

@@ -39,10 +39,9 @@ class SRPO(DiffusionAgent):
         """One step of the behaviour model, of V, of Q and, from `actor_start` on, of the policy."""
         logs = self.update_behavior(batch, noise) | self.update_values(batch)
         self.updates += 1
-        moves = (self.updates > self.actor_start).to(batch["rewards"].dtype)
+        moves = None if self.actor_start == 0 else self.updates > self.actor_start
         actor_loss, actor_logs = self.actor_loss(batch, noise)
-        descend(self.optimizers[3], moves * actor_loss)
-        torch._foreach_mul_(self.optimizers[3].steps, moves)  # its first step is the first that moves it
+        descend(self.optimizers[3], actor_loss, moves)
         return logs | actor_logs
 
     def policy(self, observations: Tensor) -> Tensor:

@@ -113,17 +113,18 @@ def descend(optimizer: Adam, losses: Tensor, moves: Tensor | None = None) -> Non
 
     Where `moves`, a flag `[]` on the device, is false, parameters, moments and count stay as they are.
     """
-    if moves is None:
-        optimizer.step(torch.autograd.grad(losses.sum(), optimizer.parameters))
-    elif not known_to_rest(moves):
-        everything = [*optimizer.parameters, *optimizer.mean, *optimizer.variance, *optimizer.steps]
-        before = [tensor.detach().clone() for tensor in everything]
-        optimizer.step(torch.autograd.grad(losses.sum(), optimizer.parameters))
-        with torch.no_grad():
-            for tensor, old in zip(everything, before, strict=True):
-                tensor.copy_(torch.where(moves, tensor, old))
+    if moves is not None and can_branch(moves):
+        if not moves:
+            return
+        moves = None
+    touched = [] if moves is None else [*optimizer.parameters, *optimizer.state().values()]
+    before = [tensor.detach().clone() for tensor in touched]
+    optimizer.step(torch.autograd.grad(losses.sum(), optimizer.parameters))
+    with torch.no_grad():
+        for tensor, old in zip(touched, before, strict=True):
+            tensor.copy_(torch.where(moves, tensor, old))  # type: ignore[arg-type]
 
 
-def known_to_rest(moves: Tensor) -> bool:
-    """Whether the flag is false, in a plain update on a CPU; captured and compiled ones cannot branch on it."""
-    return not (moves.is_cuda or torch.compiler.is_dynamo_compiling()) and not moves
+def can_branch(flag: Tensor) -> bool:
+    """Whether an update may ask a flag on its device: a plain one on a CPU; captured and compiled ones cannot."""
+    return not (flag.is_cuda or torch.compiler.is_dynamo_compiling())

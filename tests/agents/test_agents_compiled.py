@@ -15,7 +15,7 @@ CASES = [
     ("fawac", {"flow_steps": 2}),
     ("fbrac", {"flow_steps": 2}),
     ("idql", {"width": 8, "blocks": 2, "dropout": 0.1, "value_every": 2}),
-    ("srpo", {"width": 8, "blocks": 2}),
+    ("srpo", {"width": 8, "blocks": 2, "actor_start": 1}),
     ("rlpd", {}),
     ("cac", {"hidden": [8, 6], "max_backup": 3, "ema_start": 1, "ema_every": 1, "restart": 2}),
     ("calql", {"draws": 3, "lagrange_gap": 0.5}),
