@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from multiprocessing.connection import wait
-from multiprocessing.context import SpawnContext, SpawnProcess
+from multiprocessing.context import ForkContext, ForkProcess, SpawnContext, SpawnProcess
 from pathlib import Path
 from typing import Any, cast
 
@@ -129,8 +129,7 @@ def run_shards(work: Work, shards: Sequence[Shard], threads: int, *, together: b
         InterruptedJobError: a signal came; every shard has saved its state.
     """
     if together and len(shards) > 1:
-        context = multiprocessing.get_context("spawn")
-        with _Family(context, work, shards, threads) as family:
+        with _Family(_context(), work, shards, threads) as family:
             problems = family.watch()
     else:
         problems = []
@@ -146,6 +145,18 @@ def run_shards(work: Work, shards: Sequence[Shard], threads: int, *, together: b
         raise FLPError("; ".join(dict.fromkeys(problems)))
 
 
+def _context() -> ForkContext | SpawnContext:
+    """How shards start: as copies of this process, which has loaded PyTorch already, or anew where copies could hang.
+
+    A copy has one thread, and whatever another held in that moment stays locked in it for ever.
+    """
+    try:
+        is_alone = len([*Path("/proc/self/task").iterdir()]) == 1
+    except OSError:  # not Linux
+        is_alone = False
+    return multiprocessing.get_context("fork") if is_alone else multiprocessing.get_context("spawn")
+
+
 def _release_memory() -> None:
     """Free what the last shard had on the GPU: its parts refer to one another, so that counting references does not."""
     gc.collect()
@@ -157,7 +168,7 @@ def _release_memory() -> None:
 class _Family:
     """The shards' processes, and the signals passed on to them."""
 
-    def __init__(self, context: SpawnContext, work: Work, shards: Sequence[Shard], threads: int) -> None:
+    def __init__(self, context: ForkContext | SpawnContext, work: Work, shards: Sequence[Shard], threads: int) -> None:
         self.steps, self.holders = SharedNumbers(len(shards)), SharedNumbers(len(shards))
         self.permits = Permits(threads) if len(shards) > threads else None
         self.pipes, self.processes = [], []
@@ -194,7 +205,7 @@ class _Family:
 
     def watch(self) -> list[str]:
         """Wait for all; return what went wrong."""
-        running: dict[int, SpawnProcess] = {process.sentinel: process for process in self.processes}
+        running: dict[int, ForkProcess | SpawnProcess] = {process.sentinel: process for process in self.processes}
         while running:
             for sentinel in wait(list(running)):
                 process = running.pop(cast(int, sentinel))
@@ -219,6 +230,7 @@ def _child(work: Work, shard: Shard, turns: Turns, sender: Any) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     # The terminal sends Ctrl-C to everyone; the parent decides and passes on SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a copy has its parent's; until there is a state it just ends
     try:
         work(shard, turns)
     except InterruptedJobError:

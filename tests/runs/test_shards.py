@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -16,6 +18,9 @@ from flp.runs.turns import Permits, SharedNumbers, Turns
 from flp.system import layout
 from flp.system.errors import FLPError
 from flp.system.stopping import InterruptedJobError
+
+# Python 3.12 warns of it; pytest's own threads hold nothing that these need.
+pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 
 
 def make_runs(count):
@@ -153,28 +158,45 @@ def stop_when_asked(shard, turns):
     raise InterruptedJobError("stopped")
 
 
-def test_every_shard_is_run(tmp_path):
+@pytest.fixture(params=["fork", "spawn"])
+def started(request, monkeypatch):
+    """Shards as copies and anew: nothing that they do here needs a lock of another thread."""
+    monkeypatch.setattr("flp.runs.shards._context", lambda: multiprocessing.get_context(request.param))
+
+
+def test_every_shard_is_run(started, tmp_path):
     run_shards(note, make_shards(tmp_path, 3), 1)
     assert len(list(tmp_path.glob("*/done"))) == 3
 
 
 @pytest.mark.parametrize("together", [True, False])
-def test_a_failing_shard_does_not_stop_the_others(tmp_path, together):
+def test_a_failing_shard_does_not_stop_the_others(started, tmp_path, together):
     with pytest.raises(FLPError, match=r"^task 2 went wrong; do something$"):
         run_shards(fail_second, make_shards(tmp_path, 3), 2, together=together)
     assert sorted(path.parent.name for path in tmp_path.glob("*/done")) == ["1", "3"]
 
 
-def test_nobody_waits_for_a_dead_shards_turn(tmp_path):
+def test_nobody_waits_for_a_dead_shards_turn(started, tmp_path):
     """One permit, held by a process that the kernel kills."""
     with pytest.raises(FLPError, match=r"a training process died \(signal 9\); is there enough memory\?"):
         run_shards(die_while_computing, make_shards(tmp_path, 3), 1)
     assert len(list(tmp_path.glob("*/done"))) == 2
 
 
-def test_a_signal_reaches_every_shard(tmp_path, signals):
+def test_a_signal_reaches_every_shard(started, tmp_path, signals):
     with pytest.raises(InterruptedJobError, match="stopped by SIGTERM; the state is saved"):
         run_shards(stop_when_asked, make_shards(tmp_path, 2), 2)
+
+
+def test_only_a_process_without_other_threads_is_copied():
+    """In any other, a lock that somebody held then would stay locked in the copy."""
+    code = (
+        "import threading, flp.stages.offline_train; from flp.runs.shards import _context;"
+        "print(_context().get_start_method()); threading.Thread(target=threading.Event().wait, daemon=True).start();"
+        "print(_context().get_start_method())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["fork", "spawn"]
 
 
 def test_alone_everyone_may_always_compute():
