@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import ndtri
 from torch import Tensor
 
 from flp.data.load import ACTION_LIMIT, Dataset
@@ -34,7 +34,8 @@ def judge(latents: NDArray[np.float32], errors: NDArray[np.float32]) -> dict[str
     """
     spread = latents[:: max(1, len(latents) // QUANTILES)].astype(np.float64)
     levels = (np.arange(len(spread)) + 0.5) / len(spread)
-    normal = stats.norm.ppf(levels)[:, None]
+    normal = ndtri(levels)[:, None]
+    standard = (spread - spread.mean(0)) / spread.std(0)
     correlation = np.corrcoef(spread, rowvar=False).reshape(spread.shape[1], -1)
     return {
         "roundtrip_mean": float(errors.mean()),
@@ -42,8 +43,8 @@ def judge(latents: NDArray[np.float32], errors: NDArray[np.float32]) -> dict[str
         "roundtrip_max": float(errors.max()),
         "latent_mean": spread.mean(0).tolist(),
         "latent_std": spread.std(0).tolist(),
-        "latent_skew": stats.skew(spread, 0).tolist(),
-        "latent_kurtosis": stats.kurtosis(spread, 0).tolist(),
+        "latent_skew": (standard**3).mean(0).tolist(),
+        "latent_kurtosis": ((standard**4).mean(0) - 3).tolist(),
         "latent_wasserstein": np.abs(np.sort(spread, 0) - normal).mean(0).tolist(),
         "latent_max_correlation": float(np.abs(correlation - np.eye(len(correlation))).max()),
     }

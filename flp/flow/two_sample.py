@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from scipy import stats
+from scipy.special import stdtrit
 from torch import Tensor
 
 from flp.flow.matching import Pairs, spread
@@ -211,5 +211,5 @@ def _accuracy(*samples: tuple[Tensor, Tensor]) -> tuple[float, list[float] | Non
     if count < 2:
         return accuracy, None
     deviation = math.sqrt(count / (count - 1) * float(influence.square().sum()))
-    reach = float(stats.t.ppf(0.975, count - 1)) * deviation
+    reach = float(stdtrit(count - 1, 0.975)) * deviation
     return accuracy, [max(0.0, accuracy - reach), min(1.0, accuracy + reach)]
