@@ -147,6 +147,10 @@ class FLP(Agent):
     def _choose(self, observations: Tensor, streams: RunStreams, spread: float) -> tuple[Tensor, Tensor]:
         batch = observations.shape[1]
         noise = streams.normals(self.candidates, batch, self.flow.field.action_dim)
+        if max(self.candidates) == 1 and not self.resamples:  # nothing to choose: the critic is not asked
+            mean, log_std = self.policy(observations)
+            z = sample(mean, log_std, spread * noise.squeeze(2))
+            return self.flow.decode(observations, z), z
         proposed = self.propose(self.critic, observations, noise, self.surplus, spread)
         if self.resamples:
             z = resample(proposed.log_weights, proposed.candidates, streams.uniform(batch, 1))

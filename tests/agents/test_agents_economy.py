@@ -1,10 +1,12 @@
-"""Updates compute nothing twice, and nothing that is multiplied by zero."""
+"""Nothing is computed twice, and nothing that changes nothing."""
 
 from __future__ import annotations
 
 import torch
+from reference import make_agent
 from test_agents_common import make, make_transitions
 
+from flp.parts.selection import best_of_n
 from flp.randomness.streams import RunStreams
 
 
@@ -28,3 +30,13 @@ def test_each_of_iqls_networks_sees_the_batch_once():
         getattr(agent.values, name).register_forward_hook(lambda *_, name=name: seen.append(name))
     agent.update(make_transitions([4]), {})
     assert sorted(seen) == ["critic", "target_critic", "value", "value"]  # V at s and at s′
+
+
+def test_one_draw_is_the_best_of_one_and_asks_no_critic():
+    agent = make_agent([1, 2], counts=[1, 1])
+    observations = torch.randn(2, 50, 3, generator=torch.Generator().manual_seed(0))
+    proposed = agent.propose(agent.critic, observations, RunStreams([4, 5]).normal(50, 1, 2), None)
+    agent.critic = None
+    actions, latents = agent.explore(observations, RunStreams([4, 5]))
+    assert torch.equal(latents, best_of_n(proposed.values, proposed.candidates))
+    assert torch.equal(actions, agent.flow.decode(observations, latents))

@@ -122,8 +122,11 @@ def test_only_what_acts_is_in_the_file(run_of):
     program = torch.export.load(io.BytesIO(export(policy, "torch")[0]))
     assert program.state_dict and all(name.startswith("agent.actor.") for name in program.state_dict)
     assert policy.value(states(1), np.zeros((1, 2))).shape == (1,)  # the policy itself keeps its critic
-    names = set(torch.export.load(io.BytesIO(export(flp.load_policy(run_of("flp")), "torch")[0])).state_dict)
-    assert {name.split(".")[1] for name in names} == {"policy", "critic", "flow"}
+    policy = flp.load_policy(run_of("flp"))
+    for candidates, parts in ((4, {"policy", "critic", "flow"}), (1, {"policy", "flow"})):
+        policy.candidates = candidates
+        names = torch.export.load(io.BytesIO(export(policy, "torch")[0])).state_dict
+        assert {name.split(".")[1] for name in names} == parts
 
 
 def draws(*shape, kind="normal", per=1):
