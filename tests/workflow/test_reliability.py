@@ -86,7 +86,7 @@ def test_stopped_once_it_trains_the_state_is_there_and_the_status_says_so(peace,
     until = time.monotonic() + 60
     while len(list(folder.glob("*/begun.json"))) < 2 and time.monotonic() < until:
         time.sleep(0.05)
-    time.sleep(random.Random(a_seed()).uniform(4, 8))
+    time.sleep(random.Random(a_seed()).uniform(1, 4))
     os.killpg(process.pid, signal.SIGTERM)
     status, said = finish(process)
     if status == 0:
