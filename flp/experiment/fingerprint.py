@@ -4,20 +4,32 @@ A module's fingerprint is a hash of its syntax tree without docstrings; a stage'
 module it imports, directly or not, and the data files that lie beside them (templates). Editing the actor's
 loss changes the fingerprint of offline training and of nothing before it; editing a comment changes none. Whether a
 module counts follows from its room: a new file needs no entry anywhere.
+
+Every command asks, and parsing all sources would be much of a short one's time. So what was found is kept in `.flp`,
+under a hash of the source it was found in.
 """
 
 from __future__ import annotations
 
 import ast
 import hashlib
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+from flp.system.artifacts import read_entries, write_json
+from flp.system.errors import FLPError
 
 _ROOT = Path(__file__).resolve().parents[1]
 _PACKAGE = _ROOT.name
 # Rooms that carry results but do not shape them: parameters enter keys by value, file formats by version.
 _CARRIERS = frozenset({"system", "params", "experiment", "supervision"})
+_KEPT = Path(".flp/sources.json")
+_KEPT_AT_MOST = 2000  # sources: ten times the package
+Found = tuple[str, tuple[str, ...]]
 
 
 @cache
@@ -31,6 +43,7 @@ def fingerprint(*modules: str) -> str:
             closure.add(module)
             pending.append(module.rpartition(".")[0])
             pending.extend(_read(module)[1])
+    _keep()
     digest = hashlib.sha256()
     for module in sorted(closure):
         digest.update(f"{module}={_read(module)[0]}\n".encode())
@@ -51,21 +64,61 @@ def _path(module: str) -> Path | None:
 
 
 @cache
-def _read(module: str) -> tuple[str, tuple[str, ...]]:
-    """A module's hash, and what of `flp` it imports. Its tree goes: many trees keep the garbage collector busy."""
+def _read(module: str) -> Found:
+    """A module's hash, and what of `flp` it imports."""
     path = _path(module)
     assert path is not None
-    tree = ast.parse(path.read_bytes(), str(path))
+    source = path.read_bytes()
+    place = hashlib.sha256(f"{_reader()} {module} {path.name}\0".encode() + source).hexdigest()
+    if (found := _found(_kept().get(place))) is None:
+        found = _kept()[place] = _parsed(module, path, source)
+        _new.add(place)
+    return found
+
+
+def _parsed(module: str, path: Path, source: bytes) -> Found:
+    tree = ast.parse(source, str(path))
     names: set[str] = set()
     for node in _statements(tree):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            source = _absolute(module, node)
-            names.add(source)
-            names.update(f"{source}.{alias.name}" for alias in node.names)
+            origin = _absolute(module, node)
+            names.add(origin)
+            names.update(f"{origin}.{alias.name}" for alias in node.names)
     imported = tuple(sorted(name for name in names if name.split(".")[0] == _PACKAGE))
     return hashlib.sha256(_canonical(tree).encode()).hexdigest(), imported
+
+
+_new: set[str] = set()  # what is not in the file yet
+
+
+@cache
+def _kept() -> dict[str, Any]:
+    """What this and earlier commands have found."""
+    return read_entries(_KEPT)
+
+
+@cache
+def _reader() -> str:
+    """Who found it: this file's code, in this Python."""
+    return f"{sys.version_info[:2]} {hashlib.sha256(Path(__file__).read_bytes()).hexdigest()}"
+
+
+def _found(entry: object) -> Found | None:
+    """An entry of the file as it was written; None where something else stands there."""
+    match entry:
+        case [str(digest), [*names]] if all(isinstance(name, str) for name in names):
+            return digest, tuple(map(str, names))
+    return None
+
+
+def _keep() -> None:
+    """Add what is new to the file, where there is a folder for it; without it, the next command parses again."""
+    if _new and _KEPT.parent.is_dir():
+        with suppress(FLPError):
+            write_json(_KEPT, dict([*_kept().items()][-_KEPT_AT_MOST:]))
+            _new.clear()
 
 
 def _statements(node: ast.AST) -> Iterator[ast.AST]:

@@ -24,7 +24,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     """Write modules of a package that takes flp's place."""
 
     def forget() -> None:
-        for cached in (module.fingerprint, module._read, module._data_hash):
+        for cached in (module.fingerprint, module._read, module._data_hash, module._kept):
             cached.cache_clear()
 
     def write(name: str, text: str) -> None:
@@ -34,6 +34,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
         forget()
 
     monkeypatch.setattr(module, "_ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
     forget()
     yield write
     forget()
@@ -168,6 +169,55 @@ def test_cycles_end(package: Callable[[str, str], None]) -> None:
     package("a", "from flp import b\n")
     package("b", "from flp import a\n")
     assert module.fingerprint("flp.a") == module.fingerprint("flp.b")
+
+
+def forbidden(*_: object) -> None:
+    raise AssertionError("parsed again")
+
+
+def test_what_is_kept_is_not_parsed_again(
+    package: Callable[[str, str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package("a", "from flp import b\n")
+    package("b", "value = 1\n")
+    found = module.fingerprint("flp.a")
+    assert not (tmp_path / ".flp").exists()  # a question leaves no folder behind
+    (tmp_path / ".flp").mkdir()
+    package("c", "value = 1\n")
+    assert module.fingerprint("flp.a") == found
+    package("c", "value = 2\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_parsed", forbidden)
+        assert module.fingerprint("flp.a") == found
+        package("b", "value = 2\n")
+        with pytest.raises(AssertionError, match="parsed again"):
+            module.fingerprint("flp.a")
+    package("b", "value = 2\n")
+    changed = module.fingerprint("flp.a")
+    package("b", "# as it was\nvalue = 1\n")
+    assert module.fingerprint("flp.a") == found != changed
+
+
+@pytest.mark.parametrize("spoil", ["{", "[]", '"hash"', '["hash"]', '["hash", "names"]', '["hash", [1]]', "null"])
+def test_what_is_kept_but_spoilt_is_parsed_again(
+    package: Callable[[str, str], None], tmp_path: Path, spoil: str
+) -> None:
+    (tmp_path / ".flp").mkdir()
+    package("a", "value = 1\n")
+    found, kept = module.fingerprint("flp.a"), tmp_path / ".flp" / "sources.json"
+    whole = json.loads(kept.read_text())
+    kept.write_text(spoil if spoil in ("{", "[]") else json.dumps(dict.fromkeys(whole, json.loads(spoil))))
+    package("c", "")
+    assert module.fingerprint("flp.a") == found
+    assert json.loads(kept.read_text()) == whole
+
+
+def test_where_nothing_can_be_kept_everything_is_parsed(package: Callable[[str, str], None], tmp_path: Path) -> None:
+    package("a", "value = 1\n")
+    found = module.fingerprint("flp.a")
+    (tmp_path / ".flp" / "sources.json").mkdir(parents=True)
+    package("c", "")
+    assert module.fingerprint("flp.a") == found
 
 
 def test_training_a_flow_knows_no_agent() -> None:
