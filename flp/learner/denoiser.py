@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flp.learner.nets import _LAYER_NORM_EPSILON, MLP, _head
+from flp.learner.products import affine
 from flp.randomness.streams import RunStreams
 
 _FREQUENCY = 0.2  # standard deviation of the time's frequencies at first
@@ -31,7 +32,7 @@ class Dense(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `[R, B, inputs]` to `[R, B, outputs]`."""
-        return torch.baddbmm(self.bias, x, self.weight)
+        return affine(x, self.weight, self.bias)
 
 
 class Block(nn.Module):

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from flp.learner.products import affine, product
 from flp.randomness.streams import RunStreams
 
 _GELU_LINEAR = 2 * math.sqrt(2 / math.pi)
@@ -139,7 +140,7 @@ def _affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return (x * weight.mT).sum(-1, keepdim=True) + bias
     if weight.shape[-1] < _NARROW and not x.is_cuda:
         weight = weight.mT.contiguous().mT
-    return torch.baddbmm(bias, x, weight)
+    return affine(x, weight, bias)
 
 
 def _gate(x: Tensor) -> Tensor:
@@ -205,10 +206,10 @@ class _Backpropagation(torch.autograd.Function):
                 g = g.mul_(_slope(before, open_, out))
             if of_parameters:
                 is_narrow = g.shape[-1] < _NARROW
-                found["weights"].append(torch.bmm(g.mT, x).mT.contiguous() if is_narrow else torch.bmm(x.mT, g))
+                found["weights"].append(torch.bmm(g.mT, x).mT.contiguous() if is_narrow else product(x.mT, g))
                 found["biases"].append(g.sum(1, keepdim=True))
             if i > 0 or of_input:
-                g = g * weights[i].mT if g.shape[-1] == 1 else torch.bmm(g, weights[i].mT)
+                g = g * weights[i].mT if g.shape[-1] == 1 else product(g, weights[i].mT)
         computed: list[Tensor | None] = [tensor for tensors in found.values() for tensor in reversed(tensors)]
         return (g if of_input else None, None, *(computed or [None] * ctx.count))
 
