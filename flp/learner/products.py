@@ -33,15 +33,15 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
 def _pays(a: Tensor, b: Tensor) -> bool:
     """Whether oneDNN is to multiply: it follows from the machine and from sizes, so that it is always the same."""
+    if not _PREFERRED or torch.compiler.is_exporting():  # a file is for any machine, and knows no sizes
+        return False
     rows, inner, columns = a.shape[-2], a.shape[-1], b.shape[-1]
     return (
-        _PREFERRED
-        and min(rows, columns) >= _NARROW
+        min(rows, columns) >= _NARROW
         and rows * inner * columns >= _SMALL
         and a.device.type == "cpu"
         and a.dtype == b.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_exporting()  # a file is for any machine
     )
 
 
