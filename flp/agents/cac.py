@@ -11,13 +11,13 @@ from copy import deepcopy
 import torch
 from torch import Tensor
 
-from flp.learner.mish import MishCritic
 from flp.learner.nets import aggregate, follow
 from flp.learner.optimizers import Adam, descend
 from flp.learner.trainable import Batch, Logs
 from flp.parts.base import Agent, Spec, settings_of
 from flp.parts.common import critic_logs
 from flp.parts.consistency import Consistency, level_count
+from flp.parts.mish import MishCritic
 from flp.parts.selection import best_of_n, each, rank
 from flp.randomness.streams import RunStreams
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from flp.learner.mish import MishMLP, MishTime
 from flp.learner.trainable import Batch
+from flp.parts.mish import MishMLP, MishTime
 from flp.randomness.streams import RunStreams
 
 LEAST, MOST = 0.002, 80.0  # sizes of noise: the data's, and where drawing begins
