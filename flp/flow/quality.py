@@ -35,14 +35,15 @@ def judge(latents: NDArray[np.float32], errors: NDArray[np.float32]) -> dict[str
     spread = latents[:: max(1, len(latents) // QUANTILES)].astype(np.float64)
     levels = (np.arange(len(spread)) + 0.5) / len(spread)
     normal = ndtri(levels)[:, None]
-    standard = (spread - spread.mean(0)) / spread.std(0)
+    mean, std = spread.mean(0), spread.std(0)
+    standard = (spread - mean) / std
     correlation = np.corrcoef(spread, rowvar=False).reshape(spread.shape[1], -1)
     return {
         "roundtrip_mean": float(errors.mean()),
         "roundtrip_p99": float(np.quantile(errors, 0.99)),
         "roundtrip_max": float(errors.max()),
-        "latent_mean": spread.mean(0).tolist(),
-        "latent_std": spread.std(0).tolist(),
+        "latent_mean": mean.tolist(),
+        "latent_std": std.tolist(),
         "latent_skew": (standard**3).mean(0).tolist(),
         "latent_kurtosis": ((standard**4).mean(0) - 3).tolist(),
         "latent_wasserstein": np.abs(np.sort(spread, 0) - normal).mean(0).tolist(),
