@@ -1,9 +1,10 @@
-"""What runs on a GPU alone: captured updates are the plain ones. `pytest -m gpu` where there is one."""
+"""What runs on a GPU alone: it computes what a CPU does, captured or not. `pytest -m gpu` where there is one."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -12,12 +13,48 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.subject import make_trainer
 from flp.learner.devices import set_up
+from flp.learner.trainer import Trainer
+from flp.params.sections import AgentName
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
 ]
 CHUNKS = 20  # of ten updates each
+
+
+def small(agent: str, device: torch.device, **changes: object) -> Trainer:
+    """Two runs of an agent, on little."""
+    return make_trainer(2, 28, 5, [64, 64], device, 32, rows=1000, agent=agent, **changes)
+
+
+@pytest.mark.parametrize("agent", get_args(AgentName))
+def test_a_gpu_computes_what_a_cpu_does(agent: str) -> None:
+    """From the same start, on the same batches with the same noise."""
+    here, there = small(agent, set_up(1, "cpu")), small(agent, set_up(1, "cuda:0"))
+    start = {name: tensor.clone() for name, tensor in here.state()[0].items()}
+    for _ in range(2):
+        indices, noise = here.draw(5)
+        logs = here.take(indices, noise)
+        found = there.take(indices.cuda(), {name: value.cuda() for name, value in noise.items()})
+        for name, value in logs.items():
+            torch.testing.assert_close(found[name].cpu(), value, rtol=1e-2, atol=1e-3, msg=name)
+    learnt = {name: tensor for name, tensor in here.state()[0].items() if name.startswith("learner/")}
+    for name, tensor in learnt.items():
+        torch.testing.assert_close(there.state()[0][name].cpu(), tensor, rtol=1e-2, atol=1e-3, msg=name)
+    assert any(not torch.equal(start[name], tensor) for name, tensor in learnt.items())
+
+
+@pytest.mark.parametrize("agent", get_args(AgentName))
+def test_every_agent_can_be_captured(agent: str) -> None:
+    """With what it keeps beside its networks: averages, rates, step counts."""
+    device = set_up(1, "cuda:0")
+    plain, captured = small(agent, device), small(agent, device)
+    plain.updates = plain._updates
+    for _ in range(4):
+        logs, found = plain.chunk(), captured.chunk()
+    for name, value in logs.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4, msg=name)
 
 
 def trained(precision: str, capture: bool, device: torch.device) -> dict[str, torch.Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from flp.learner import products
 from flp.learner.products import affine, product
@@ -66,6 +67,28 @@ def test_a_networks_product_knows_no_neighbour(preferred):
         alone = affine(x[i : i + 1], weight[i : i + 1], bias[i : i + 1])
         assert torch.equal(alone[0], together[i]) or not preferred
         torch.testing.assert_close(alone[0], together[i])
+
+
+@needs_onednn
+def test_onednn_is_given_matrices_without_gaps_alone(monkeypatch):
+    """For others it takes 700 times as long; they come of gradients that are parts of a joined layer's."""
+    monkeypatch.setattr(products, "_PREFERRED", True)
+    given_to = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+            if operator is torch.ops.mkldnn._linear_pointwise.default:
+                given_to.extend(args[:2])
+            return operator(*args, **(kwargs or {}))
+
+    wide = numbers(2, 256, 173)
+    part, other = wide[:, :, :128], numbers(2, 128, 256)
+    for a, b in ((other, part), (part, other), (part.mT, part), (other.mT, part.mT)):
+        with Watch():
+            found = product(a, b)
+        torch.testing.assert_close(found.double(), a.double() @ b.double(), rtol=1e-5, atol=1e-3)
+    assert len(given_to) == 4 * 2 * 2
+    assert all(matrix.is_contiguous() or matrix.mT.is_contiguous() for matrix in given_to)
 
 
 @needs_onednn
