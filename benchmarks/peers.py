@@ -5,6 +5,9 @@ https://github.com/seohongpark/fql and a Python with jax, flax, distrax, optax a
 same cores, and random transitions of one size; ours draws its batches too. A round measures everything once; the least
 of the rounds is what an update takes, the median what it took beside whatever else the machine did. Where that is much,
 compare processor time on one core: `--threads 1 --clock process_time`.
+
+With `--device cuda` both compute on the first GPU, ours as a captured graph. JAX lets products of float32 be tf32 there,
+so compare `--settings tf32`. Every update of the official code copies its batch to the GPU, as its training does.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ import torch
 
 from benchmarks.subject import make_trainer
 from flp.learner.devices import available_cores, set_up
+from flp.learner.trainer import CHUNK
 from flp.system.errors import FLPError
 
 OFFICIAL = {"fql": "fql", "iql": "iql", "rebrac": "rebrac", "ifql": "ifql", "rlpd": "sac"}
@@ -33,7 +37,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "eager": {},
     "compiled": {"compile": True},
     "bfloat16, compiled": {"precision": "bfloat16", "compile": True},
+    "tf32": {"precision": "tf32"},
+    "tf32, compiled": {"precision": "tf32", "compile": True},
 }
+USUAL = {"cpu": ["eager", "compiled", "bfloat16, compiled"], "cuda": ["eager", "tf32", "tf32, compiled"]}
 NEEDED = "jax flax distrax optax ml_collections"
 
 
@@ -60,8 +67,10 @@ def official(args: argparse.Namespace, name: str, size: str) -> Iterator[Callabl
     program = Path(__file__).with_name("official.py")
     command = [args.peer_python, str(program), str(args.fql.resolve()), args.clock, OFFICIAL[name], *numbers]
     # XLA takes as many threads as it may use cores, which are this process's.
-    env = {**os.environ, "JAX_PLATFORMS": "cpu", "OMP_NUM_THREADS": str(args.threads), "PYTHONDONTWRITEBYTECODE": "1"}
-    env.pop("PYTHONPATH", None)
+    env = {**os.environ, "JAX_PLATFORMS": args.device, "OMP_NUM_THREADS": str(args.threads)}
+    env |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "PYTHONDONTWRITEBYTECODE": "1"}
+    if args.peer_python != sys.executable:
+        env.pop("PYTHONPATH", None)
     with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None and process.stdout is not None
 
@@ -84,17 +93,21 @@ def official(args: argparse.Namespace, name: str, size: str) -> Iterator[Callabl
             process.stdin.close()
 
 
-def ours(name: str, size: str, clock: str, changes: dict[str, Any]) -> Callable[[int], float]:
-    """Our agent, warm: seconds of so many updates."""
+def ours(args: argparse.Namespace, name: str, size: str, changes: dict[str, Any]) -> Callable[[int], float]:
+    """Our agent, warm (and captured, on a GPU): seconds of so many updates."""
     width, depth = SIZES[size]
-    trainer = make_trainer(1, OBSERVATION, ACTION, [width] * depth, torch.device("cpu"), BATCH, agent=name, **changes)
-    trainer.chunk(4)
-
-    now = getattr(time, clock)
+    torch.set_float32_matmul_precision("high" if changes.get("precision") == "tf32" else "highest")
+    trainer = make_trainer(1, OBSERVATION, ACTION, [width] * depth, args.place, BATCH, agent=name, **changes)
+    for _ in range(2 if args.device == "cuda" else 1):
+        trainer.chunk()
+    now = getattr(time, args.clock)
 
     def seconds(updates: int) -> float:
         start: float = now()
-        trainer.chunk(updates)
+        for _ in range(updates // CHUNK):
+            trainer.chunk()
+        if args.device == "cuda":
+            torch.cuda.synchronize()
         taken: float = now() - start
         return taken
 
@@ -104,7 +117,7 @@ def ours(name: str, size: str, clock: str, changes: dict[str, Any]) -> Callable[
 def compare(args: argparse.Namespace, name: str, size: str) -> list[str]:
     """Rows of the table: milliseconds of an update, the least and the median of the rounds, and how many times as
     fast as the official code."""
-    mine = {setting: ours(name, size, args.clock, SETTINGS[setting]) for setting in args.settings}
+    mine = {setting: ours(args, name, size, SETTINGS[setting]) for setting in args.settings}
     with official(args, name, size) as theirs:
         work = {"official": theirs, **mine}
         times: dict[str, list[float]] = {setting: [] for setting in work}
@@ -113,7 +126,7 @@ def compare(args: argparse.Namespace, name: str, size: str) -> list[str]:
                 times[setting].append(1000 * seconds(args.updates) / args.updates)
     least = {setting: min(taken) for setting, taken in times.items()}
     return [
-        f"{name:<7} {size:<6} {setting:<19} {least[setting]:8.1f} {statistics.median(taken):8.1f}"
+        f"{name:<7} {size:<6} {setting:<19} {least[setting]:8.2f} {statistics.median(taken):8.2f}"
         f" {least['official'] / least[setting]:6.2f}"
         for setting, taken in times.items()
     ]
@@ -126,16 +139,18 @@ def main() -> None:
     parser.add_argument("--peer-python", default=sys.executable, metavar="PYTHON", help="default: this one")
     parser.add_argument("--agents", nargs="+", choices=OFFICIAL, default=[*OFFICIAL])
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=[*SIZES])
-    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=[*SETTINGS])
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, help="default: those of the device")
+    parser.add_argument("--device", choices=USUAL, default="cpu")
     parser.add_argument("--threads", type=int, default=available_cores(), help="cores of either side")
     parser.add_argument("--clock", choices=["perf_counter", "process_time"], default="perf_counter")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--updates", type=int, default=10, help="per round")
+    parser.add_argument("--updates", type=int, default=CHUNK, help=f"per round, a multiple of {CHUNK}")
     args = parser.parse_args()
+    args.settings = args.settings or USUAL[args.device]
     try:
         checked(args.fql, args.peer_python)
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
-        set_up(args.threads, "cpu")
+        args.place = set_up(args.threads, args.device)
         print(f"{'agent':<7} {'size':<6} {'':<19} {'least ms':>8} {'median':>8} {'ratio':>6}", flush=True)
         for size in args.sizes:
             for name in args.agents:
