@@ -6,7 +6,7 @@ same cores, and random transitions of one size; ours draws its batches too. A ro
 of the rounds is what an update takes, the median what it took beside whatever else the machine did. Where that is much,
 compare processor time on one core: `--threads 1 --clock process_time`.
 
-With `--device cuda` both compute on the first GPU, ours as a captured graph. JAX lets products of float32 be tf32 there,
+With `--device cuda` both compute on the first GPU, ours as a captured graph. There JAX lets float32 products be tf32,
 so compare `--settings tf32`. Every update of the official code copies its batch to the GPU, as its training does.
 """
 
