@@ -45,6 +45,7 @@ def make_trainer(
         torch.ones(1, rows, device=device),
         torch.zeros(runs, dtype=torch.int64, device=device),
         torch.zeros(runs, dtype=torch.int64, device=device),
+        returns=offline.discount if learner.uses_returns else None,
     )
     autocast = torch.bfloat16 if offline.precision == "bfloat16" else None
     update = Compiled(learner.update) if offline.compile else None
