@@ -49,6 +49,7 @@ def trained(work: Batchwork, label: str) -> FLP:
     trainer = work.trainer(agent, replay, "offline", offline.steps)
     progress = Progress(label, offline.steps)
     trainer.fit(offline.steps, (offline.steps, offline.steps), lambda step, logs: None, lambda: None, progress)
+    progress.close()
     return agent
 
 

@@ -87,7 +87,7 @@ class Trainer:
             at_stop: called with the step and the means of the logs since the last stop. A state saved while it
                 runs comes back to this stop.
             checkpoint: called between chunks; saves if it is time to.
-            progress: the progress line.
+            progress: the progress line, which stays open.
             before_update: called before every single update: updates are then taken one by one.
             turn: entered with the step reached before anything is computed (see `flp.runs.shards`).
         """
@@ -117,7 +117,6 @@ class Trainer:
             self.totals, self.logged = {}, 0
             progress.update(self.step)
             checkpoint()
-        progress.close()
 
     def chunk(self, count: int = CHUNK) -> Logs:
         """Draw what `count` updates need, and take them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,12 +127,13 @@ class Recorder:
         """Evaluate the behaviour policy on the same episodes, where the agent has one; otherwise as `evaluate`."""
         return self._evaluate(BEHAVIOR, 0) if type(self.agent).behave is not Agent.behave else []
 
-    def finish(self) -> list[str]:
-        """Wait for what is pending; return lines as `evaluate`."""
+    def finish(self) -> Iterator[str]:
+        """Wait for what is pending; give lines as `evaluate` does, each when it is known."""
+        yield from self._news()
         while self.pending and self.background is not None:
             self.tick()
             self._collect(self.background.wait(timeout=0.1))
-        return self._news()
+            yield from self._news()
 
     def _evaluate(self, phase: str, step: int) -> list[str]:
         if self.background is not None:

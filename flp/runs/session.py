@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -173,10 +173,11 @@ class Session(AbstractContextManager["Session", None]):
 
     def _tick(self) -> None:
         """What every step of an evaluation that is waited for does."""
-        self.progress.beat("evaluating")
+        left = len(self.recorder.pending)
+        self.progress.beat(f"evaluating, {left} to go" if left > 1 else "evaluating")
         self.resume.stop_if_asked(self.state)
 
-    def _say(self, evaluate: Callable[[], list[str]]) -> None:
+    def _say(self, evaluate: Callable[[], Iterable[str]]) -> None:
         with self.progress.section("evaluation"):
             for line in evaluate():
                 self.progress.say(line)
@@ -207,6 +208,7 @@ class Session(AbstractContextManager["Session", None]):
         with suppress(HopelessError):
             self.trainer.fit(self.steps, stops, at_stop, checkpoint, self.progress, before_update, self.turns)
             self._say(self.recorder.finish)
+            self.progress.close()
         self.recorder.save(self.assignment.folder, self.assignment.keys, self.steps, self.resume.seconds)
         self.resume.clear()
         if self.health.failed:

@@ -53,6 +53,7 @@ def resumable(folder: Path) -> figure2.Fit:
             trainer.restore(*saved)
         progress = Progress(f"figure2 {part}", steps)
         trainer.fit(steps, (steps,), lambda step, logs: None, lambda: resume.maybe(trainer.state), progress)
+        progress.close()
         resume.save(*trainer.state())
 
     return fit

@@ -139,6 +139,7 @@ def fit(
             resume.maybe(lambda: join(trainer.state(), ({}, {"curve": curve})))
 
     trainer.fit(settings.steps, (settings.validate_every,), at_stop, checkpoint, progress)
+    progress.close()
     return curve
 
 

@@ -7,6 +7,7 @@ import shutil
 import signal
 import threading
 import time
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -76,10 +77,17 @@ def test_evaluations_beside_training_change_nothing(foreground, here, monkeypatc
             time.sleep(0.01)
         raise AssertionError("training waits for its evaluation")
 
+    told = []
     monkeypatch.setattr(FLP, "update", counted)
     monkeypatch.setattr(Evaluator, "evaluate", late)
+    monkeypatch.setattr(Progress, "say", lambda progress, text: told.append(text.partition(":")[0]))
+    monkeypatch.setattr(Progress, "beat", lambda progress, note: told.append(note))
+    monkeypatch.setattr(Progress, "close", lambda progress: told.append("closed"))
     assert train() == 0
     assert made(here) == foreground
+    distinct = [text for text, _ in groupby(told)]
+    assert distinct[0].startswith("evaluating, ")
+    assert [text for text in distinct if "to go" not in text] == ["step 30", "evaluating", "step 60", "closed"]
 
 
 def test_a_stop_keeps_what_is_under_evaluation(foreground, here, monkeypatch, capsys):
