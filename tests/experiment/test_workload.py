@@ -42,8 +42,8 @@ def test_the_default_experiment(work):
     assert data.rows == 220 * 1001  # a tenth more to validate
     assert flow.updates == 10_000 and flow.threads == 1
     assert latent.rows == 200 * 1000  # an episode's last row starts no transition
-    assert (offline.runs, offline.updates, offline.steps) == (5, 6000, 0)
-    assert offline.evaluations == 6000 // 1000 + 1  # and once the flow
+    assert (offline.runs, offline.updates, offline.steps) == (5, 8000, 0)
+    assert offline.evaluations == 8000 // 1000 + 1  # and once the flow
     assert (online.runs, online.updates, online.steps, online.evaluations) == (5, 1000, 1000, 2)
     assert report.runs == 10
     for before, after in [(data, flow), (flow, latent), (latent, offline), (offline, online), (online, report)]:
@@ -86,7 +86,7 @@ def test_other_values_for_an_algorithm_or_a_dataset(work):
     )
     cube = found[f"offline_train/{CUBE}/idql/seed0"]
     assert (cube.runs, cube.updates, cube.evaluations) == (1, 30_000, 3)
-    assert found[f"offline_train/{MAZE}/flp/seed0"].updates == 6000
+    assert found[f"offline_train/{MAZE}/flp/seed0"].updates == 8000
     assert f"offline_train/{CUBE}/flp/seed0" not in found
     flow = found[f"pretrain_flow/{CUBE}/seed0"]
     assert (flow.updates, flow.threads) == (7, 4)
