@@ -64,7 +64,7 @@ def seconds(params, known, cores=1, name=JOB):
 def test_runs_share_a_thread_or_have_one_each(params):
     p = params()
     known = book(p, {F32: 0.01})
-    alone = 6000 * 0.01
+    alone = 8000 * 0.01
     assert seconds(p, known) == pytest.approx(START + 5 * alone, rel=1e-3)
     # Four processes on two threads, five on five; each imports what it needs.
     assert seconds(p, known, 2) == pytest.approx(START * (1 + 4 / 2) + 2.5 * alone, rel=1e-3)
