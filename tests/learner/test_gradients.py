@@ -63,7 +63,7 @@ def test_the_frozen_are_left_alone():
 
 def test_parameters_that_nobody_asks_about_cost_nothing():
     mlp, x = make(3, 2, layer_norm=True)
-    with torch.profiler.profile() as trace:
+    with torch.profiler.profile(acc_events=True) as trace:
         torch.autograd.grad(mlp(x).sum(), x)
     products = sum(event.count for event in trace.key_averages() if event.key == "aten::bmm")
     assert products == len(mlp.weights)
