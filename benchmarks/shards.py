@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.subject import make_trainer
+from benchmarks.subject import BEST_OF_4, make_trainer
 from flp.learner.devices import set_up
 from flp.learner.trainer import CHUNK
 from flp.params.run import Run
@@ -19,7 +19,7 @@ WARM, TIMED = 20, 200  # updates
 
 def work(folder: str, compile_: bool, shards: int, shard: Shard, turns: Turns) -> None:
     device = set_up(shard.threads, "cpu")
-    trainer = make_trainer(len(shard.runs), 2, 2, [128, 128], device, 256, compile=compile_)
+    trainer = make_trainer(len(shard.runs), 2, 2, [128, 128], device, 256, **BEST_OF_4, compile=compile_)
 
     def train(until: int) -> None:
         while trainer.step < until:

@@ -17,6 +17,7 @@ from flp.parts.base import Spec
 from flp.randomness.streams import RunStreams
 
 ROWS = 100_000
+BEST_OF_4: dict[str, Any] = {"candidates": 4, "target_candidates": 4}  # the paper's N; params.yaml's is 1
 
 
 def make_trainer(
