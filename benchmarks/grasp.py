@@ -1,6 +1,6 @@
 """Does the frozen flow find its way? From some steps before a block is lifted in held-out data it acts alone.
 
-Where data and flows of an experiment are, on datasets with a block (`cube-single-play`, `scene-play`):
+Where data and flows of an experiment are, on datasets with a block (`cube-…-play`, `scene-play`; of several blocks the first):
 
     python -m benchmarks.grasp results/scene-play/flow/model/seed0 [another flow ...]
 
@@ -82,8 +82,8 @@ def main() -> None:
     arguments = parser.parse_args()
     for path in arguments.flows:
         flow = load_flow(path)
-        if not flow.dataset.startswith(("cube-single", "scene")):
-            parser.error(f"{path}: it knows the block of cube-single and scene alone, not {flow.dataset}")
+        if not flow.dataset.startswith(("cube-", "scene")):
+            parser.error(f"{path}: it knows the blocks of cube and scene alone, not {flow.dataset}")
         data = dict(np.load(f"data/{flow.dataset}-val.npz", allow_pickle=False))
         environments = [make_environment(flow.dataset, 1) for _ in range(arguments.states)]
         for steps in arguments.steps:
