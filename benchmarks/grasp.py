@@ -1,6 +1,6 @@
 """Does the frozen flow find its way? From some steps before a block is lifted in held-out data it acts alone.
 
-Where data and flows of an experiment are, on datasets with a block (`cube-…-play`, `scene-play`; of several blocks the first):
+Where data and flows of an experiment are, on datasets with blocks (`cube-…-play`: the first of them; `scene-play`):
 
     python -m benchmarks.grasp results/scene-play/flow/model/seed0 [another flow ...]
 
