@@ -69,7 +69,7 @@ def official(args: argparse.Namespace, name: str, size: str) -> Iterator[Callabl
     # XLA takes as many threads as it may use cores, which are this process's.
     env = {**os.environ, "JAX_PLATFORMS": args.device, "OMP_NUM_THREADS": str(args.threads)}
     env |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "PYTHONDONTWRITEBYTECODE": "1"}
-    if args.peer_python != sys.executable:
+    if args.peer_python != sys.executable:  # our packages are none of another Python's
         env.pop("PYTHONPATH", None)
     with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None and process.stdout is not None
@@ -96,8 +96,8 @@ def official(args: argparse.Namespace, name: str, size: str) -> Iterator[Callabl
 def ours(args: argparse.Namespace, name: str, size: str, changes: dict[str, Any]) -> Callable[[int], float]:
     """Our agent, warm (and captured, on a GPU): seconds of so many updates."""
     width, depth = SIZES[size]
-    torch.set_float32_matmul_precision("high" if changes.get("precision") == "tf32" else "highest")
-    trainer = make_trainer(1, OBSERVATION, ACTION, [width] * depth, args.place, BATCH, agent=name, **changes)
+    place = set_up(args.threads, args.device, changes.get("precision", "float32"))
+    trainer = make_trainer(1, OBSERVATION, ACTION, [width] * depth, place, BATCH, agent=name, **changes)
     for _ in range(2 if args.device == "cuda" else 1):
         trainer.chunk()
     now = getattr(time, args.clock)
@@ -147,10 +147,11 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=CHUNK, help=f"per round, a multiple of {CHUNK}")
     args = parser.parse_args()
     args.settings = args.settings or USUAL[args.device]
+    if args.updates < 1 or args.updates % CHUNK:
+        parser.error(f"--updates {args.updates}: give a multiple of {CHUNK}, which are taken at a time")
     try:
         checked(args.fql, args.peer_python)
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
-        args.place = set_up(args.threads, args.device)
         print(f"{'agent':<7} {'size':<6} {'':<19} {'least ms':>8} {'median':>8} {'ratio':>6}", flush=True)
         for size in args.sizes:
             for name in args.agents:

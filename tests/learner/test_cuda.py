@@ -23,9 +23,9 @@ pytestmark = [
 CHUNKS = 20  # of ten updates each
 
 
-def small(agent: str, device: torch.device, **changes: object) -> Trainer:
+def small(agent: str, device: torch.device) -> Trainer:
     """Two runs of an agent, on little."""
-    return make_trainer(2, 28, 5, [64, 64], device, 32, rows=1000, agent=agent, **changes)
+    return make_trainer(2, 28, 5, [64, 64], device, 32, rows=1000, agent=agent)
 
 
 @pytest.mark.parametrize("agent", get_args(AgentName))
