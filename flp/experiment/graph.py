@@ -108,12 +108,12 @@ def _agents(keys: Keys, found: _Found) -> None:
     """Offline jobs, then online ones."""
     for job in keys.jobs():
         folder = layout.OFFLINE.format(dataset=job[0], agent=job[1], seeds=layout.join_seeds(job[2]))
-        _add_runs(found, "offline_train", _name(job), folder, keys.offline_job(*job), keys.runs(*job), job)
+        _add_runs(keys, found, "offline_train", _name(job), folder, keys.offline_job(*job), keys.runs(*job), job)
     for job in keys.online_jobs():
         folder = layout.ONLINE.format(dataset=job[0], agent=job[1], seeds=layout.join_seeds(job[2]))
         offline = {"offline": (found[f"offline_train/{_name(job)}"],)}
         key, runs = keys.online_job(*job), keys.online_runs(*job)
-        _add_runs(found, "online_finetune", _name(job), folder, key, runs, job, **offline)
+        _add_runs(keys, found, "online_finetune", _name(job), folder, key, runs, job, **offline)
 
 
 def _name(job: _Job) -> str:
@@ -122,15 +122,22 @@ def _name(job: _Job) -> str:
 
 
 def _add_runs(
-    found: _Found, stage: str, name: str, folder: str, key: str, runs: list[Run], job: _Job, **more: tuple[Artifact]
+    keys: Keys,
+    found: _Found,
+    stage: str,
+    name: str,
+    folder: str,
+    key: str,
+    runs: list[Run],
+    job: _Job,
+    **more: tuple[Artifact],
 ) -> None:
-    """Add the runs of one job, which need their dataset, flows and latents."""
-    dataset, _, seeds = job
-    inputs: dict[str, tuple[Artifact, ...]] = {
-        "data": (found[f"download_dataset/{dataset}"],),
-        "flow": tuple(found[f"pretrain_flow/{dataset}/seed{seed}"] for seed in seeds),
-        "latent": tuple(found[f"invert_to_latent/{dataset}/seed{seed}"] for seed in seeds),
-    }
+    """Add the runs of one job, which need their dataset, and those who read them flows and latents."""
+    dataset, agent, seeds = job
+    inputs: dict[str, tuple[Artifact, ...]] = {"data": (found[f"download_dataset/{dataset}"],)}
+    if keys.reads_flow(dataset, agent):
+        inputs["flow"] = tuple(found[f"pretrain_flow/{dataset}/seed{seed}"] for seed in seeds)
+        inputs["latent"] = tuple(found[f"invert_to_latent/{dataset}/seed{seed}"] for seed in seeds)
     manifest = f"{folder}/manifest.json"
     folders = tuple(f"{folder}/{run.name}" for run in runs)
     _add(found, stage, name, key, [manifest], [manifest], runs=folders, inputs=inputs | more)
@@ -145,7 +152,7 @@ def _sweeps(keys: Keys, found: _Found) -> None:
                 joined = layout.join_seeds(seeds)
                 folder = layout.SWEEP.format(dataset=dataset, figure=figure, seeds=joined)
                 key = keys.job_of(dataset, agent, runs)
-                _add_runs(found, "offline_sweep", f"{dataset}/{figure}/seed{joined}", folder, key, runs, job)
+                _add_runs(keys, found, "offline_sweep", f"{dataset}/{figure}/seed{joined}", folder, key, runs, job)
 
 
 def _figures(keys: Keys, found: _Found) -> None:

@@ -17,7 +17,7 @@ from flp.experiment import variants
 from flp.experiment.fingerprint import fingerprint
 from flp.params.loading import Params
 from flp.params.run import Run
-from flp.params.sections import OFFLINE_ONLY, ONLINE_ONLY, offline_steps
+from flp.params.sections import OFFLINE_ONLY, ONLINE_ONLY, offline_steps, starts_from_flow
 from flp.system import layout
 from flp.system.artifacts import read_json
 from flp.system.errors import FLPError
@@ -124,8 +124,14 @@ class Keys:
             agent,
             [run.task, run.seed, *([run.variant] if run.variant else [])],  # all that its random streams are named by
             *([params.tasks[dataset].success] if dataset in params.tasks else []),
-            self.latent(dataset, run.seed),
+            self.latent(dataset, run.seed) if self.reads_flow(dataset, agent) else self.data(dataset),
         )
+
+    def reads_flow(self, dataset: str, agent: str) -> bool:
+        """Whether an algorithm's runs need flow and latents: as their policies' own, or to judge them by estimates."""
+        own = self.params.tasks.get(dataset)
+        is_estimated = own is not None and own.environment is None
+        return is_estimated or starts_from_flow(agent, self.agent_params(dataset, agent).offline)
 
     def online_run(self, dataset: str, agent: str, run: Run) -> str:
         """The key of one fine-tuned run."""

@@ -110,6 +110,8 @@ AgentName = Literal[
 # Behaviour cloning has nothing to fine-tune with; of IDQL and SRPO only the critics could go on; what CAC's schedule of
 # noise levels should do then, nobody has said.
 OFFLINE_ONLY = ("bc", "fbc", "idql", "srpo", "cac")
+# They act in the latents of the pretrained flow; all others read it only if they are told to start from it.
+IN_LATENTS = ("flp",)
 # Its policy is as untrained after the offline stage as before.
 ONLINE_ONLY = ("rlpd",)
 
@@ -232,6 +234,12 @@ class Figure2(Section):
     """Weights of distillation, one column each."""
     seed: Seed = 0
     """Seed of all its random numbers."""
+
+
+def starts_from_flow(agent: str, offline: Offline) -> bool:
+    """Whether an algorithm's policies are built on the pretrained flow, so that they change with it."""
+    own = getattr(offline.baselines, agent, None)
+    return agent in IN_LATENTS or getattr(own, "flow", None) == "pretrained"
 
 
 def offline_steps(agent: str, offline: Offline) -> int:

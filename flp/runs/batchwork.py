@@ -17,6 +17,7 @@ from flp.data.environments import EnvironmentSpec
 from flp.data.load import Dataset, load_dataset
 from flp.data.moments import observation_moments
 from flp.data.relabel import relabel
+from flp.flow.behavior import Flow
 from flp.flow.checkpoint import load_flow
 from flp.learner.compiled import Compiled
 from flp.learner.devices import to_device
@@ -26,7 +27,7 @@ from flp.learner.trainer import Trainer
 from flp.own.task import OwnSpec
 from flp.params.loading import Params
 from flp.params.run import Run
-from flp.params.sections import ONLINE_ONLY
+from flp.params.sections import ONLINE_ONLY, starts_from_flow
 from flp.parts.base import Agent, Spec
 from flp.parts.common import start_values
 from flp.randomness.seeds import seed_of
@@ -92,9 +93,8 @@ class Batchwork:
             FLPError: a missing or altered artifact, or latents of another flow or dataset.
         """
         data = load_dataset(layout.DATA.format(dataset=self.dataset) + ".npz")
-        paths = [str(self.flow_file(run)) for run in self.runs]
-        flow, manifests = load_flow(paths, self.device, dataset_sha256=data.sha256)
         offline = self.params.offline
+        flow, digests = self._flow(data) if starts_from_flow(self.agent, offline) else (None, {})
         agent = make_agent(
             self.agent,
             Spec(
@@ -111,7 +111,6 @@ class Batchwork:
             mean, std = (to_device(moment, self.device) for moment in observation_moments(data.observations))
             standardize(agent, mean, std, offline.observation_scale, skip=flow)
         if agent.uses_latents:
-            digests = {run.seed: m["sha256"] for run, m in zip(self.runs, manifests, strict=True)}
             seeds = sorted(digests)
             actions = torch.stack([self._latents(seed, data, digests[seed]) for seed in seeds])
             action_of_run = [seeds.index(run.seed) for run in self.runs]
@@ -154,6 +153,12 @@ class Batchwork:
             return None
         _, std = observation_moments(replay.observations.cpu().numpy())
         return noise * to_device(std, self.device)
+
+    def _flow(self, data: Dataset) -> tuple[Flow, dict[int, str]]:
+        """The pretrained flows, one per run, and each seed's digest."""
+        paths = [str(self.flow_file(run)) for run in self.runs]
+        flow, manifests = load_flow(paths, self.device, dataset_sha256=data.sha256)
+        return flow, {run.seed: m["sha256"] for run, m in zip(self.runs, manifests, strict=True)}
 
     def _latents(self, seed: int, data: Dataset, flow_sha256: str) -> Tensor:
         path = layout.LATENT.format(dataset=self.dataset, seed=seed) + ".safetensors"

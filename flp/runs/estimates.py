@@ -71,7 +71,8 @@ class Estimator:
         self.work, self.device = work, work.device
         file = layout.DATA.format(dataset=work.dataset)
         self.train, self.held_out = load_dataset(f"{file}.npz"), load_dataset(f"{file}-val.npz")
-        self.flow, _ = load_flow([str(work.flow_file(run)) for run in work.runs], work.device)
+        flows = [str(work.flow_file(run)) for run in work.runs]
+        self.flow, _ = load_flow(flows, work.device, dataset_sha256=self.train.sha256)
         rows = self.held_out.transitions
         states = rows[:: max(1, len(rows) // max(1, work.params.invert.likelihood_samples))]
         self.starts, self.states = (

@@ -1,8 +1,8 @@
 """Train policies and critics offline (Algorithm 1), all runs of the job at once.
 
-Reads the dataset, the flows and the latents; writes results/{dataset}/offline/{agent}/seed{seeds}/: one folder
-per run with its parameters, evaluations, log and trajectories, and a manifest. Runs that are there already
-with the right key are kept, and those that a figure has trained beside them are taken over.
+Reads the dataset and, for FLP, the flows and the latents; writes results/{dataset}/offline/{agent}/seed{seeds}/:
+one folder per run with its parameters, evaluations, log and trajectories, and a manifest. Runs that are there
+already with the right key are kept, and those that a figure has trained beside them are taken over.
 """
 
 from __future__ import annotations

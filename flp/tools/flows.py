@@ -106,7 +106,7 @@ def _row(root: Path, dataset: str, seed: int, wanted: Artifact | None, jobs: lis
         validation_nll=quality.get("validation_nll"),
         size=sum(file.stat().st_size for file in base.parent.glob("flow.*") if file.is_file()),
         path=path,
-        needed_by=sum(wanted in job.inputs["flow"] for job in jobs) if state == "current" else 0,
+        needed_by=sum(wanted in job.inputs.get("flow", ()) for job in jobs) if state == "current" else 0,
         state=state,
         warning=quality.get("warning"),
     )

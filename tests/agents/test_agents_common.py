@@ -9,7 +9,7 @@ import torch
 from reference import SETTINGS, make_batch, make_flow
 
 from flp.agents import make_agent as build
-from flp.params.sections import AgentName, Offline
+from flp.params.sections import IN_LATENTS, AgentName, Offline, starts_from_flow
 from flp.parts.base import Spec
 from flp.randomness.streams import RunStreams
 from flp.runs.run_folder import parameters_of, restore_parameters
@@ -39,6 +39,8 @@ def make(name, seeds, own=None, *, flow=None, observations=3, actions=2, **chang
     """A small baseline with one run per seed; `own` are its own hyperparameters."""
     seeds = list(seeds)
     settings = Offline(**(SETTINGS | changes | {"baselines": {name: own} if own else {}}))
+    if flow is None and starts_from_flow(name, settings):
+        flow = make_flow(seeds, observations, actions)
     return build(
         name,
         Spec(
@@ -48,9 +50,14 @@ def make(name, seeds, own=None, *, flow=None, observations=3, actions=2, **chang
             offline=settings,
             alpha=torch.ones(len(seeds)),
             candidates=(1,) * len(seeds),
-            flow=flow or make_flow(seeds, observations, actions),
+            flow=flow,
         ),
     )
+
+
+def test_latents_come_with_a_flow():
+    """Where the keys leave out flow and latents, nothing may read them."""
+    assert {name for name in get_args(AgentName) if make(name, [0]).uses_latents} == {*IN_LATENTS}
 
 
 def make_transitions(seeds, size=7):

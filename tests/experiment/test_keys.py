@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import example, given, settings
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from flp.experiment.graph import ON_REQUEST, Artifact, found_key, graph
 from flp.experiment.keys import Keys, TableKeys
 from flp.params.loading import Params, merge, parse, read_yaml
+from flp.params.sections import AgentName
 from flp.system.artifacts import write_json
 from flp.system.hashing import hash_of
 
@@ -100,6 +101,17 @@ def test_a_baseline_ignores_what_only_flp_reads() -> None:
     for agent, same in (("fql", True), ("flp", False)):
         keys = [keys.offline_job(DATASETS[0], agent, [0]) for keys in (before, after)]
         assert (keys[0] == keys[1]) is same
+
+
+@pytest.mark.parametrize(("own", "readers"), [({}, {"flp"}), ({"fql": {"flow": "pretrained"}}, {"flp", "fql"})])
+def test_a_new_flow_trains_those_again_who_read_it(own: dict[str, Any], readers: set[str]) -> None:
+    offline = {"agents": list(get_args(AgentName)), "baselines": own}
+    before, after = (graph(Keys(params(offline=offline, flow=flow))) for flow in ({}, {"steps": 3}))
+    of = {place: place.split("/")[2] for place in before if place.startswith(("offline_train", "online_finetune"))}
+    assert set(of.values()) == set(offline["agents"])
+    for place, agent in of.items():
+        assert (before[place].key != after[place].key) is (agent in readers), place
+        assert ({"flow", "latent"} <= set(before[place].inputs)) is (agent in readers), place
 
 
 def test_a_runs_key_is_the_same_in_any_job() -> None:

@@ -130,6 +130,15 @@ def test_without_a_simulator_nothing_is_online():
         keys(TASK | {"environment": None, "kwargs": {}}, overrides={"mine": {"online": {"steps": 5}}})
 
 
+def test_estimates_read_the_flow_whoever_is_judged():
+    """The likelihood of a policy's actions is the behaviour flow's."""
+    readers = {}
+    for environment in ("Pendulum-v1", None):
+        found = keys(TASK | {"environment": environment, "kwargs": {}})
+        readers[environment] = {agent for agent in ("flp", "iql") if found.reads_flow("mine", agent)}
+    assert readers == {"Pendulum-v1": {"flp"}, None: {"flp", "iql"}}
+
+
 def test_the_papers_tables_and_figures_are_of_ogbench_alone():
     inputs = graph(keys())["figure/figure4"].inputs["offline"]
     assert [artifact.name for artifact in inputs] == ["pointmaze-medium-navigate/flp/seed0"]
