@@ -69,7 +69,7 @@ def jobs(keys: Keys) -> list[Job]:
 
 def flow_threads(params: Params) -> int:
     """Threads that a flow's training asks for: small ones gain nothing from a second."""
-    return 1 if max(params.flow.hidden) <= 256 else 4
+    return 1 if max(params.flow.hidden + params.flow.encoder) <= 256 else 4
 
 
 def known_spec(params: Params, dataset: str) -> EnvironmentSpec | None:
@@ -115,11 +115,13 @@ def _training(keys: Keys, dataset: str, agent: str, seeds: list[int]) -> Iterato
     params = keys.agent_params(dataset, agent)
     where = f"{dataset}/{agent}/seed{layout.join_seeds(seeds)}"
     offline, online = f"offline_train/{where}", f"online_finetune/{where}"
-    flows = tuple(f"invert_to_latent/{dataset}/seed{seed}" for seed in seeds)
+    needs = tuple(f"invert_to_latent/{dataset}/seed{seed}" for seed in seeds)
+    if not keys.reads_flow(dataset, agent):
+        needs = (f"download_dataset/{dataset}",)
     runs, steps, every = keys.runs(dataset, agent, seeds), offline_steps(agent, params.offline), params.evaluation.every
     behavior = agent == "flp"  # its flow is evaluated once beside it
     yield Job(
-        *("offline_train", offline, dataset, agent, flows, min(MOST_THREADS, len(runs)), len(runs)),
+        *("offline_train", offline, dataset, agent, needs, min(MOST_THREADS, len(runs)), len(runs)),
         weight=_weight(runs, params),
         updates=steps,
         evaluations=max(1, -(-steps // every)) + behavior,

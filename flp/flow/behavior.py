@@ -35,9 +35,10 @@ class Flow(nn.Module):
         return self.requires_grad_(False).eval()
 
     def _velocity(self, observations: Tensor) -> Velocity:
+        features = self.field.encode(observations)
+
         def velocity(x: Tensor, t: float) -> Tensor:
-            out: Tensor = self.field(observations, x, x.new_full((*x.shape[:-1], 1), t))
-            return out
+            return self.field.velocity(features, x, x.new_full((*x.shape[:-1], 1), t))
 
         return velocity
 

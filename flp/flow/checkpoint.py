@@ -44,6 +44,7 @@ def load_flow(
         shape["observation_dim"],
         shape["action_dim"],
         shape["hidden"],
+        shape.get("encoder", ()),
     )
     field.load_state_dict({name: torch.cat([tensors[name] for tensors, _ in loaded]) for name in loaded[0][0]})
     flow = Flow(field, shape["solver"], shape["solver_steps"], shape["solver_grading"]).to(device).freeze()
@@ -53,14 +54,13 @@ def load_flow(
 def _check_model(path: str, tensors: dict[str, Any], model: Any) -> None:
     """Refuse a manifest whose model is not the file's, before networks of its size are made."""
     try:
-        inputs = model["observation_dim"] + model["action_dim"] + 1
-        widths = [inputs, *model["hidden"], model["action_dim"]]
+        encoder = [model["observation_dim"], *model.get("encoder", ())]
+        widths = {"net": [encoder[-1] + model["action_dim"] + 1, *model["hidden"], model["action_dim"]]}
+        widths |= {"encoder": encoder} if len(encoder) > 1 else {}
         known = model["solver"] in get_args(Solver) and model["solver_steps"] in range(1, 10_001)
         known = known and 1 <= model["solver_grading"] <= 10
-        fits = [list(tensors[f"net.weights.{i}"].shape) for i in range(len(widths) - 1)] == [
-            [1, *pair] for pair in pairwise(widths)
-        ]
-        whole = known and fits and f"net.weights.{len(widths) - 1}" not in tensors
+        sizes = {f"{net}.weights.{i}": [1, *pair] for net, of in widths.items() for i, pair in enumerate(pairwise(of))}
+        whole = known and sizes == {name: list(t.shape) for name, t in tensors.items() if ".weights." in name}
     except (KeyError, TypeError, ValueError):
         whole = False
     if not whole:

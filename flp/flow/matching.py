@@ -12,17 +12,27 @@ from flp.randomness.streams import RunStreams
 
 
 class FlowLearner(Learner):
-    """One velocity field per run with its optimizer, whose rate falls to zero over `decay_steps` where given."""
+    """One velocity field per run with its optimizer.
 
-    def __init__(self, field: VelocityField, learning_rate: float, decay_steps: int | None = None) -> None:
+    Args:
+        field: the velocity field.
+        learning_rate: Adam's step size.
+        decay_steps: steps over which it falls to zero; None: it stays.
+        draws: K, noises and times for each transition of a batch.
+    """
+
+    def __init__(
+        self, field: VelocityField, learning_rate: float, decay_steps: int | None = None, draws: int = 1
+    ) -> None:
         super().__init__()
-        self.field = field
+        self.field, self.draws = field, draws
         self.optimizers = [Adam(field.parameters(), learning_rate, decay_steps=decay_steps)]
 
     def draw(self, streams: RunStreams, updates: int, batch_size: int) -> dict[str, Tensor]:
         """x_0 ~ N(0, I) and t ~ U[0, 1)."""
-        noise = streams.normal(updates, batch_size, self.field.action_dim).transpose(0, 1)
-        return {"x_0": noise, "t": streams.uniform(updates, batch_size, 1).transpose(0, 1)}
+        size = self.draws * batch_size
+        noise = streams.normal(updates, size, self.field.action_dim).transpose(0, 1)
+        return {"x_0": noise, "t": streams.uniform(updates, size, 1).transpose(0, 1)}
 
     def update(self, batch: Batch, noise: dict[str, Tensor]) -> Logs:
         """One step down Eq. 3."""

@@ -21,6 +21,7 @@ from flp.params.fields import (
     Solver,
     Strengths,
     Task,
+    Width,
 )
 
 
@@ -60,6 +61,10 @@ class Flow(Section):
 
     hidden: Hidden
     """Widths of the velocity field's hidden layers."""
+    encoder: Annotated[list[Width], Field(max_length=32)] = Field(default=[])
+    """Widths of a network that sees the state, once for all steps of the solver; empty: the field itself does."""
+    draws: Annotated[int, Field(gt=0, le=1024)] = 1
+    """Noises and times per transition, for which an encoder sees the state once; 1: the paper's."""
     observation_scale: Positive | None = None
     """The network sees (s - mean) / deviation of the dataset, times this; empty: observations as they are."""
     steps: Count

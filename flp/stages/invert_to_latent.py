@@ -169,7 +169,7 @@ def compare(
     """
     torch.set_num_threads(1)
     learnt, seed = manifest["parameters"], seed_of("two samples", manifest["dataset"], manifest["seed"])
-    width = max(16, max(learnt["hidden"]) // 2)
+    width = max(16, max(learnt["hidden"] + learnt.get("encoder", [])) // 2)
     updates = min(MOST_UPDATES, max(1, learnt["steps"] * learnt["batch_size"] // (20 * BATCH)))
     rows = held.only(spread(len(held), JUDGED).to(held.values.device))
     latents, prior = two_samples(flow, rows, seed)

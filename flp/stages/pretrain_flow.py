@@ -54,11 +54,12 @@ def train_flow(job: Job, path: str, key: str) -> None:
     device = set_up(job.args.threads, job.args.device)
     train, validation = (load_dataset(layout.DATA.format(dataset=name) + suffix) for suffix in (".npz", "-val.npz"))
     init = RunStreams([seed_of("flow init", name, seed)], place=device)
-    field = VelocityField(init, train.observation_dim, train.action_dim, settings.hidden)
+    field = VelocityField(init, train.observation_dim, train.action_dim, settings.hidden, settings.encoder)
     if settings.observation_scale is not None:
         mean, std = (to_device(moment, device) for moment in observation_moments(train.observations))
-        standardize(field, mean, std, settings.observation_scale)
-    learner = FlowLearner(field, settings.learning_rate, settings.steps if settings.schedule == "cosine" else None)
+        standardize(field.first, mean, std, settings.observation_scale)
+    decay_steps = settings.steps if settings.schedule == "cosine" else None
+    learner = FlowLearner(field, settings.learning_rate, decay_steps, settings.draws)
     streams = RunStreams([seed_of("flow", name, seed)], device)
 
     def pairs(data: Dataset, file: str) -> Pairs:
@@ -84,6 +85,7 @@ def train_flow(job: Job, path: str, key: str) -> None:
             "observation_dim": train.observation_dim,
             "action_dim": train.action_dim,
             "hidden": settings.hidden,
+            "encoder": settings.encoder,
             "solver": settings.solver,
             "solver_steps": settings.solver_steps,
             "solver_grading": settings.solver_grading,

@@ -81,7 +81,8 @@ class Pieces:
     def __init__(self, spec: EnvironmentSpec, params: Params) -> None:
         self.spec, self.params = spec, params
         flow = params.flow
-        self.flow_shape = hash_of(self._sizes, flow.hidden, flow.solver, flow.solver_steps, flow.batch_size)
+        solved = flow.solver, flow.solver_steps, flow.batch_size
+        self.flow_shape = hash_of(self._sizes, flow.hidden, flow.encoder, flow.draws, *solved)
 
     @property
     def _sizes(self) -> list[int]:
@@ -106,15 +107,16 @@ class Pieces:
 
     def flow(self) -> Piece:
         """A step of flow matching."""
-        return Piece(
-            "flow", "", self.flow_shape, "", 1, 3 * self._passes(self.params.flow.hidden, self.params.flow.batch_size)
-        )
+        flow = self.params.flow
+        passed = self._passes(flow.hidden, flow.draws * flow.batch_size) + self._encoded(flow.batch_size)
+        return Piece("flow", "", self.flow_shape, "", 1, 3 * passed)
 
     def inversion(self) -> Piece:
         """An action inverted and mapped back."""
         flow = self.params.flow
         evaluations = 2 * flow.solver_steps * {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4}[flow.solver]
-        return Piece("invert", "", self.flow_shape, "", 1, evaluations * self._passes(flow.hidden, 1, start=0.0))
+        passed = evaluations * self._passes(flow.hidden, 1, start=0.0) + 2 * self._encoded(1, start=0.0)
+        return Piece("invert", "", self.flow_shape, "", 1, passed)
 
     def step(self) -> Piece:
         """A step in the environment."""
@@ -134,6 +136,11 @@ class Pieces:
 
     def _of_environment(self, kind: str, usual: float) -> Piece:
         return Piece(kind, self.spec.dataset, usual=usual)
+
+    def _encoded(self, batch: int, start: float = _START) -> float:
+        """Seconds in which a batch goes once through the flow's encoder, where it has one."""
+        encoder = self.params.flow.encoder
+        return self._passes(encoder, batch, start) if encoder else 0.0
 
     def _passes(self, hidden: list[int], batch: int, start: float = _START) -> float:
         """Seconds in which a batch goes once through a network."""

@@ -72,7 +72,7 @@ class Stopwatch:
         """Seconds of a step of flow matching."""
         flow, rows = self._flow(params), torch.arange(ROWS, device=self.device)
         pairs = Pairs(self._normal(ROWS, self.spec.observation_dim), self._normal(ROWS, self.spec.action_dim), rows)
-        learner = FlowLearner(flow.field, params.flow.learning_rate)
+        learner = FlowLearner(flow.field, params.flow.learning_rate, draws=params.flow.draws)
         with _one_thread(threads):
             trainer = Trainer(learner, pairs, RunStreams([0], self.device), params.flow.batch_size)
             return self._learning(trainer) / (1 if self.device.type == "cuda" else threads)
@@ -153,7 +153,7 @@ class Stopwatch:
 
     def _flow(self, params: Params, runs: int = 1) -> Flow:
         init, settings = RunStreams(list(range(runs)), place=self.device), params.flow
-        field = VelocityField(init, self.spec.observation_dim, self.spec.action_dim, settings.hidden)
+        field = VelocityField(init, self.spec.observation_dim, self.spec.action_dim, settings.hidden, settings.encoder)
         return Flow(field, settings.solver, settings.solver_steps, settings.solver_grading)
 
     def _agent(self, params: Params, agent: str, runs: int) -> Agent:

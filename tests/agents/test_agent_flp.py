@@ -198,7 +198,7 @@ def test_the_flow_neither_changes_nor_is_called():
     def forbidden(*args, **kwargs):
         raise AssertionError("the flow was called in an update")
 
-    agent.flow.forward = agent.flow.inverse = agent.flow.field.forward = forbidden
+    agent.flow.forward = agent.flow.inverse = agent.flow.field.velocity = forbidden
     train(agent, [1, 2], 3)
     assert all(torch.equal(t, before[name]) for name, t in agent.flow.state_dict().items())
     flow_parameters = {id(p) for p in agent.flow.parameters()}

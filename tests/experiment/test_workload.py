@@ -65,7 +65,8 @@ def test_seeds_tasks_and_sweeps(work):
     assert first.weight == pytest.approx(4 * (1 + 1 + (8 + 16) / (8 + 4)))
     assert (first.threads, last.threads) == (12, 6)
     assert len(first.needs) == 2
-    assert found[f"offline_train/{MAZE}/bc/seed0-1"].runs == 4  # only FLP is swept
+    baseline = found[f"offline_train/{MAZE}/bc/seed0-1"]
+    assert baseline.runs == 4 and baseline.needs == (f"download_dataset/{MAZE}",)  # only FLP is swept, and has a flow
     assert found[f"online_finetune/{MAZE}/flp/seed0-1"].runs == 2  # one task, and no sweep
     assert f"online_finetune/{MAZE}/bc/seed0-1" not in found  # it has nothing to fine-tune with
 
