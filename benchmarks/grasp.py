@@ -1,6 +1,6 @@
 """Does the frozen flow find its way? From some steps before a block is lifted in held-out data it acts alone.
 
-Where data and flows of an experiment are, on datasets with blocks (`cube-…-play`: the first of them; `scene-play`):
+Where data and flows of an experiment are, on datasets with blocks (`cube-…-play`, any of them; `scene-play`):
 
     python -m benchmarks.grasp results/scene-play/flow/model/seed0 [another flow ...]
 
@@ -25,21 +25,28 @@ LOW = 0.7  # of the hand, in an observation's units of 10 cm
 SHUT = 1.9  # of the gripper: more than with the block between its fingers
 
 
-def aside(observations: NDArray[Any]) -> NDArray[Any]:
-    """Horizontal distance of hand and block, in units of 10 cm."""
-    distance: NDArray[Any] = np.linalg.norm(observations[..., 12:14] - observations[..., 19:21], axis=-1)
+def blocks(dataset: str, observations: NDArray[Any]) -> NDArray[Any]:
+    """Positions of the blocks `[..., blocks, 3]`, in units of 10 cm: from 19 on, nine numbers each; scene has one."""
+    count = 1 if dataset.startswith("scene") else (observations.shape[-1] - 19) // 9
+    return np.stack([observations[..., 19 + 9 * i : 22 + 9 * i] for i in range(count)], -2)
+
+
+def aside(observations: NDArray[Any], places: NDArray[Any]) -> NDArray[Any]:
+    """Horizontal distance of the hand and each block, in units of 10 cm."""
+    distance: NDArray[Any] = np.linalg.norm(observations[..., None, 12:14] - places[..., :2], axis=-1)
     return distance
 
 
-def lifted(observations: NDArray[Any]) -> NDArray[np.bool_]:
-    """Whether the block is up and at the hand."""
-    there: NDArray[np.bool_] = (observations[..., 21] > 0.5) & (aside(observations) < 0.4)
+def lifted(dataset: str, observations: NDArray[Any]) -> NDArray[np.bool_]:
+    """Whether a block is up and at the hand."""
+    places = blocks(dataset, observations)
+    there: NDArray[np.bool_] = ((places[..., 2] > 0.5) & (aside(observations, places) < 0.4)).any(-1)
     return there
 
 
-def rows_before(data: Any, steps: int, count: int) -> NDArray[np.intp]:
-    """Rows `steps` before a lift, in the same episode and with the block on the table until then."""
-    up, episode = lifted(data["observations"]), np.cumsum(data["terminals"]) - data["terminals"]
+def rows_before(dataset: str, data: Any, steps: int, count: int) -> NDArray[np.intp]:
+    """Rows `steps` before a lift, in the same episode and with nothing lifted until then."""
+    up, episode = lifted(dataset, data["observations"]), np.cumsum(data["terminals"]) - data["terminals"]
     lifts = np.flatnonzero(~up[:-1] & up[1:])
     lifts = lifts[lifts >= steps]
     on_table = np.array([not up[row - steps : row].any() for row in lifts])
@@ -57,7 +64,7 @@ def begin(environments: Sequence[Any], data: Any, rows: NDArray[np.intp]) -> NDA
 
 
 def play(flow: Any, environments: Sequence[Any], observations: NDArray[np.float32], steps: int) -> str:
-    """How many lift the block, how many shut the hand on nothing, and how near to it the hands came that went down."""
+    """How many lift a block, how many shut the hand on nothing, and how near to one the hands came that went down."""
     random, count = np.random.default_rng(0), len(observations)
     up, nothing, nearest = np.zeros(count, bool), np.zeros(count, bool), np.full(count, np.inf)
     for _ in range(steps):
@@ -67,8 +74,9 @@ def play(flow: Any, environments: Sequence[Any], observations: NDArray[np.float3
             observations[k] = environments[k].step(actions[k])[0]
         low = (observations[:, 14] < LOW) & ~up
         nothing |= low & (observations[:, 17] > SHUT)
-        nearest = np.where(low, np.minimum(nearest, aside(observations)), nearest)
-        up |= lifted(observations)
+        near = aside(observations, blocks(flow.dataset, observations)).min(-1)
+        nearest = np.where(low, np.minimum(nearest, near), nearest)
+        up |= lifted(flow.dataset, observations)
     median = 10 * np.median(nearest[np.isfinite(nearest)]) if np.isfinite(nearest).any() else np.nan
     return f"lifts {100 * up.mean():3.0f} %, shut on nothing {100 * nothing.mean():3.0f} %, {median:4.1f} cm aside"
 
@@ -87,7 +95,7 @@ def main() -> None:
         data = dict(np.load(f"data/{flow.dataset}-val.npz", allow_pickle=False))
         environments = [make_environment(flow.dataset, 1) for _ in range(arguments.states)]
         for steps in arguments.steps:
-            observations = begin(environments, data, rows_before(data, steps, arguments.states))
+            observations = begin(environments, data, rows_before(flow.dataset, data, steps, arguments.states))
             print(f"{path}, {steps} steps before: {play(flow, environments, observations, 2 * steps + 20)}", flush=True)
 
 
