@@ -165,6 +165,7 @@ def test_the_papers_flow_is_one_preset_away(paper):
     assert over_the_arm.offline.model_dump(include=set(chosen)) == chosen
     theirs = default.flow.model_copy(update={"schedule": "constant", "saturation_noise": 0})
     assert original.flow == theirs
+    assert [(params.flow.encoder, params.flow.draws) for params in (original, paper)] == 2 * [([], 1)]
 
 
 @pytest.mark.parametrize("dataset", ["cube-single-play", "scene-play", "puzzle-3x3-play"])
