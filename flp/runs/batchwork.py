@@ -94,7 +94,7 @@ class Batchwork:
         """
         data = load_dataset(layout.DATA.format(dataset=self.dataset) + ".npz")
         offline = self.params.offline
-        flow, digests = self._flow(data) if starts_from_flow(self.agent, offline) else (None, {})
+        flow, digests = self.load_flow(data) if starts_from_flow(self.agent, offline) else (None, {})
         agent = make_agent(
             self.agent,
             Spec(
@@ -154,8 +154,8 @@ class Batchwork:
         _, std = observation_moments(replay.observations.cpu().numpy())
         return noise * to_device(std, self.device)
 
-    def _flow(self, data: Dataset) -> tuple[Flow, dict[int, str]]:
-        """The pretrained flows, one per run, and each seed's digest."""
+    def load_flow(self, data: Dataset) -> tuple[Flow, dict[int, str]]:
+        """The pretrained flows, one per run, and each seed's digest; `FLPError` where they are of other data."""
         paths = [str(self.flow_file(run)) for run in self.runs]
         flow, manifests = load_flow(paths, self.device, dataset_sha256=data.sha256)
         return flow, {run.seed: m["sha256"] for run, m in zip(self.runs, manifests, strict=True)}

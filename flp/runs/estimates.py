@@ -18,7 +18,6 @@ from torch import Tensor
 from flp.data.load import Dataset, load_dataset
 from flp.data.moments import observation_moments
 from flp.evaluation.rollout import Act
-from flp.flow.checkpoint import load_flow
 from flp.learner.devices import to_device
 from flp.parts.base import Agent
 from flp.parts.fitted_q import Logged, fitted_q
@@ -71,8 +70,7 @@ class Estimator:
         self.work, self.device = work, work.device
         file = layout.DATA.format(dataset=work.dataset)
         self.train, self.held_out = load_dataset(f"{file}.npz"), load_dataset(f"{file}-val.npz")
-        flows = [str(work.flow_file(run)) for run in work.runs]
-        self.flow, _ = load_flow(flows, work.device, dataset_sha256=self.train.sha256)
+        self.flow, _ = work.load_flow(self.train)
         rows = self.held_out.transitions
         states = rows[:: max(1, len(rows) // max(1, work.params.invert.likelihood_samples))]
         self.starts, self.states = (
