@@ -24,6 +24,8 @@ _Q_LOGS = ("q", "q_max", "actor_q", "v")
 _SUSPICIOUS, _EXPLODED = 0.5, 10.0
 _AT_CLAMP = 0.02  # nats
 _FAR = 4.0  # standard deviations of the prior, where no flow was trained
+_YOUNG = 1000  # updates in which no policy need have moved
+_UNMOVED = 0.01  # nats: a mean of 0.14 where the prior's deviation is 1, in a single dimension
 
 
 class HopelessError(Exception):
@@ -78,6 +80,7 @@ class Health:
         self.label, self.names, self.agent, self.on_failure = label, list(names), agent, on_failure
         self.latent_dim = replay.actions.shape[-1] if agent.uses_latents else None
         self.log_std_range = offline.log_std_min, offline.log_std_max
+        self.settled = max(offline.steps / 2, _YOUNG)
         tasks = replay.task_of_run[:, 0]
         worst = replay.rewards.amin(1).clamp(max=-1)[tasks]
         best = replay.rewards.amax(1).clamp(min=0)[tasks]
@@ -157,6 +160,9 @@ class Health:
                 f"the prior's range (|z| {radius:.3g}, KL {divergence:.3g}), where the flow only extrapolates"
             )
             self._warn(i, "latents", says, "raise offline.alpha")
+        if self.step >= self.settled and row.get("kl", math.inf) < _UNMOVED:
+            says = f"the policy is still the behaviour (KL {row['kl']:.1g} nats): Q hardly weighs beside the KL"
+            self._warn(i, "unmoved", says, "lower offline.alpha, or let offline.kl_budget choose it")
 
     def guard(self, actions: Tensor) -> Tensor:
         """Actions `[R, …]`, with zeros for failed runs; a run that gives NaN or infinite ones has failed."""

@@ -111,6 +111,18 @@ def test_what_is_suspicious_is_told_once(capsys, changed, words):
     assert not health.failed
 
 
+def test_a_policy_that_stays_the_behaviour_is_told_half_way(capsys):
+    health = make_health()
+    still = logs(kl=0.001)
+    health.look(OFFLINE.steps // 2 - 1, still)
+    assert capsys.readouterr().err == ""
+    for step in (OFFLINE.steps // 2, OFFLINE.steps):
+        health.look(step, still)
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "b at step 4000: the policy is still the behaviour (KL 0.001 nats)" in told and "offline.alpha" in told
+
+
 @pytest.mark.parametrize("changed", [{"q_max": 1100.0}, {"q": -1300.0}])
 def test_an_exploded_q_fails_its_run(changed):
     health = make_health()
