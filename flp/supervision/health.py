@@ -80,7 +80,7 @@ class Health:
         self.label, self.names, self.agent, self.on_failure = label, list(names), agent, on_failure
         self.latent_dim = replay.actions.shape[-1] if agent.uses_latents else None
         self.log_std_range = offline.log_std_min, offline.log_std_max
-        self.settled = max(offline.steps / 2, _YOUNG)
+        self.half_way = max(offline.steps / 2, _YOUNG)
         tasks = replay.task_of_run[:, 0]
         worst = replay.rewards.amin(1).clamp(max=-1)[tasks]
         best = replay.rewards.amax(1).clamp(min=0)[tasks]
@@ -160,7 +160,7 @@ class Health:
                 f"the prior's range (|z| {radius:.3g}, KL {divergence:.3g}), where the flow only extrapolates"
             )
             self._warn(i, "latents", says, "raise offline.alpha")
-        if self.step >= self.settled and row.get("kl", math.inf) < _UNMOVED:
+        if self.step >= self.half_way and row.get("kl", math.inf) < _UNMOVED:
             says = f"the policy is still the behaviour (KL {row['kl']:.1g} nats): Q hardly weighs beside the KL"
             self._warn(i, "unmoved", says, "lower offline.alpha, or let offline.kl_budget choose it")
 
