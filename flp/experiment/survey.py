@@ -26,6 +26,7 @@ from flp.experiment.keys import Keys
 from flp.experiment.workload import MOST_THREADS, flow_threads, known_spec
 from flp.learner.devices import set_up
 from flp.params.loading import Params
+from flp.supervision.foresight import has_bfloat16
 from flp.supervision.speeds import COMPILE, CROWDING, Book, Piece, Pieces
 from flp.supervision.stopwatch import Stopwatch
 from flp.system.errors import FLPError
@@ -234,16 +235,6 @@ class Survey:
             return [ceil(runs / dealt(runs, min(runs, self.cores, MOST_THREADS)))]
         seeds = self._of(dataset, agent).offline.seeds_per_job
         return [runs, max(runs, runs * min(8, len(self.keys.params.seeds)) // seeds)]
-
-
-def has_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 itself."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            flags = set(file.read().split())
-    except OSError:
-        return False
-    return bool(flags & {"avx512_bf16", "amx_bf16"})
 
 
 def _compile_apart(sender: Connection, pieces: Pieces, agent: str, precision: str, device: str, slice_: float) -> None:

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 _PROCESS = 600e6  # a training process with torch, OGBench and some environments
 _CUDA = 1.5e9  # a CUDA context with its libraries and workspaces
 _COPIES = 4  # of parameters: values, gradients, two moments of Adam
+_EMULATED = (
+    "offline.precision is bfloat16, which this CPU is not known to multiply itself (avx512_bf16, amx_bf16): "
+    "updates may take many times as long; set offline.precision to float32"
+)
 
 
 @dataclass(frozen=True)
@@ -109,14 +113,25 @@ def generate_needs(dataset: str, settings: Download, workers: int) -> Needs:
 def foresee_training(
     params: Params, dataset: str, agent: str, shards: Sequence[Sequence[Run]], capacity: int, device: torch.device
 ) -> None:
-    """Check that training runs on a device fits; other arguments as `train_needs`, errors as `check`."""
-    spec, cuda = params.spec(dataset), device.type == "cuda"
+    """Check that training runs on a device fits and is no slower than it need be.
+
+    Other arguments as `train_needs`, errors as `check`.
+    """
+    cuda = device.type == "cuda"
+    if params.offline.precision == "bfloat16" and not cuda and not has_bfloat16():
+        print(f"warning: {_EMULATED}", file=sys.stderr)
+    spec = params.spec(dataset)
     data = Path(layout.DATA.format(dataset=dataset) + ".npz")
     needs = train_needs(params, agent, data, spec.observation_dim, spec.action_dim, shards, capacity, cuda=cuda)
     remedy = "train fewer runs together (offline.seeds_per_job, offline.tasks) or on fewer --threads"
     if capacity:
         remedy += ", or lower online.steps"
     check(f"training {sum(map(len, shards))} runs of {dataset}", needs, remedy, device if cuda else None)
+
+
+def has_bfloat16() -> bool:
+    """Whether this CPU is known to multiply bfloat16 itself."""
+    return bool(set(_read("/proc/cpuinfo").split()) & {"avx512_bf16", "amx_bf16"})
 
 
 def check(what: str, needs: Needs, remedy: str, gpu: torch.device | None = None) -> None:

@@ -146,6 +146,27 @@ def test_a_job_is_refused_for_what_its_algorithm_ranks(here, limits, capsys):
         assert ("of memory, but there are" in capsys.readouterr().err) == refused
 
 
+@pytest.mark.parametrize(
+    ("precision", "flags", "device", "warned"),
+    [
+        ("bfloat16", "fma avx2", "cpu", True),
+        ("bfloat16", "fma avx2 avx512_bf16", "cpu", False),
+        ("bfloat16", "fma avx2", "cuda", False),
+        ("float32", "fma avx2", "cpu", False),
+    ],
+)
+def test_arithmetic_that_a_cpu_has_not_is_warned_of(limits, monkeypatch, capsys, precision, flags, device, warned):
+    read = foresight._read
+    monkeypatch.setattr(foresight, "_read", lambda path: f"flags : {flags}" if path == "/proc/cpuinfo" else read(path))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda gpu: (4 * GIB, 8 * GIB))
+    values = yaml.safe_load((REPO / "params.yaml").read_text())
+    values["offline"]["precision"] = precision
+    foresee_training(parse(values), DATASET, "flp", shards(1), 0, torch.device(device))
+    told = capsys.readouterr().err
+    assert ("set offline.precision to float32" in told) == warned
+    assert told.count("\n") == warned
+
+
 def test_a_stage_says_so_before_it_starts(limits, tmp_path, monkeypatch, capsys):
     limits(disk=1000)
     monkeypatch.chdir(tmp_path)
