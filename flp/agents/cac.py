@@ -25,6 +25,8 @@ from flp.randomness.streams import RunStreams
 class CAC(Agent):
     """R consistency policies with critics; a policy's moving average teaches it, and gives the targets' actions."""
 
+    restraint = "lower offline.baselines.cac.eta"
+
     def __init__(self, spec: Spec) -> None:
         super().__init__()
         o, own = spec.offline, settings_of(spec, "cac")

@@ -27,6 +27,7 @@ class CalQL(Agent):
     """R soft actor-critics; their values, of which the ensemble's least counts, are of rewards times `reward_scale`."""
 
     uses_returns = True
+    restraint = "raise offline.baselines.calql.weight"
     balanced = True  # online, half of every batch is the dataset's
 
     def __init__(self, spec: Spec) -> None:

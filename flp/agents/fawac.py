@@ -17,6 +17,8 @@ from flp.randomness.streams import RunStreams
 class FAWAC(FlowAgent, ActorCritic):
     """R flow policies that imitate better actions more, by FQL's critics."""
 
+    restraint = "lower offline.baselines.fawac.alpha"
+
     def __init__(self, spec: Spec) -> None:
         o, own = spec.offline, settings_of(spec, "fawac")
         super().__init__(spec, "joint", own.flow_steps)

@@ -15,6 +15,8 @@ from flp.randomness.streams import RunStreams
 class FBRAC(FlowAgent, ActorCritic):
     """R flow policies that climb Q by backpropagation through time."""
 
+    restraint = "raise offline.baselines.fbrac.alpha"
+
     def __init__(self, spec: Spec) -> None:
         o, own = spec.offline, settings_of(spec, "fbrac")
         super().__init__(spec, "joint", own.flow_steps)

@@ -55,7 +55,9 @@ class FLP(Agent):
             Adam(self.critic.parameters(), o.learning_rate),
         ]
         self.alpha, self.kl_budget = spec.alpha, o.kl_budget
+        self.restraint = "raise offline.alpha"
         if self.kl_budget is not None:
+            self.restraint = "lower offline.kl_budget"
             self.log_alpha = nn.Parameter(spec.alpha.log())
             self.optimizers.append(Adam([self.log_alpha], o.learning_rate))
 

@@ -17,6 +17,8 @@ from flp.randomness.streams import RunStreams
 class FQL(FlowAgent, ActorCritic):
     """R one-step policies μ_θ(s, z), z ~ N(0, I), with their behaviour flows and critics."""
 
+    restraint = "raise offline.baselines.fql.alpha"
+
     def __init__(self, spec: Spec) -> None:
         o, own = spec.offline, settings_of(spec, "fql")
         super().__init__(spec, own.flow, own.flow_steps)

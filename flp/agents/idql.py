@@ -18,6 +18,8 @@ from flp.randomness.streams import RunStreams
 class IDQL(DiffusionAgent):
     """R diffusion models whose draws are ranked by the target critics; the models' moving averages act."""
 
+    restraint = "lower offline.baselines.idql.expectile"
+
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec, "idql")
         own = settings_of(spec, "idql")

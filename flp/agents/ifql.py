@@ -17,6 +17,8 @@ from flp.randomness.streams import RunStreams
 class IFQL(FlowAgent):
     """R behaviour flows whose draws are ranked by Q."""
 
+    restraint = "lower offline.baselines.ifql.expectile"
+
     def __init__(self, spec: Spec) -> None:
         o, own = spec.offline, settings_of(spec, "ifql")
         super().__init__(spec, own.flow, own.flow_steps)

@@ -16,6 +16,8 @@ from flp.randomness.streams import RunStreams
 class IQL(Agent):
     """R Gaussian policies N(μ_θ(s), I) with in-sample values."""
 
+    restraint = "lower offline.baselines.iql.expectile"
+
     def __init__(self, spec: Spec) -> None:
         super().__init__()
         o, own = spec.offline, settings_of(spec, "iql")

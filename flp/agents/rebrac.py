@@ -18,6 +18,8 @@ from flp.randomness.streams import RunStreams
 class ReBRAC(Agent):
     """R deterministic policies a = tanh μ_θ(s) with clipped double Q."""
 
+    restraint = "raise offline.baselines.rebrac.alpha_actor"
+
     def __init__(self, spec: Spec) -> None:
         super().__init__()
         o, own = spec.offline, settings_of(spec, "rebrac")

@@ -19,6 +19,8 @@ from flp.randomness.streams import RunStreams
 class SRPO(DiffusionAgent):
     """R deterministic policies a = tanh μ_θ(s)."""
 
+    restraint = "lower offline.baselines.srpo.expectile"
+
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec, "srpo")
         o, own = spec.offline, settings_of(spec, "srpo")

@@ -8,7 +8,7 @@ An agent holds R runs, its parameters stacked `[R, ...]`. Four verbs: `draw` the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -45,6 +45,10 @@ class Agent(Learner):
     """Whether the batch has Monte-Carlo `returns` `[R, B]` too; −∞ where an online episode has not ended yet."""
     value_scale: float = 1.0
     """What its critics' values are multiplied by."""
+    aggregation: Literal["mean", "min"] = "min"
+    """What counts of the values of its critics."""
+    restraint: str = ""
+    """What keeps its values nearer to the data, such as `raise offline.alpha`; empty where no parameter does."""
     candidates: tuple[int, ...] = ()
     """Among how many draws each run chooses when it acts; empty where there is no choice."""
 

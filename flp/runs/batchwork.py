@@ -144,8 +144,13 @@ class Batchwork:
         for optimizer in agent.optimizers:
             if phase == "offline" and offline.schedule == "cosine":
                 optimizer.decay_steps = optimizer.decay_steps or steps
-            if phase == "online" and slower is not None and self.agent not in ONLINE_ONLY:
+            if slower is not None and self.rate(phase) == "online.learning_rate":
                 optimizer.learning_rate *= slower / offline.learning_rate
+
+    def rate(self, phase: str) -> str:
+        """The parameter that a phase's step size comes from."""
+        is_own = self.params.online.learning_rate is not None and self.agent not in ONLINE_ONLY
+        return "online.learning_rate" if phase == "online" and is_own else "offline.learning_rate"
 
     def _observation_noise(self, replay: Replay) -> Tensor | None:
         noise = self.params.offline.observation_noise

@@ -142,7 +142,9 @@ class Session(AbstractContextManager["Session", None]):
         self.progress = Progress(label, steps, quiet=turns.index > 0, tell=self.status.reach)
         rescue = partial(keep_last_good, self.work, self.resume, assignment.folder, assignment.keys)
         own = not self.work.spec.of_ogbench
-        self.health = Health(label, names, params.offline, self.replay, self.agent, rescue, own=own)
+        self.health = Health(
+            label, names, params.offline, self.replay, self.agent, rescue, rate=self.work.rate(phase), own=own
+        )
         beside = evaluates_beside(device)
         self.boards = Boards(params.report, assignment.folder, self.work.shown, {r.name: asdict(r) for r in shard.runs})
         self.recorder = Recorder(self.work, phase, self.agent, shard.threads, self.health, self._tick, beside=beside)

@@ -63,6 +63,7 @@ class Health:
         replay: the transitions, for the rewards.
         agent: what is trained.
         on_failure: called with a run's number when it fails, while the last checkpoint is still there.
+        rate: the parameter that the step size comes from.
         own: a user's task, whose rewards may be of any sign and whose episodes need not end by success.
     """
 
@@ -75,12 +76,16 @@ class Health:
         agent: Agent,
         on_failure: Callable[[int], None] = lambda run: None,
         *,
+        rate: str = "offline.learning_rate",
         own: bool = False,
     ) -> None:
         self.label, self.names, self.agent, self.on_failure = label, list(names), agent, on_failure
         self.latent_dim = replay.actions.shape[-1] if agent.uses_latents else None
         self.log_std_range = offline.log_std_min, offline.log_std_max
-        self.half_way = max(offline.steps / 2, _YOUNG)
+        self.half_way = max(offline.steps / 2, _YOUNG) if offline.kl_budget is None else math.inf  # else α follows
+        least = "take offline.aggregation: min" if agent.aggregation == "mean" else ""
+        self.remedy = _either(f"lower {rate}", agent.restraint)
+        self.calmer = _either(f"lower {rate} or offline.target_rate", least, agent.restraint)
         tasks = replay.task_of_run[:, 0]
         worst = replay.rewards.amin(1).clamp(max=-1)[tasks]
         best = replay.rewards.amax(1).clamp(min=0)[tasks]
@@ -118,7 +123,7 @@ class Health:
             broken = [column for column, value in row.items() if not math.isfinite(value)]
             if broken or not whole[i]:
                 what = f"{broken[0]} is {row[broken[0]]}" if broken else "a parameter is NaN or infinite"
-                self.fail(i, what, "lower offline.learning_rate, or raise offline.alpha")
+                self.fail(i, what, self.remedy)
             elif name not in self.failed:
                 self._judge(i, row)
         if len(self.failed) < len(self.names):
@@ -132,13 +137,12 @@ class Health:
         if values:
             beyond = max(max(values) - high, low - min(values), 0.0)
             worst = max(values) if max(values) - high > low - min(values) else min(values)
-            remedy = "lower offline.learning_rate or offline.target_rate, take aggregation: min, or raise offline.alpha"
             says = f"Q is {worst:.4g}, where rewards and discount allow {low:.4g} to {high:.4g}"
             if beyond > 1 + _EXPLODED * (high - low):
-                self.fail(i, says, remedy)
+                self.fail(i, says, self.calmer)
                 return
             if beyond > 1 + _SUSPICIOUS * (high - low):
-                self._warn(i, "q", says, remedy)
+                self._warn(i, "q", says, self.calmer)
         if "policy_std" in row:
             self._judge_policy(i, row)
 
@@ -147,10 +151,10 @@ class Health:
         low, high = self.log_std_range
         if log_std < low + _AT_CLAMP:
             says = f"the policy has collapsed: its standard deviation is at its lower clamp, e^{low:g}"
-            self._warn(i, "low std", says, "raise offline.alpha")
+            self._warn(i, "low std", says, self.agent.restraint)
         if log_std > high - _AT_CLAMP:
             says = f"the policy's standard deviation is at its upper clamp, e^{high:g}"
-            self._warn(i, "high std", says, "raise offline.alpha")
+            self._warn(i, "high std", says, self.agent.restraint)
         if self.latent_dim is None:
             return
         radius, divergence = math.sqrt(self.latent_dim) + _FAR, self.latent_dim * _FAR**2
@@ -159,7 +163,7 @@ class Health:
                 f"the policy's latents (|z| {row.get('latent_norm', 0.0):.3g}, KL {row.get('kl', 0.0):.3g}) lie beyond "
                 f"the prior's range (|z| {radius:.3g}, KL {divergence:.3g}), where the flow only extrapolates"
             )
-            self._warn(i, "latents", says, "raise offline.alpha")
+            self._warn(i, "latents", says, self.agent.restraint)
         if self.step >= self.half_way and row.get("kl", math.inf) < _UNMOVED:
             says = f"the policy is still the behaviour (KL {row['kl']:.1g} nats): Q hardly weighs beside the KL"
             self._warn(i, "unmoved", says, "lower offline.alpha, or let offline.kl_budget choose it")
@@ -183,7 +187,7 @@ class Health:
         """Mark the runs as failed whose actions at a step were not finite."""
         for run in sorted(guard.failed - guard.had_failed):
             says = "its policy gives NaN or infinite actions"
-            self.fail(run, says, "lower offline.learning_rate, or raise offline.alpha", step)
+            self.fail(run, says, self.remedy, step)
 
     def fail(self, run: int, what: str, remedy: str, step: int | None = None) -> None:
         """Mark a run as failed, at this step or an earlier one; the first reason counts."""
@@ -226,6 +230,12 @@ class Health:
     def restore(self, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
         """Put back what `state` gave."""
         self.failed, self.warned, self.good = info["failed"], set(info["warned"]), info["good"]
+
+
+def _either(*remedies: str) -> str:
+    """Remedies as one sentence, `a, b, or c`; an empty one is none, and the first never is."""
+    *first, last = filter(None, remedies)
+    return f"{', '.join(first)}, or {last}" if first else last
 
 
 def _finite_runs(learner: Learner, runs: int) -> list[bool]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import re
 from typing import get_args
 
 import pytest
 import torch
+from random_transitions import make_replay
 from reference import SETTINGS, make_batch, make_flow
 
 from flp.agents import make_agent as build
@@ -13,6 +16,7 @@ from flp.params.sections import IN_LATENTS, AgentName, Offline, starts_from_flow
 from flp.parts.base import Spec
 from flp.randomness.streams import RunStreams
 from flp.runs.run_folder import parameters_of, restore_parameters
+from flp.supervision.health import Health
 
 CASES = [
     ("bc", {}),
@@ -32,6 +36,7 @@ CASES = [
     ("calql", {"draws": 3}),
     ("calql", {"draws": 3, "lagrange_gap": 0.5}),
 ]
+OFFLINE = Offline(**SETTINGS)
 every_case = pytest.mark.parametrize(("name", "own"), CASES, ids=[f"{n}-{o.get('flow', '')}" for n, o in CASES])
 
 
@@ -53,6 +58,38 @@ def make(name, seeds, own=None, *, flow=None, observations=3, actions=2, **chang
             flow=flow,
         ),
     )
+
+
+@pytest.mark.parametrize("name", get_args(AgentName))
+def test_what_holds_an_agent_is_a_parameter_of_its_own(name):
+    agent = make(name, [0])
+    named = re.findall(r"[\w.]*\w", agent.restraint.partition(" ")[2])
+    assert len(named) == (name not in {"bc", "fbc", "rlpd"})
+    for path in named:
+        section, _, field = path.rpartition(".")
+        assert section == ("offline" if name == "flp" else f"offline.baselines.{name}")
+        own = OFFLINE if name == "flp" else getattr(OFFLINE.baselines, name)
+        assert isinstance(getattr(own, field), float)
+
+
+def test_what_alpha_follows_holds_flp():
+    assert make("flp", [0]).restraint == "raise offline.alpha"
+    assert make("flp", [0], kl_budget=0.5).restraint == "lower offline.kl_budget"
+
+
+@pytest.mark.parametrize("name", [name for name in get_args(AgentName) if name != "flp"])
+def test_a_remedy_names_what_the_algorithm_reads(name):
+    """FLP's alpha is nothing to another, and most take the least of their critics anyway."""
+    agent = make(name, [1, 2])
+    health = Health(name, ["a", "b"], OFFLINE, make_replay(), agent, rate="online.learning_rate")
+    health.look(10, {"q": torch.tensor([-50.0, -9e9])})
+    health.guard(torch.tensor([[math.nan], [0.0]]))
+    told = [failure["remedy"] for failure in health.failed.values()]
+    assert len(told) == 2
+    for remedy in told:
+        assert remedy.startswith("lower online.learning_rate") and remedy.endswith(agent.restraint)
+        assert "offline.alpha" not in remedy
+    assert ("take offline.aggregation: min" in told[0]) == (name in {"fql", "fawac", "fbrac", "rlpd"})
 
 
 def test_latents_come_with_a_flow():

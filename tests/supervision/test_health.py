@@ -123,6 +123,13 @@ def test_a_policy_that_stays_the_behaviour_is_told_half_way(capsys):
     assert "b at step 4000: the policy is still the behaviour (KL 0.001 nats)" in told and "offline.alpha" in told
 
 
+def test_a_policy_whose_alpha_follows_a_budget_may_stay_near(capsys):
+    held = OFFLINE.model_copy(update={"kl_budget": 0.001})
+    health = Health("flp", ["a", "b"], held, make_replay(), make_agent([1, 2], kl_budget=0.001))
+    health.look(OFFLINE.steps, logs(kl=0.001))
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("changed", [{"q_max": 1100.0}, {"q": -1300.0}])
 def test_an_exploded_q_fails_its_run(changed):
     health = make_health()
