@@ -140,17 +140,20 @@ class Batchwork:
 
     def _set_rates(self, agent: Agent, phase: str, steps: int) -> None:
         """Let the rates fall over offline training; fine-tune with smaller ones, each in the same proportion."""
-        offline, slower = self.params.offline, self.params.online.learning_rate
+        offline, slower = self.params.offline, self._slower(phase)
         for optimizer in agent.optimizers:
             if phase == "offline" and offline.schedule == "cosine":
                 optimizer.decay_steps = optimizer.decay_steps or steps
-            if slower is not None and self.rate(phase) == "online.learning_rate":
+            if slower is not None:
                 optimizer.learning_rate *= slower / offline.learning_rate
 
     def rate(self, phase: str) -> str:
         """The parameter that a phase's step size comes from."""
-        is_own = self.params.online.learning_rate is not None and self.agent not in ONLINE_ONLY
-        return "online.learning_rate" if phase == "online" and is_own else "offline.learning_rate"
+        return "offline.learning_rate" if self._slower(phase) is None else "online.learning_rate"
+
+    def _slower(self, phase: str) -> float | None:
+        """The step size of fine-tuning, where that has one of its own."""
+        return self.params.online.learning_rate if phase == "online" and self.agent not in ONLINE_ONLY else None
 
     def _observation_noise(self, replay: Replay) -> Tensor | None:
         noise = self.params.offline.observation_noise
