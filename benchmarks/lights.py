@@ -1,0 +1,96 @@
+"""What the best policy of a puzzle would do: does it pay to solve it, at a discount and so many steps a press?
+
+    python -m benchmarks.lights puzzle-3x3-play --discounts 0.99 0.995 0.998 --steps 20 27
+
+Pressing a button toggles it and its neighbours, and a step costs as many points as buttons are wrong. So the puzzle is
+a small decision process whose optimum value iteration finds: it presses some button, or stays as it is for ever.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flp.data.environments import make_environment
+
+
+@dataclass(frozen=True)
+class Lights:
+    """A task.
+
+    Attributes:
+        start: its first state, a bit for each button.
+        wrong: how many buttons are wrong in every state, `[states]`.
+        after: the states that the presses lead to, `[states, buttons]`.
+    """
+
+    start: int
+    wrong: NDArray[np.int64]
+    after: NDArray[np.int64]
+
+    def optimum(self, discount: float, steps: int) -> NDArray[np.float64]:
+        """Values of presses, `[states, buttons]`, where each takes so many steps: R + γ^steps max(V, stay)."""
+        stay, while_pressed = self.stay(discount), -self.wrong * (1 - discount**steps) / (1 - discount)
+        values = stay
+        while True:
+            presses = while_pressed[:, None] + discount**steps * values[self.after]
+            better = np.maximum(stay, presses.max(1))
+            if np.allclose(better, values, rtol=0, atol=1e-9):
+                return presses
+            values = better
+
+    def stay(self, discount: float) -> NDArray[np.float64]:
+        """What it is worth to press nothing any more, `[states]`; the task ends where nothing is wrong."""
+        return -self.wrong / (1 - discount)
+
+    def way(self, discount: float, steps: int) -> list[int]:
+        """How many buttons are wrong along the optimum's way, until it stays."""
+        presses, stay, state = self.optimum(discount, steps), self.stay(discount), self.start
+        way = [int(self.wrong[state])]
+        while way[-1] and presses[state].max() > stay[state] + 1e-9:
+            state = int(self.after[state, presses[state].argmax()])
+            way.append(int(self.wrong[state]))
+        return way
+
+
+def lights(rows: int, columns: int, start: list[int], goal: list[int]) -> Lights:
+    """The task from the buttons' states at first and at the end, row by row."""
+    count = rows * columns
+    states = np.arange(2**count)
+    row, column = np.divmod(np.arange(count), columns)
+    near = abs(row[:, None] - row) + abs(column[:, None] - column) <= 1
+    bits = 1 << np.arange(count)
+    wrong = ((states ^ int(bits @ goal))[:, None] >> np.arange(count) & 1).sum(1)
+    return Lights(int(bits @ start), wrong, states[:, None] ^ (near @ bits))
+
+
+def task_of(dataset: str, task: int) -> Lights:
+    """One of OGBench's tasks."""
+    rows, columns = map(int, dataset.split("-")[1].split("x"))
+    environment = make_environment(dataset, task).unwrapped
+    environment.reset(seed=0)
+    known = environment.task_infos[task - 1]  # type: ignore[attr-defined]
+    return lights(rows, columns, list(known["init_button_states"]), list(known["goal_button_states"]))
+
+
+def main() -> None:
+    """A row for every task, discount and number of steps."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset", choices=["puzzle-3x3-play", "puzzle-4x4-play"])
+    parser.add_argument("--discounts", type=float, nargs="+", default=[0.99, 0.995, 0.998])
+    parser.add_argument("--steps", type=int, nargs="+", default=[20, 27], help="that a press takes")
+    arguments = parser.parse_args()
+    for task in range(1, 6):
+        puzzle = task_of(arguments.dataset, task)
+        for discount in arguments.discounts:
+            for steps in arguments.steps:
+                way = puzzle.way(discount, steps)
+                end = f"stays at {way[-1]} wrong" if way[-1] else "solves it"
+                print(f"task {task} | discount {discount} | {steps} steps | wrong {way} | {end}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""The optimum of a puzzle of lights, against answers that are known or found the slow way."""
+
+from __future__ import annotations
+
+from itertools import combinations, permutations
+
+import pytest
+
+from benchmarks.lights import lights
+
+
+def test_one_button_is_pressed_and_two_that_toggle_together_are_left_alone():
+    one = lights(1, 1, [0], [1])
+    assert one.way(0.9, 3) == [1, 0]
+    assert one.optimum(0.9, 3)[0, 0] == pytest.approx(-(1 + 0.9 + 0.81))
+    two = lights(1, 2, [1, 0], [0, 0])  # a press toggles both: one stays wrong for ever
+    assert two.way(0.9, 3) == [1]
+    assert two.optimum(0.9, 3)[two.start].max() == pytest.approx(two.stay(0.9)[two.start]) == pytest.approx(-10)
+
+
+@pytest.mark.parametrize(("discount", "solves"), [(0.99, False), (0.998, True)])
+def test_one_wrong_light_is_worth_solving_at_a_long_horizon_alone(discount, solves):
+    # Of all orders in which the presses that solve it may come, and of staying, the best.
+    on, steps = [1] * 9, 27
+    puzzle = lights(3, 3, on, [0, *on[1:]])
+    (presses,) = [p for n in range(10) for p in combinations(range(9), n) if led(puzzle, p)[-1] == 0]
+    orders = [cost([1, *led(puzzle, order)], discount, steps) for order in permutations(presses)]
+    assert len(presses) == 5
+    assert (max(orders) > puzzle.stay(discount)[puzzle.start]) == solves
+    assert (puzzle.way(discount, steps)[-1] == 0) == solves
+    if solves:
+        assert puzzle.optimum(discount, steps)[puzzle.start].max() == pytest.approx(max(orders))
+
+
+def led(puzzle, presses):
+    """Buttons that are wrong after each press."""
+    state, wrong = puzzle.start, []
+    for button in presses:
+        state = puzzle.after[state, button]
+        wrong.append(int(puzzle.wrong[state]))
+    return wrong or [int(puzzle.wrong[state])]
+
+
+def cost(wrong, discount, steps):
+    """The return of a way, step by step."""
+    return -sum(discount ** (steps * k + step) * n for k, n in enumerate(wrong) for step in range(steps))
