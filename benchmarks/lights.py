@@ -4,16 +4,25 @@
 
 Pressing a button toggles it and its neighbours, and a step costs as many points as buttons are wrong. So the puzzle is
 a small decision process whose optimum value iteration finds: it presses some button, or stays as it is for ever.
+
+In the root of an experiment whose data are there, trained policies' critics are set beside that optimum, at the states
+of held-out data, by the number of buttons that are wrong:
+
+    python -m benchmarks.lights puzzle-3x3-play --steps 27 --policies results/puzzle-3x3-play/offline/flp/seed0/task*
 """
 
 from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from flp import load_policy
+from flp.agents.flp import FLP
 from flp.data.environments import make_environment
 
 
@@ -61,7 +70,7 @@ def lights(rows: int, columns: int, start: list[int], goal: list[int]) -> Lights
     count = rows * columns
     states = np.arange(2**count)
     row, column = np.divmod(np.arange(count), columns)
-    near = abs(row[:, None] - row) + abs(column[:, None] - column) <= 1
+    near = (abs(row[:, None] - row) + abs(column[:, None] - column) <= 1).astype(np.int64)
     bits = 1 << np.arange(count)
     wrong = ((states ^ int(bits @ goal))[:, None] >> np.arange(count) & 1).sum(1)
     return Lights(int(bits @ start), wrong, states[:, None] ^ (near @ bits))
@@ -72,8 +81,31 @@ def task_of(dataset: str, task: int) -> Lights:
     rows, columns = map(int, dataset.split("-")[1].split("x"))
     environment = make_environment(dataset, task).unwrapped
     environment.reset(seed=0)
-    known = environment.task_infos[task - 1]  # type: ignore[attr-defined]
+    known = environment.task_infos[task - 1]
     return lights(rows, columns, list(known["init_button_states"]), list(known["goal_button_states"]))
+
+
+def beside_the_optimum(folder: Path, steps: int, stride: int = 50) -> list[str]:
+    """A policy's critic at every so many held-out states, and the optimum: a line for each number of wrong buttons."""
+    policy = load_policy(folder)
+    agent, discount = policy._learner, float(policy.manifest["model"]["offline"]["discount"])
+    if not isinstance(agent, FLP):
+        raise SystemExit(f"error: {folder}: it reads policies of FLP")
+    data = np.load(f"data/{policy.dataset}-val.npz", allow_pickle=False)
+    observations, buttons = data["observations"][::stride], data["button_states"][::stride]
+    puzzle = task_of(policy.dataset, policy.task)
+    states = buttons @ (1 << np.arange(buttons.shape[1]))
+    values = np.maximum(puzzle.stay(discount), puzzle.optimum(discount, steps).max(1)) * (puzzle.wrong > 0)
+    with torch.inference_mode():
+        seen = torch.from_numpy(observations.astype(np.float32))[None]
+        said = agent.critic(seen, agent.policy(seen)[0]).mean(1)[0].numpy()
+    wrong, best = puzzle.wrong[states], values[states]
+    head = f"{folder.name} | discount {discount} | correlation {np.corrcoef(said, best)[0, 1]:.2f}"
+    return [head] + [
+        f"  {n} wrong, {here.sum()} states: critic {said[here].mean():.0f}, optimum {best[here].mean():.0f}"
+        for n in np.unique(wrong)
+        if (here := wrong == n).any()
+    ]
 
 
 def main() -> None:
@@ -82,7 +114,12 @@ def main() -> None:
     parser.add_argument("dataset", choices=["puzzle-3x3-play", "puzzle-4x4-play"])
     parser.add_argument("--discounts", type=float, nargs="+", default=[0.99, 0.995, 0.998])
     parser.add_argument("--steps", type=int, nargs="+", default=[20, 27], help="that a press takes")
+    parser.add_argument("--policies", type=Path, nargs="+", help="whose critics to set beside the optimum")
     arguments = parser.parse_args()
+    for folder in arguments.policies or ():
+        print("\n".join(beside_the_optimum(folder, arguments.steps[0])), flush=True)
+    if arguments.policies:
+        return
     for task in range(1, 6):
         puzzle = task_of(arguments.dataset, task)
         for discount in arguments.discounts:
