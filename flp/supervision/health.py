@@ -19,9 +19,11 @@ from flp.learner.trainable import Learner, Logs
 from flp.params.sections import Offline
 from flp.parts.base import Agent
 
-_Q_LOGS = ("q", "q_max", "actor_q", "v")
+_Q_MEANS = ("q", "actor_q", "v")  # over a batch
+_Q_LOGS = (*_Q_MEANS, "q_max")
 # Beyond what rewards allow by this share of the whole range, Q is suspicious; by this multiple, it has exploded.
-_SUSPICIOUS, _EXPLODED = 0.5, 10.0
+# A batch's mean does not come near the best that a single state allows: one above that is suspicious sooner.
+_SUSPICIOUS, _SUSPICIOUS_MEAN, _EXPLODED = 0.5, 0.005, 10.0
 _AT_CLAMP = 0.02  # nats
 _FAR = 4.0  # standard deviations of the prior, where no flow was trained
 _YOUNG = 1000  # updates in which no policy need have moved
@@ -142,6 +144,10 @@ class Health:
                 self.fail(i, says, self.calmer)
                 return
             if beyond > 1 + _SUSPICIOUS * (high - low):
+                self._warn(i, "q", says, self.calmer)
+            mean = max((row[name] for name in _Q_MEANS if name in row), default=low)
+            if mean > high + 1 + _SUSPICIOUS_MEAN * (high - low):
+                says = f"Q is {mean:.4g} on average, where rewards and discount allow {low:.4g} to {high:.4g}"
                 self._warn(i, "q", says, self.calmer)
         if "policy_std" in row:
             self._judge_policy(i, row)

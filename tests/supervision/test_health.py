@@ -44,6 +44,11 @@ def test_what_is_plausible_is_silent(capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_a_single_value_or_a_mean_by_chance_above_the_best_is_silent(capsys):
+    make_health().look(10, logs(q_max=40.0, q=1.0))
+    assert capsys.readouterr().err == ""
+
+
 def test_a_task_without_a_success_is_told_at_the_start(capsys):
     make_health().start()
     told = capsys.readouterr().err
@@ -93,6 +98,7 @@ def test_a_log_that_is_no_number_fails_its_run_alone(name, value):
         ({"q_max": 60.0}, "Q is 60, where rewards and discount allow -100 to 0; "),
         ({"q": -170.0}, "Q is -170"),
         ({"actor_q": 75.0}, "Q is 75"),
+        ({"actor_q": 2.0}, "Q is 2 on average, where rewards and discount allow -100 to 0; "),
         ({"policy_std": math.exp(-5) + 1e-5}, "collapsed"),
         ({"policy_std": math.exp(2) - 1e-3}, "upper clamp"),
         ({"latent_norm": 9.0}, "the prior's range"),
