@@ -95,7 +95,7 @@ def beside_the_optimum(folder: Path, steps: int, stride: int = 50) -> list[str]:
     observations, buttons = data["observations"][::stride], data["button_states"][::stride]
     puzzle = task_of(policy.dataset, policy.task)
     states = buttons @ (1 << np.arange(buttons.shape[1]))
-    values = np.maximum(puzzle.stay(discount), puzzle.optimum(discount, steps).max(1)) * (puzzle.wrong > 0)
+    values = np.maximum(puzzle.stay(discount), puzzle.optimum(discount, steps).max(1))
     with torch.inference_mode():
         seen = torch.from_numpy(observations.astype(np.float32))[None]
         said = agent.critic(seen, agent.policy(seen)[0]).mean(1)[0].numpy()
@@ -103,8 +103,7 @@ def beside_the_optimum(folder: Path, steps: int, stride: int = 50) -> list[str]:
     head = f"{folder.name} | discount {discount} | correlation {np.corrcoef(said, best)[0, 1]:.2f}"
     return [head] + [
         f"  {n} wrong, {here.sum()} states: critic {said[here].mean():.0f}, optimum {best[here].mean():.0f}"
-        for n in np.unique(wrong)
-        if (here := wrong == n).any()
+        for n, here in ((n, wrong == n) for n in np.unique(wrong))
     ]
 
 
