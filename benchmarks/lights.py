@@ -8,7 +8,7 @@ a small decision process whose optimum value iteration finds: it presses some bu
 In the root of an experiment whose data are there, trained policies' critics are set beside that optimum, at the states
 of held-out data, by the number of buttons that are wrong:
 
-    python -m benchmarks.lights puzzle-3x3-play --steps 27 --policies results/puzzle-3x3-play/offline/flp/seed0/task*
+    python -m benchmarks.lights --steps 27 --policies results/puzzle-3x3-play/offline/flp/seed0/task*
 """
 
 from __future__ import annotations
@@ -56,12 +56,11 @@ class Lights:
         return -self.wrong / (1 - discount)
 
     def way(self, discount: float, steps: int) -> list[int]:
-        """How many buttons are wrong along the optimum's way, until it stays."""
-        presses, stay, state = self.optimum(discount, steps), self.stay(discount), self.start
-        way = [int(self.wrong[state])]
-        while way[-1] and presses[state].max() > stay[state] + 1e-9:
-            state = int(self.after[state, presses[state].argmax()])
-            way.append(int(self.wrong[state]))
+        """The states along the optimum's way, until it stays."""
+        presses, stay = self.optimum(discount, steps), self.stay(discount)
+        way = [self.start]
+        while self.wrong[way[-1]] and presses[way[-1]].max() > stay[way[-1]] + 1e-9:
+            way.append(int(self.after[way[-1], presses[way[-1]].argmax()]))
         return way
 
 
@@ -100,32 +99,39 @@ def beside_the_optimum(folder: Path, steps: int, stride: int = 50) -> list[str]:
         seen = torch.from_numpy(observations.astype(np.float32))[None]
         said = agent.critic(seen, agent.policy(seen)[0]).mean(1)[0].numpy()
     wrong, best = puzzle.wrong[states], values[states]
-    head = f"{folder.name} | discount {discount} | correlation {np.corrcoef(said, best)[0, 1]:.2f}"
+    correlation = np.corrcoef(said, best)[0, 1]
+    head = f"{folder.name} | discount {discount} | {steps} steps | correlation {correlation:.2f}"
     return [head] + [
         f"  {n} wrong, {here.sum()} states: critic {said[here].mean():.0f}, optimum {best[here].mean():.0f}"
         for n, here in ((n, wrong == n) for n in np.unique(wrong))
     ]
 
 
+def along_the_way(puzzle: Lights, discount: float, steps: int) -> str:
+    """How many buttons are wrong on the optimum's way, and what going on and staying are worth there."""
+    presses, stay, way = puzzle.optimum(discount, steps).max(1), puzzle.stay(discount), puzzle.way(discount, steps)
+    stops = [f"{puzzle.wrong[s]} wrong ({presses[s]:.0f}, stay {stay[s]:.0f})" for s in way if puzzle.wrong[s]]
+    return ", ".join(stops) + (" | stays" if puzzle.wrong[way[-1]] else " | solves it")
+
+
 def main() -> None:
-    """A row for every task, discount and number of steps."""
+    """A row for every task, discount and number of steps; or for every policy, number of steps and of wrong buttons."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dataset", choices=["puzzle-3x3-play", "puzzle-4x4-play"])
-    parser.add_argument("--discounts", type=float, nargs="+", default=[0.99, 0.995, 0.998])
+    asked = parser.add_mutually_exclusive_group(required=True)
+    asked.add_argument("dataset", nargs="?", choices=["puzzle-3x3-play", "puzzle-4x4-play"])
+    asked.add_argument("--policies", type=Path, nargs="+", help="whose critics to set beside the optimum")
+    parser.add_argument("--discounts", type=float, nargs="+", default=[0.99, 0.995, 0.998], help="policies have theirs")
     parser.add_argument("--steps", type=int, nargs="+", default=[20, 27], help="that a press takes")
-    parser.add_argument("--policies", type=Path, nargs="+", help="whose critics to set beside the optimum")
     arguments = parser.parse_args()
     for folder in arguments.policies or ():
-        print("\n".join(beside_the_optimum(folder, arguments.steps[0])), flush=True)
-    if arguments.policies:
-        return
-    for task in range(1, 6):
+        for steps in arguments.steps:
+            print("\n".join(beside_the_optimum(folder, steps)), flush=True)
+    for task in range(1, 6) if arguments.dataset else ():
         puzzle = task_of(arguments.dataset, task)
         for discount in arguments.discounts:
             for steps in arguments.steps:
-                way = puzzle.way(discount, steps)
-                end = f"stays at {way[-1]} wrong" if way[-1] else "solves it"
-                print(f"task {task} | discount {discount} | {steps} steps | wrong {way} | {end}", flush=True)
+                told = along_the_way(puzzle, discount, steps)
+                print(f"task {task} | discount {discount} | {steps} steps | {told}", flush=True)
 
 
 if __name__ == "__main__":
