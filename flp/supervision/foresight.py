@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _PROCESS = 600e6  # a training process with torch, OGBench and some environments
 _CUDA = 1.5e9  # a CUDA context with its libraries and workspaces
 _COPIES = 4  # of parameters: values, gradients, two moments of Adam
-_EMULATED = (
+EMULATED = (
     "offline.precision is bfloat16, which this CPU is not known to multiply itself (avx512_bf16, amx_bf16): "
     "updates may take many times as long; set offline.precision to float32"
 )
@@ -118,8 +118,8 @@ def foresee_training(
     Other arguments as `train_needs`, errors as `check`.
     """
     cuda = device.type == "cuda"
-    if params.offline.precision == "bfloat16" and not cuda and not has_bfloat16():
-        print(f"warning: {_EMULATED}", file=sys.stderr)
+    if not cuda and emulates(params):
+        print(f"warning: {EMULATED}", file=sys.stderr)
     spec = params.spec(dataset)
     data = Path(layout.DATA.format(dataset=dataset) + ".npz")
     needs = train_needs(params, agent, data, spec.observation_dim, spec.action_dim, shards, capacity, cuda=cuda)
@@ -127,6 +127,11 @@ def foresee_training(
     if capacity:
         remedy += ", or lower online.steps"
     check(f"training {sum(map(len, shards))} runs of {dataset}", needs, remedy, device if cuda else None)
+
+
+def emulates(params: Params) -> bool:
+    """Whether this CPU is not known to have the arithmetic that is asked for."""
+    return params.offline.precision == "bfloat16" and not has_bfloat16()
 
 
 def has_bfloat16() -> bool:

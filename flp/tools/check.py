@@ -6,6 +6,7 @@ For a task of the user's, its data are read and its environment is opened, and t
 from __future__ import annotations
 
 import argparse
+import sys
 from contextlib import closing, nullcontext
 
 import numpy as np
@@ -14,6 +15,7 @@ from flp.data.environments import seeded_reset
 from flp.experiment.keys import Keys
 from flp.experiment.program import tool
 from flp.own.bring import Asked, gather
+from flp.supervision.foresight import EMULATED, emulates
 from flp.tools.bench import CORES, estimate
 
 
@@ -23,6 +25,8 @@ def check(keys: Keys, args: argparse.Namespace) -> int:
         if name in keys.params.tasks:
             print(f"{name}: {task(keys.params.tasks[name].asked(name))}")
     jobs, online = list(keys.jobs()), list(keys.online_jobs())
+    if any(emulates(keys.agent_params(dataset, agent)) for dataset, agent, _ in jobs):
+        print(f"warning: trained here without a GPU: {EMULATED}", file=sys.stderr)
     runs = sum(len(keys.runs(*job)) for job in jobs)
     flows = len(keys.params.datasets) * len(keys.params.seeds)
     print(

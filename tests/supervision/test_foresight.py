@@ -167,6 +167,19 @@ def test_arithmetic_that_a_cpu_has_not_is_warned_of(limits, monkeypatch, capsys,
     assert told.count("\n") == warned
 
 
+def test_check_tells_of_arithmetic_that_only_one_algorithm_asks_for(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    values = yaml.safe_load((REPO / "params.yaml").read_text())
+    values["offline"]["agents"] = ["flp", "iql"]
+    values["agents"] = {"iql": {"offline": {"precision": "bfloat16"}}}
+    Path("params.yaml").write_text(yaml.safe_dump(values))
+    read = foresight._read
+    for flags, warned in (("fma avx2", 1), ("amx_bf16", 0)):
+        monkeypatch.setattr(foresight, "_read", lambda path, f=flags: f if path == "/proc/cpuinfo" else read(path))
+        assert cli.main(["check"]) == 0
+        assert capsys.readouterr().err.count("set offline.precision to float32") == warned
+
+
 def test_a_stage_says_so_before_it_starts(limits, tmp_path, monkeypatch, capsys):
     limits(disk=1000)
     monkeypatch.chdir(tmp_path)
