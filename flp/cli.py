@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from flp.system.surroundings import settle
+from flp.system.surroundings import printing, settle
 
 STAGES = {
     "download-dataset": "fetch, generate or copy a dataset, and check it",
@@ -36,7 +36,10 @@ _MODULES = {"rollout": "rollouts"}  # of a tool that is not called as its comman
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `flp`; return the exit status."""
     settle()
-    argv = list(sys.argv[1:] if argv is None else argv)
+    return printing(lambda: _run(list(sys.argv[1:] if argv is None else argv)))
+
+
+def _run(argv: list[str]) -> int:
     if not argv or argv[0] in {"-h", "--help"}:
         _help()
         return 0

@@ -21,7 +21,7 @@ from flp.params.sections import AgentName
 from flp.system.errors import FLPError, nearest, user_error
 from flp.system.layout import split_seeds
 from flp.system.stopping import STOP, InterruptedJobError
-from flp.system.surroundings import settle
+from flp.system.surroundings import printing, settle
 
 BOARDS = ("tensorboard", "wandb")
 NAMING = ("params", "preset", "config")  # options that name the experiment
@@ -107,6 +107,9 @@ def program(name: str, options: dict[str, Any], work: Callable[[argparse.Namespa
 
     def main(argv: Sequence[str] | None = None) -> int:
         settle()
+        return printing(lambda: asked(argv))
+
+    def asked(argv: Sequence[str] | None) -> int:
         style = argparse.RawDescriptionHelpFormatter
         parser = argparse.ArgumentParser(prog=f"flp {name}", description=doc, formatter_class=style)
         for option, settings in options.items():

@@ -189,6 +189,15 @@ class Offline(Section):
             raise ValueError("log_std_min < 0 < log_std_max must hold, for the policy starts at the prior (log std 0)")
         return self
 
+    @model_validator(mode="after")
+    def _sweep_changes_something(self) -> Offline:
+        if self.sweep.candidates and self.acting_noise == 0 and self.target_candidates is not None:
+            raise ValueError(
+                "sweep.candidates would train one policy again and again: with acting_noise 0 it acts by its mean, "
+                "and targets have a number of their own; raise acting_noise, or set target_candidates to null"
+            )
+        return self
+
 
 class Online(Section):
     """Fine-tuning in the environment: one environment step per gradient step, flow frozen."""

@@ -202,6 +202,15 @@ def test_a_sweep_may_hold_the_experiments_own_value_and_one_beside_it():
     assert parse(values).offline.sweep.alpha == [1.0, 1.0000001]
 
 
+def test_a_sweep_over_n_must_change_what_is_trained_or_how_it_acts():
+    def swept(**values):
+        return merge(DEFAULT, {"offline": {"sweep": {"candidates": [1, 4]}, **values}})
+
+    assert "acting_noise" in refusal(swept(acting_noise=0, target_candidates=1))
+    for values in ({"acting_noise": 0, "target_candidates": None}, {"acting_noise": 0.1, "target_candidates": 1}):
+        parse(swept(**values))
+
+
 def test_fine_tuning_needs_offline_training():
     values = with_("offline.tasks", [1, 2])
     values["online"]["tasks"] = [2, 4]
