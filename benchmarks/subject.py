@@ -46,7 +46,9 @@ def make_trainer(
         torch.ones(1, rows, device=device),
         torch.zeros(runs, dtype=torch.int64, device=device),
         torch.zeros(runs, dtype=torch.int64, device=device),
-        returns=offline.discount if learner.uses_returns else None,
+        discount=offline.discount,
+        n_step=offline.n_step,
+        returns=learner.uses_returns,
     )
     autocast = torch.bfloat16 if offline.precision == "bfloat16" else None
     update = Compiled(learner.update) if offline.compile else None

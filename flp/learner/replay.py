@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flp.learner.returns import last_of, monte_carlo
+from flp.learner.returns import last_of, monte_carlo, sum_ahead
 from flp.learner.trainable import Batch
 
 
@@ -44,8 +44,10 @@ class Replay:
         action_of_run: index into S, `[R]`.
         task_of_run: index into T, `[R]`.
         capacity: online transitions to make room for; later ones overwrite the oldest online ones.
-        returns: γ of the Monte-Carlo `returns` `[R, B]` that batches are to have too; None for agents without use for
-            them. Those of an online episode are −∞ until it has ended.
+        discount: γ, of rewards that are summed.
+        n_step: n of the n-step returns that batches have for rewards, with what is left of the discount in `masks`.
+        returns: whether batches have Monte-Carlo `returns` `[R, B]` too, for agents with use for them. Those of an
+            online episode are −∞ until it has ended.
     """
 
     def __init__(
@@ -58,7 +60,10 @@ class Replay:
         action_of_run: Tensor,
         task_of_run: Tensor,
         capacity: int = 0,
-        returns: float | None = None,
+        *,
+        discount: float = 0.0,
+        n_step: int = 1,
+        returns: bool = False,
     ) -> None:
         self.observations, self.transitions = observations, transitions
         self.actions, self.rewards, self.masks = actions, rewards, masks
@@ -73,10 +78,19 @@ class Replay:
             "rewards": new(runs, capacity),
             "masks": new(runs, capacity),
         }
-        self.discount = returns
+        self.discount, self.steps = discount, n_step
+        last = last_of(transitions.cpu()).to(transitions.device)
+        # What every transition and its followers earned does not change, so that it is summed once.
+        self.totals, self.weights, self.ends = sum_ahead(
+            torch.arange(len(transitions), device=transitions.device),
+            lambda i: (rewards[:, i], masks[:, i]),
+            lambda i: ((i + 1).clamp(max=len(last) - 1), ~last[i]),
+            discount,
+            n_step,
+        )
         self.returns: Tensor | None = None
-        if returns is not None:
-            known = monte_carlo(rewards.cpu(), masks.cpu(), last_of(transitions.cpu()), returns)
+        if returns:
+            known = monte_carlo(rewards.cpu(), masks.cpu(), last.cpu(), discount)
             self.returns = known.to(rewards.device)
             self.online["returns"] = new(runs, capacity)
 
@@ -101,7 +115,7 @@ class Replay:
 
     def end(self, lengths: dict[int, int]) -> None:
         """Note that these runs' episodes, of so many transitions, ended with the one added last."""
-        if self.discount is None:
+        if self.returns is None:
             return
         for run, length in lengths.items():
             count = min(length, self.capacity)
@@ -116,43 +130,72 @@ class Replay:
             return Transitions(self._offline(indices), self, indices)
         is_online = indices >= self.offline_size
         offline = self._offline(indices.clamp(max=self.offline_size - 1))
-        runs = torch.arange(len(indices), device=indices.device)[:, None]
-        slots = (indices - self.offline_size).clamp(min=0)
+        online = self._online((indices - self.offline_size).clamp(min=0))
         merged = {}
         for name, old in offline.items():
             pick = is_online.unsqueeze(-1) if old.dim() == 3 else is_online
-            merged[name] = torch.where(pick, self.online[name][runs, slots], old)
+            merged[name] = torch.where(pick, online[name], old)
         return Transitions(merged, self, indices)
 
     def successors(self, indices: Tensor) -> Batch:
-        """The actions that follow those of `batch(indices)`, and whether the same trajectory goes on there."""
+        """The actions in the next states of `batch(indices)`, and whether the same trajectory goes on there."""
         last = self.offline_size - 1
-        after = (indices + 1).clamp(max=last)
-        goes_on = self.transitions[after] == self.transitions[indices.clamp(max=last)] + 1
+        end = self.ends[indices.clamp(max=last)]
+        after = (end + 1).clamp(max=last)
+        goes_on = self.transitions[after] == self.transitions[end] + 1
         actions = self.actions[self.action_of_run, after]
         if self.added > 0:
             is_online = indices >= self.offline_size
-            runs = torch.arange(len(indices), device=indices.device)[:, None]
-            slots = (indices - self.offline_size).clamp(min=0)
-            after = (slots + 1) % self.capacity
-            # The next transition is of the same trajectory if it starts where this one ended.
-            same = (self.online["observations"][runs, after] == self.online["next_observations"][runs, slots]).all(-1)
-            goes_on = torch.where(is_online, same & (after != self.added % self.capacity), goes_on)
-            actions = torch.where(is_online.unsqueeze(-1), self.online["actions"][runs, after], actions)
+            *_, end = self._summed((indices - self.offline_size).clamp(min=0))
+            after, same = self._followed(end)
+            goes_on = torch.where(is_online, same, goes_on)
+            actions = torch.where(is_online.unsqueeze(-1), self._of_run("actions", after), actions)
         return {"next_actions": actions, "has_next_action": goes_on.to(self.rewards.dtype)}
 
     def _offline(self, indices: Tensor) -> Batch:
-        rows = self.transitions[indices]
         entries = {
-            "observations": self.observations[rows],
+            "observations": self.observations[self.transitions[indices]],
             "actions": self.actions[self.action_of_run, indices],
-            "next_observations": self.observations[rows + 1],
-            "rewards": self.rewards[self.task_of_run, indices],
-            "masks": self.masks[self.task_of_run, indices],
+            "next_observations": self.observations[self.transitions[self.ends[indices]] + 1],
+            "rewards": self.totals[self.task_of_run, indices],
+            "masks": self.weights[self.task_of_run, indices],
         }
         if self.returns is not None:
             entries["returns"] = self.returns[self.task_of_run, indices]
         return entries
+
+    def _online(self, slots: Tensor) -> Batch:
+        totals, weights, end = self._summed(slots)
+        entries = {
+            "observations": self._of_run("observations", slots),
+            "actions": self._of_run("actions", slots),
+            "next_observations": self._of_run("next_observations", end),
+            "rewards": totals,
+            "masks": weights,
+        }
+        if self.returns is not None:
+            entries["returns"] = self._of_run("returns", slots)
+        return entries
+
+    def _summed(self, slots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`sum_ahead` of online transitions."""
+
+        def earned(at: Tensor) -> tuple[Tensor, Tensor]:
+            return self._of_run("rewards", at), self._of_run("masks", at)
+
+        return sum_ahead(slots, earned, self._followed, self.discount, self.steps)
+
+    def _followed(self, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """The slots after these, and whether what lies there goes on from what lies here."""
+        after = (slots + 1) % self.capacity
+        # The next transition is of the same trajectory if it starts where this one ended.
+        same = (self._of_run("observations", after) == self._of_run("next_observations", slots)).all(-1)
+        return after, same & (after != self.added % self.capacity)
+
+    def _of_run(self, name: str, slots: Tensor) -> Tensor:
+        """Each run's online entry in its slots `[R, B]`."""
+        runs = torch.arange(len(slots), device=slots.device)[:, None]
+        return self.online[name][runs, slots]
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The online part, for a checkpoint."""

@@ -1,9 +1,41 @@
-"""Monte-Carlo returns: what a trajectory went on to earn, for agents that hold their values against it."""
+"""What a trajectory went on to earn: over n steps, for targets; to its end, for agents that hold values against it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+
+Earned = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Rewards and masks of transitions."""
+Followed = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""The transitions after these, and whether those are of the same trajectory."""
+
+
+def sum_ahead(
+    transitions: Tensor, earned: Earned, followed: Followed, discount: float, steps: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """R = Σ_k γ^k (Π_j<k mask_j) r_k over `steps` transitions, fewer where the trajectory ends before.
+
+    Also W = γ^(K-1) Π_k mask_k over the K that were summed, and the last of them: R + γ · W · V(s′) is the target, with
+    the state s′ after the last; of one step R is the reward, W the mask.
+
+    Args:
+        transitions: the first ones, indices of any shape.
+        earned: what they earned, which may have axes before theirs.
+        followed: what came after.
+        discount: γ.
+        steps: n, at least 1.
+    """
+    (total, weight), end = earned(transitions), transitions
+    for _ in range(1, steps):
+        after, goes_on = followed(end)
+        rewards, masks = earned(after)
+        total = torch.where(goes_on, total + discount * weight * rewards, total)
+        weight = torch.where(goes_on, discount * weight * masks, weight)
+        end = torch.where(goes_on, after, end)
+    return total, weight, end
 
 
 def monte_carlo(rewards: Tensor, masks: Tensor, last: Tensor, discount: float) -> Tensor:

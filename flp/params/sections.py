@@ -166,6 +166,8 @@ class Offline(Section):
     """What becomes of it: `cosine` lets it fall to zero over `steps`; in fine-tuning it is constant."""
     discount: Annotated[float, Field(ge=0, lt=1), AsReal]
     """Discount factor."""
+    n_step: Annotated[int, Field(gt=0, le=100)] = 1
+    """Rewards that a target sums along the data before it asks the critic (the paper: 1)."""
     target_rate: Annotated[float, Field(gt=0, le=1), AsReal]
     """Rate at which the target critic follows the critic."""
     log_std_min: Float

@@ -117,8 +117,7 @@ class Batchwork:
         else:
             actions = torch.from_numpy(data.actions[data.transitions])[None]
             action_of_run = [0] * len(self.runs)
-        returns = offline.discount if agent.uses_returns else None
-        replay = self._replay(data, actions, action_of_run, capacity, returns)
+        replay = self._replay(data, actions, action_of_run, capacity, returns=agent.uses_returns)
         if offline.critic_start == "average":
             start_values(agent, agent.value_scale * replay.average_reward() / (1 - offline.discount))
         return agent, replay
@@ -175,7 +174,7 @@ class Batchwork:
         return latents
 
     def _replay(
-        self, data: Dataset, actions: Tensor, action_of_run: list[int], capacity: int, returns: float | None
+        self, data: Dataset, actions: Tensor, action_of_run: list[int], capacity: int, *, returns: bool
     ) -> Replay:
         tasks = sorted({run.task for run in self.runs})
         timing = self.params.offline.success_timing
@@ -193,5 +192,7 @@ class Batchwork:
             action_of_run=tensor(action_of_run, torch.int64),
             task_of_run=tensor([tasks.index(run.task) for run in self.runs], torch.int64),
             capacity=capacity,
+            discount=self.params.offline.discount,
+            n_step=self.params.offline.n_step,
             returns=returns,
         )

@@ -180,7 +180,9 @@ class Stopwatch:
             torch.ones(1, len(transitions), device=self.device),
             of_run,
             of_run,
-            returns=params.offline.discount if agent.uses_returns else None,
+            discount=params.offline.discount,
+            n_step=params.offline.n_step,
+            returns=agent.uses_returns,
         )
 
 

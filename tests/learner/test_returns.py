@@ -57,7 +57,7 @@ def test_the_last_transition_is_followed_by_none():
     assert last_of(torch.tensor([4])).tolist() == [True]
 
 
-def make_replay(capacity=0, returns=DISCOUNT):
+def make_replay(capacity=0, *, returns=True, n_step=1):
     """Two trajectories of three and two transitions, two tasks, three runs."""
     return Replay(
         observations=torch.stack([torch.arange(ROWS), 10 * torch.arange(ROWS)], 1).float(),
@@ -68,6 +68,8 @@ def make_replay(capacity=0, returns=DISCOUNT):
         action_of_run=torch.tensor([0, 0, 0]),
         task_of_run=torch.tensor([0, 0, 1]),
         capacity=capacity,
+        discount=DISCOUNT,
+        n_step=n_step,
         returns=returns,
     )
 
@@ -130,7 +132,7 @@ def test_returns_come_back_with_the_replay():
 
 
 def test_an_agent_without_use_for_them_has_none_and_pays_nothing():
-    replay = make_replay(capacity=4, returns=None)
+    replay = make_replay(capacity=4, returns=False)
     step(replay, reward=[-1.0] * RUNS, ended={0: 1})
     indices = torch.zeros(RUNS, 2, dtype=torch.int64)
     with pytest.raises(KeyError, match="returns"):

@@ -66,3 +66,20 @@ def test_fine_tuning_slows_every_rate_alike_and_not_what_begins_there(here, agen
     after = [optimizer.learning_rate for optimizer in optimizers(params, agent, "online")]
     assert after == pytest.approx([rate * factor for rate in before])
     assert agent != "calql" or len(set(before)) == 2
+
+
+def test_targets_sum_as_many_rewards_as_is_said_at_the_experiments_discount(here):
+    values = yaml.safe_load(Path("params.yaml").read_text())
+    batches = {}
+    for n in (1, 3):
+        values["offline"] |= {"n_step": n, "discount": 0.9}
+        Path("params.yaml").write_text(yaml.safe_dump(values))
+        params = load_params()
+        work = Batchwork(DATASET, "flp", [Run(1, 0, 1.0, 1)], params, torch.device("cpu"))
+        batches[n] = work.load()[1].batch(torch.arange(12)[None])
+    one, three = batches[1], batches[3]
+    masks, rewards = one["masks"][0], one["rewards"][0]
+    for i in range(10):
+        total = rewards[i] + 0.9 * masks[i] * (rewards[i + 1] + 0.9 * masks[i + 1] * rewards[i + 2])
+        assert three["rewards"][0, i].item() == pytest.approx(total.item())
+    assert torch.equal(three["next_observations"][0, :10], one["next_observations"][0, 2:])
