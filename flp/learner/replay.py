@@ -14,7 +14,7 @@ from flp.learner.trainable import Batch
 class Transitions(dict[str, Tensor]):
     """A batch. An agent that asks for `next_actions` and `has_next_action` gets them too, and others do not pay.
 
-    `next_actions` `[R, B, a]` are the actions stored after these; `has_next_action` `[R, B]` is 0 where those belong
+    `next_actions` `[R, B, a]` are those stored in the next states; `has_next_action` `[R, B]` is 0 where those belong
     to another trajectory or are not there.
     """
 
@@ -78,7 +78,7 @@ class Replay:
             "rewards": new(runs, capacity),
             "masks": new(runs, capacity),
         }
-        self.discount, self.steps = discount, n_step
+        self.discount, self.n_step = discount, n_step
         last = last_of(transitions.cpu()).to(transitions.device)
         # What every transition and its followers earned does not change, so that it is summed once.
         self.totals, self.weights, self.ends = sum_ahead(
@@ -183,7 +183,7 @@ class Replay:
         def earned(at: Tensor) -> tuple[Tensor, Tensor]:
             return self._of_run("rewards", at), self._of_run("masks", at)
 
-        return sum_ahead(slots, earned, self._followed, self.discount, self.steps)
+        return sum_ahead(slots, earned, self._followed, self.discount, self.n_step)
 
     def _followed(self, slots: Tensor) -> tuple[Tensor, Tensor]:
         """The slots after these, and whether what lies there goes on from what lies here."""
