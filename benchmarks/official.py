@@ -1,7 +1,8 @@
 """Updates of FQL's official agents, for `benchmarks.peers`: run by the Python that has JAX, without flp.
 
 `python official.py CHECKOUT CLOCK AGENT WIDTH DEPTH BATCH OBSERVATION ACTION`: a line `ready`, then for every number
-that is read the seconds of so many updates, by Python's clock of that name.
+that is read the seconds of so many updates, by Python's clock of that name. As in the authors' `main.py` every update
+draws a batch.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import importlib
 import sys
 import time
 from typing import Any
+
+ROWS, EPISODE = 100_000, 1000
 
 
 def mended() -> None:
@@ -33,18 +36,20 @@ def main() -> None:
     random = np.random.default_rng(0)
 
     def drawn(columns: int) -> Any:
-        return random.standard_normal((batch_size, columns)).astype(np.float32)
+        return random.standard_normal((ROWS, columns)).astype(np.float32)
 
-    batch = {
-        "observations": drawn(observation),
-        "actions": np.clip(drawn(action), -1, 1),
-        "next_observations": drawn(observation),
-        "next_actions": np.clip(drawn(action), -1, 1),
-        "rewards": -np.ones(batch_size, np.float32),
-        "masks": np.ones(batch_size, np.float32),
-    }
+    data = importlib.import_module("utils.datasets").Dataset.create(
+        observations=drawn(observation),
+        actions=np.clip(drawn(action), -1, 1),
+        next_observations=drawn(observation),
+        rewards=-np.ones(ROWS, np.float32),
+        masks=np.ones(ROWS, np.float32),
+        terminals=np.arange(1, ROWS + 1, dtype=np.float32) % EPISODE == 0,
+    )
+    data.return_next_actions = name == "rebrac"
+    batch = data.sample(1)
     kind = importlib.import_module("agents").agents[name]
-    agent, step = kind.create(0, batch["observations"][:1], batch["actions"][:1], config), 0
+    agent, step = kind.create(0, batch["observations"], batch["actions"], config), 0
 
     def take(updates: int) -> float:
         nonlocal agent, step
@@ -53,7 +58,7 @@ def main() -> None:
             step += 1
             # As main.py has it for the agent whose policy moves in some updates only.
             options = {"full_update": step % config.actor_freq == 0} if name == "rebrac" else {}
-            agent, _ = agent.update(batch, **options)
+            agent, _ = agent.update(data.sample(batch_size), **options)
         jax.block_until_ready(agent.network.params)
         return seconds() - start
 
