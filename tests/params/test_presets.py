@@ -144,6 +144,7 @@ def test_the_papers_flow_is_one_preset_away(paper):
             "observation_noise",
             "schedule",
             "critic_start",
+            "n_step",
         }
     )
     assert chosen == {
@@ -156,13 +157,13 @@ def test_the_papers_flow_is_one_preset_away(paper):
         "observation_noise": 0.0,
         "schedule": "constant",
         "critic_start": "zero",
+        "n_step": 1,
     }
     assert original.online.learning_rate is paper.online.learning_rate is None
     assert paper.offline.model_dump(include=set(chosen)) == chosen
-    over_the_arm = load_params(
-        *(ROOT / name for name in ("params.yaml", "presets/cube-single.yaml", "presets/original.yaml"))
-    )
-    assert over_the_arm.offline.model_dump(include=set(chosen)) == chosen
+    for preset in sorted((ROOT / "presets").glob("*.yaml")):
+        laid_over = load_params(ROOT / "params.yaml", preset, ROOT / "presets" / "original.yaml")
+        assert laid_over.offline.model_dump(include=set(chosen)) == chosen, preset
     theirs = default.flow.model_copy(update={"schedule": "constant", "saturation_noise": 0})
     assert original.flow == theirs
     assert [(params.flow.encoder, params.flow.draws) for params in (original, paper)] == 2 * [([], 1)]
