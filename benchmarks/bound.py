@@ -1,0 +1,67 @@
+"""How long an update's matrix products take by themselves, which no compiler can do without.
+
+`python -m benchmarks.bound` counts the multiplications of every agent's update (batch 256, observation 28, action 5),
+and measures how fast the faster of PyTorch's libraries multiplies a batch by a hidden layer on one thread. The one by
+the other is the least time of an update in float32; half of what a peer takes (`benchmarks.peers`) may be less.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from unittest.mock import patch
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.peers import ACTION, BATCH, OBSERVATION, OFFICIAL, SIZES
+from benchmarks.subject import make_trainer
+from flp.learner import products
+from flp.learner.devices import set_up
+from flp.learner.trainer import CHUNK
+
+
+def counted(agent: str, size: str) -> float:
+    """Floating-point operations in the matrix products of an update."""
+    width, depth = SIZES[size]
+    with patch.object(products, "_PREFERRED", False):  # only PyTorch's own operators are counted
+        trainer = make_trainer(1, OBSERVATION, ACTION, [width] * depth, torch.device("cpu"), BATCH, agent=agent)
+        trainer.chunk()
+        with FlopCounterMode(display=False) as counter:
+            trainer.chunk()
+    return counter.get_total_flops() / CHUNK
+
+
+def rate(width: int, rounds: int = 200) -> float:
+    """Floating-point operations a second of a batch times a hidden layer, the best of the rounds in processor time."""
+    x, weight, bias = torch.randn(1, BATCH, width), torch.randn(1, width, width), torch.randn(1, 1, width)
+    least = float("inf")
+    with torch.inference_mode():
+        for _ in range(rounds):
+            start = time.process_time()
+            for _ in range(10):
+                products.affine(x, weight, bias)
+            least = min(least, time.process_time() - start)
+    return 10 * 2 * BATCH * width**2 / least
+
+
+def main() -> None:
+    """A row for every agent and size."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--agents", nargs="+", choices=[*OFFICIAL, "flp"], default=[*OFFICIAL, "flp"])
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=[*SIZES])
+    args = parser.parse_args()
+    set_up(1, "cpu", "float32")
+    for size in args.sizes:
+        speed = rate(SIZES[size][0])
+        for agent in args.agents:
+            work = counted(agent, size)
+            print(
+                f"{agent:<7} {size:<6} {work / 1e6:6.0f} MFLOP at {speed / 1e9:.0f} GFLOP/s: "
+                f"{1000 * work / speed:6.2f} ms",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
