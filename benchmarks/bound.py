@@ -8,12 +8,12 @@ the other is the least time of an update in float32; half of what a peer takes (
 from __future__ import annotations
 
 import argparse
-import time
 from unittest.mock import patch
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.measure import least_processor_seconds
 from benchmarks.peers import ACTION, BATCH, OBSERVATION, OFFICIAL, SIZES
 from benchmarks.subject import make_trainer
 from flp.learner import products
@@ -35,13 +35,8 @@ def counted(agent: str, size: str) -> float:
 def rate(width: int, rounds: int = 200) -> float:
     """Floating-point operations a second of a batch times a hidden layer, the best of the rounds in processor time."""
     x, weight, bias = torch.randn(1, BATCH, width), torch.randn(1, width, width), torch.randn(1, 1, width)
-    least = float("inf")
     with torch.inference_mode():
-        for _ in range(rounds):
-            start = time.process_time()
-            for _ in range(10):
-                products.affine(x, weight, bias)
-            least = min(least, time.process_time() - start)
+        least = least_processor_seconds(lambda: [products.affine(x, weight, bias) for _ in range(10)], rounds)
     return 10 * 2 * BATCH * width**2 / least
 
 

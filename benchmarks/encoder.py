@@ -13,6 +13,7 @@ import time
 
 import torch
 
+from benchmarks.measure import least_processor_seconds
 from flp.data.load import Dataset, load_dataset
 from flp.data.moments import observation_moments
 from flp.flow.behavior import Flow
@@ -51,13 +52,9 @@ def trained(train: Pairs, field: VelocityField, steps: int, draws: int) -> tuple
 
 def inverted(field: VelocityField, observations: torch.Tensor, actions: torch.Tensor) -> float:
     """Actions inverted in a second of the processor, the best of three rounds."""
-    flow, best = Flow(field, "rk4", 4, 1.5).freeze(), float("inf")
+    flow = Flow(field, "rk4", 4, 1.5).freeze()
     with torch.inference_mode():
-        for _ in range(3):
-            start = time.process_time()
-            flow.inverse(observations[None], actions[None])
-            best = min(best, time.process_time() - start)
-    return len(actions) / best
+        return len(actions) / least_processor_seconds(lambda: flow.inverse(observations[None], actions[None]), 3)
 
 
 def main() -> None:

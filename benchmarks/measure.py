@@ -28,6 +28,16 @@ def seconds(work: Callable[[], object], repeats: int, device: torch.device) -> f
     return statistics.median(times)
 
 
+def least_processor_seconds(work: Callable[[], object], rounds: int) -> float:
+    """Processor time of a call, the least of so many: other programs come and go."""
+    times = []
+    for _ in range(rounds):
+        start = time.process_time()
+        work()
+        times.append(time.process_time() - start)
+    return min(times)
+
+
 def sgemm_rate(device: torch.device) -> float:
     """GFLOP/s of float32 products of the update's own kind: [1024, 512] × [512, 512], twice."""
     a, b = torch.randn(2, 1024, 512, device=device), torch.randn(2, 512, 512, device=device)
