@@ -55,10 +55,9 @@ class Lights:
         """What it is worth to press nothing any more, `[states]`; the task ends where nothing is wrong."""
         return -self.wrong / (1 - discount)
 
-    def way(self, discount: float, steps: int) -> list[int]:
-        """The states along the optimum's way, until it stays."""
-        presses, stay = self.optimum(discount, steps), self.stay(discount)
-        way = [self.start]
+    def way(self, presses: NDArray[np.float64], discount: float) -> list[int]:
+        """The states along the way of an optimum, `presses`, until it stays."""
+        stay, way = self.stay(discount), [self.start]
         while self.wrong[way[-1]] and presses[way[-1]].max() > stay[way[-1]] + 1e-9:
             way.append(int(self.after[way[-1], presses[way[-1]].argmax()]))
         return way
@@ -109,8 +108,9 @@ def beside_the_optimum(folder: Path, steps: int, stride: int = 50) -> list[str]:
 
 def along_the_way(puzzle: Lights, discount: float, steps: int) -> str:
     """How many buttons are wrong on the optimum's way, and what going on and staying are worth there."""
-    presses, stay, way = puzzle.optimum(discount, steps).max(1), puzzle.stay(discount), puzzle.way(discount, steps)
-    stops = [f"{puzzle.wrong[s]} wrong ({presses[s]:.0f}, stay {stay[s]:.0f})" for s in way if puzzle.wrong[s]]
+    presses, stay = puzzle.optimum(discount, steps), puzzle.stay(discount)
+    way = puzzle.way(presses, discount)
+    stops = [f"{puzzle.wrong[s]} wrong ({presses[s].max():.0f}, stay {stay[s]:.0f})" for s in way if puzzle.wrong[s]]
     return ", ".join(stops) + (" | stays" if puzzle.wrong[way[-1]] else " | solves it")
 
 

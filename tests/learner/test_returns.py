@@ -57,7 +57,7 @@ def test_the_last_transition_is_followed_by_none():
     assert last_of(torch.tensor([4])).tolist() == [True]
 
 
-def make_replay(capacity=0, *, returns=True, n_step=1):
+def make_replay(capacity=0, *, returns=True):
     """Two trajectories of three and two transitions, two tasks, three runs."""
     return Replay(
         observations=torch.stack([torch.arange(ROWS), 10 * torch.arange(ROWS)], 1).float(),
@@ -69,7 +69,6 @@ def make_replay(capacity=0, *, returns=True, n_step=1):
         task_of_run=torch.tensor([0, 0, 1]),
         capacity=capacity,
         discount=DISCOUNT,
-        n_step=n_step,
         returns=returns,
     )
 

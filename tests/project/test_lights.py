@@ -11,10 +11,10 @@ from benchmarks.lights import lights
 
 def test_one_button_is_pressed_and_two_that_toggle_together_are_left_alone():
     one = lights(1, 1, [0], [1])
-    assert one.wrong[one.way(0.9, 3)].tolist() == [1, 0]
+    assert one.wrong[one.way(one.optimum(0.9, 3), 0.9)].tolist() == [1, 0]
     assert one.optimum(0.9, 3)[0, 0] == pytest.approx(-(1 + 0.9 + 0.81))
     two = lights(1, 2, [1, 0], [0, 0])  # a press toggles both: one stays wrong for ever
-    assert two.way(0.9, 3) == [two.start]
+    assert two.way(two.optimum(0.9, 3), 0.9) == [two.start]
     assert two.optimum(0.9, 3)[two.start].max() == pytest.approx(two.stay(0.9)[two.start]) == pytest.approx(-10)
 
 
@@ -27,7 +27,7 @@ def test_one_wrong_light_is_worth_solving_at_a_long_horizon_alone(discount, solv
     orders = [cost([1, *led(puzzle, order)], discount, steps) for order in permutations(presses)]
     assert len(presses) == 5
     assert (max(orders) > puzzle.stay(discount)[puzzle.start]) == solves
-    assert (puzzle.wrong[puzzle.way(discount, steps)[-1]] == 0) == solves
+    assert (puzzle.wrong[puzzle.way(puzzle.optimum(discount, steps), discount)[-1]] == 0) == solves
     if solves:
         assert puzzle.optimum(discount, steps)[puzzle.start].max() == pytest.approx(max(orders))
 

@@ -53,7 +53,7 @@ def test_a_full_disk_is_named(environment):
     assert done.stderr.count("\n") == 1
 
 
-def test_other_broken_pipes_are_not_hushed_up(monkeypatch):
+def test_other_broken_pipes_are_not_hushed_up():
     def broken():
         raise BrokenPipeError("a worker's")
 
