@@ -29,7 +29,7 @@ def counted(agent: str, size: str) -> float:
         trainer.chunk()
         with FlopCounterMode(display=False) as counter:
             trainer.chunk()
-    return counter.get_total_flops() / CHUNK
+    return float(counter.get_total_flops()) / CHUNK
 
 
 def rate(width: int, rounds: int = 200) -> float:

@@ -42,7 +42,7 @@ class EagerFLP:
         q = torch.stack([critic(torch.cat([s, drawn], -1)) for critic in self.critics]).mean()
         kl = 0.5 * (std**2 + mean**2 - 1 - 2 * std.log()).sum(-1).mean()
         self.policy_optimizer.zero_grad()
-        (self.alpha * kl - q).backward()
+        torch.autograd.backward(self.alpha * kl - q)
         self.policy_optimizer.step()
         with torch.no_grad():
             mean, std = self.gaussian(s_next)
@@ -53,9 +53,9 @@ class EagerFLP:
             values = torch.stack([target(pairs).squeeze(-1) for target in self.targets]).mean(0)
             y = r + self.discount * mask * values.max(-1).values
         pair = torch.cat([s, z], -1)
-        loss = sum(F.mse_loss(critic(pair).squeeze(-1), y) for critic in self.critics) / 2
+        loss = torch.stack([F.mse_loss(critic(pair).squeeze(-1), y) for critic in self.critics]).mean()
         self.critic_optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         self.critic_optimizer.step()
         with torch.no_grad():
             for target, source in zip(self.targets.parameters(), self.critics.parameters(), strict=True):

@@ -65,12 +65,12 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     data, held_out = (load_dataset(layout.DATA.format(dataset=arguments.dataset) + s) for s in (".npz", "-val.npz"))
-    moments = [torch.as_tensor(moment) for moment in observation_moments(data.observations)]
+    mean, deviation = map(torch.as_tensor, observation_moments(data.observations))
     train, validation = pairs(arguments.dataset, data), pairs(arguments.dataset, held_out)
     some = validation.transitions[:INVERTED]
     for name, (hidden, encoder, draws) in FLOWS.items():
         field = VelocityField(RunStreams([0]), data.observation_dim, data.action_dim, hidden, encoder)
-        standardize(field.first, *moments, SCALE)
+        standardize(field.first, mean, deviation, SCALE)
         learner, speed = trained(train, field, arguments.steps, draws)
         learner.draws = 4  # of all
         loss = validation_loss(learner, validation, RunStreams([2]), 4 * INVERTED).item()

@@ -158,7 +158,7 @@ def measure(
     return statistics.median(pool), statistics.median(one)
 
 
-class Share(gymnasium.Env[np.ndarray, np.ndarray]):
+class Share(gymnasium.Env[np.ndarray, np.ndarray]):  # type: ignore[misc]
     """Some environments as one, `[n, o]` and `[n, a]`: what a process of `AsyncVectorEnv` needs to have several."""
 
     def __init__(self, dataset: str, count: int) -> None:
@@ -239,7 +239,8 @@ def least_seconds(dataset: str, slots: int, steps: int, rounds: int, policy: Pol
                     least[which, step] = min(least[which, step], time.thread_time() - start)
     for pool in pools:
         pool.close()
-    return least.sum(1)
+    total: np.ndarray = least.sum(1)
+    return total
 
 
 def _calls(step: Callable[[], object], seconds: float) -> float:

@@ -40,7 +40,7 @@ def aside(observations: NDArray[Any], places: NDArray[Any]) -> NDArray[Any]:
 def lifted(dataset: str, observations: NDArray[Any]) -> NDArray[np.bool_]:
     """Whether a block is up and at the hand."""
     places = blocks(dataset, observations)
-    there: NDArray[np.bool_] = ((places[..., 2] > 0.5) & (aside(observations, places) < 0.4)).any(-1)
+    there: NDArray[np.bool_] = np.any((places[..., 2] > 0.5) & (aside(observations, places) < 0.4), axis=-1)
     return there
 
 
@@ -70,7 +70,7 @@ def play(flow: Any, environments: Sequence[Any], observations: NDArray[np.float3
     for _ in range(steps):
         latents = random.standard_normal((count, flow.action_dim), np.float32)
         actions = flow.action(observations, latents)
-        for k in np.flatnonzero(~up):
+        for k in map(int, np.flatnonzero(~up)):
             observations[k] = environments[k].step(actions[k])[0]
         low = (observations[:, 14] < LOW) & ~up
         nothing |= low & (observations[:, 17] > SHUT)

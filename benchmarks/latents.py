@@ -16,6 +16,7 @@ from typing import Any
 
 import matplotlib
 import torch
+from torch import nn
 
 from flp.data.load import load_dataset
 from flp.flow.saturation import saturated
@@ -82,7 +83,7 @@ def value(z: torch.Tensor) -> torch.Tensor:
 
 def gaussian_optimum() -> tuple[torch.Tensor, torch.Tensor]:
     """μ and log σ of Eq. 4's best Gaussian."""
-    mean, log_std = (torch.zeros(1, 1, 1, requires_grad=True) for _ in range(2))
+    mean, log_std = (nn.Parameter(torch.zeros(1, 1, 1)) for _ in range(2))
     streams, adam = RunStreams([0]), Adam([mean, log_std], 0.01)
     for _ in range(2000):
         z = sample(mean, log_std, streams.normal(4096, 1))

@@ -70,8 +70,9 @@ def lights(rows: int, columns: int, start: list[int], goal: list[int]) -> Lights
     row, column = np.divmod(np.arange(count), columns)
     near = (abs(row[:, None] - row) + abs(column[:, None] - column) <= 1).astype(np.int64)
     bits = 1 << np.arange(count)
-    wrong = ((states ^ int(bits @ goal))[:, None] >> np.arange(count) & 1).sum(1)
-    return Lights(int(bits @ start), wrong, states[:, None] ^ (near @ bits))
+    wrong: NDArray[np.int64] = ((states ^ int(bits @ goal))[:, None] >> np.arange(count) & 1).sum(1)
+    after: NDArray[np.int64] = np.bitwise_xor(states[:, None], near @ bits)
+    return Lights(int(bits @ start), wrong, after)
 
 
 def task_of(dataset: str, task: int) -> Lights:

@@ -60,7 +60,7 @@ def main() -> None:
             options = {"full_update": step % config.actor_freq == 0} if name == "rebrac" else {}
             agent, _ = agent.update(data.sample(batch_size), **options)
         jax.block_until_ready(agent.network.params)
-        return seconds() - start
+        return float(seconds() - start)
 
     take(4)
     print("ready", flush=True)

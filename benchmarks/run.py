@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -17,16 +19,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=available_cores(), help="CPU threads (default: every core)")
     threads = parser.parse_args().threads
+    parts: dict[str, Callable[[], list[dict[str, Any]]]] = {
+        "update": lambda: update.rows(threads),
+        "inversion": lambda: inversion.rows(threads),
+        "evaluate": lambda: evaluate.rows(workers=threads),
+        "generate": generate.run,
+        "loading": loading.rows,
+        "scaling": lambda: scaling.rows(threads, "cuda" if torch.cuda.is_available() else "cpu"),
+        "graph": graph.rows,
+    }
     found, start = [], time.monotonic()
-    for name, rows in (
-        ("update", lambda: update.rows(threads)),
-        ("inversion", lambda: inversion.rows(threads)),
-        ("evaluate", lambda: evaluate.rows(workers=threads)),
-        ("generate", generate.run),
-        ("loading", loading.rows),
-        ("scaling", lambda: scaling.rows(threads, "cuda" if torch.cuda.is_available() else "cpu")),
-        ("graph", graph.rows),
-    ):
+    for name, rows in parts.items():
         print(f"{name} … ({time.monotonic() - start:.0f} s)", file=sys.stderr)
         for row in rows():
             found.append(row)

@@ -60,7 +60,8 @@ def measure(threads: int, device_: str, point: dict[str, int], seconds: float = 
     count = 1 if device.type == "cpu" else 10
     for _ in range(3):  # on a GPU, the second call captures
         trainer.chunk(count)
-    start, times = finish(), []
+    times: list[float] = []
+    start = finish()
     while not times or time.perf_counter() - start < seconds:
         began = finish()
         trainer.chunk(count)

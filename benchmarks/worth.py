@@ -50,8 +50,8 @@ class Trial:
         """Set the states; observations `[count, o]`."""
         for k, environment in enumerate(self.environments):
             seeded_reset(environment, k)
-            environment.unwrapped.set_state(positions[k], velocities[k])  # type: ignore[attr-defined]
-        return np.stack([e.unwrapped.compute_observation() for e in self.environments]).astype(np.float32)  # type: ignore[attr-defined]
+            environment.unwrapped.set_state(positions[k], velocities[k])
+        return np.stack([e.unwrapped.compute_observation() for e in self.environments]).astype(np.float32)
 
     def play(
         self, agent: FLP, observations: NDArray[np.float32], steps: int, discount: float
@@ -86,7 +86,7 @@ def main() -> None:
     agent.resamples, agent.candidates, agent.acting_noise = False, (arguments.candidates,), 0.0
     data = np.load(f"data/{policy.dataset}-val.npz", allow_pickle=False)
     trial, random = Trial(policy.dataset, policy.task, arguments.states), np.random.default_rng(0)
-    goal = trial.environments[0].unwrapped.task_infos[policy.task - 1]["goal_xyzs"][0]  # type: ignore[attr-defined]
+    goal = trial.environments[0].unwrapped.task_infos[policy.task - 1]["goal_xyzs"][0]
     block = data["observations"][:, 19:21]
     far = np.linalg.norm(block - 10 * (goal[:2] - np.array([0.425, 0.0])), axis=1) > FAR
     progress = Progress("worth", 4, unit="phases")
