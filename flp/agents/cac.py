@@ -30,7 +30,7 @@ class CAC(Agent):
     def __init__(self, spec: Spec) -> None:
         super().__init__()
         o, own = spec.offline, settings_of(spec, "cac")
-        self.own, self.discount, self.target_rate = own, o.discount, o.target_rate
+        self.own, self.discount, self.target_rate = own, spec.discount, o.target_rate
         self.action_dim, self.candidates = spec.action_dim, (own.candidates,) * len(spec.streams)
         sizes = spec.observation_dim, spec.action_dim, own.hidden or o.hidden
         self.actor = Consistency(spec.streams, *sizes)

@@ -33,7 +33,7 @@ class CalQL(Agent):
     def __init__(self, spec: Spec) -> None:
         super().__init__()
         o, own = spec.offline, settings_of(spec, "calql")
-        self.action_dim, self.discount, self.target_rate = spec.action_dim, o.discount, o.target_rate
+        self.action_dim, self.discount, self.target_rate = spec.action_dim, spec.discount, o.target_rate
         self.value_scale, self.draws = own.reward_scale, own.draws
         sizes = spec.observation_dim, spec.action_dim, o.hidden
         self.policy = ScaledTanhGaussian(spec.streams, *sizes)

@@ -39,7 +39,7 @@ class FLP(Agent):
         if spec.flow is None:
             raise ValueError("FLP needs the pretrained flow")
         o = spec.offline
-        self.discount, self.target_rate, self.aggregation = o.discount, o.target_rate, o.aggregation
+        self.discount, self.target_rate, self.aggregation = spec.discount, o.target_rate, o.aggregation
         self.resamples, self.temperature, self.acting_noise = o.selection == "resample", o.temperature, o.acting_noise
         self.candidates = spec.candidates
         self.target_candidates = tuple(o.target_candidates or n for n in spec.candidates)

@@ -23,7 +23,7 @@ class ReBRAC(Agent):
     def __init__(self, spec: Spec) -> None:
         super().__init__()
         o, own = spec.offline, settings_of(spec, "rebrac")
-        self.discount, self.target_rate = o.discount, o.target_rate
+        self.discount, self.target_rate = spec.discount, o.target_rate
         self.alpha_actor, self.alpha_critic = own.alpha_actor, own.alpha_critic
         self.actor_every, self.noise, self.noise_clip = own.actor_every, own.noise, own.noise_clip
         self.action_dim = spec.action_dim

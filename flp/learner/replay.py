@@ -44,7 +44,7 @@ class Replay:
         action_of_run: index into S, `[R]`.
         task_of_run: index into T, `[R]`.
         capacity: online transitions to make room for; later ones overwrite the oldest online ones.
-        discount: γ, of rewards that are summed.
+        discount: γ, of rewards that are summed; a tensor of no dimension where it changes.
         n_step: n of the n-step returns that batches have for rewards, with what is left of the discount in `masks`.
         returns: whether batches have Monte-Carlo `returns` `[R, B]` too, for agents with use for them. Those of an
             online episode are −∞ until it has ended.
@@ -61,7 +61,7 @@ class Replay:
         task_of_run: Tensor,
         capacity: int = 0,
         *,
-        discount: float = 0.0,
+        discount: Tensor | float = 0.0,
         n_step: int = 1,
         returns: bool = False,
     ) -> None:
@@ -79,18 +79,11 @@ class Replay:
             "masks": new(runs, capacity),
         }
         self.discount, self.n_step = discount, n_step
-        last = last_of(transitions.cpu()).to(transitions.device)
-        # What every transition and its followers earned does not change, so that it is summed once.
-        self.totals, self.weights, self.ends = sum_ahead(
-            torch.arange(len(transitions), device=transitions.device),
-            lambda i: (rewards[:, i], masks[:, i]),
-            lambda i: ((i + 1).clamp(max=len(last) - 1), ~last[i]),
-            discount,
-            n_step,
-        )
+        last = last_of(transitions.cpu())
+        self.last = last.to(transitions.device)
         self.returns: Tensor | None = None
         if returns:
-            known = monte_carlo(rewards.cpu(), masks.cpu(), last.cpu(), discount)
+            known = monte_carlo(rewards.cpu(), masks.cpu(), last, float(discount))
             self.returns = known.to(rewards.device)
             self.online["returns"] = new(runs, capacity)
 
@@ -121,7 +114,7 @@ class Replay:
             count = min(length, self.capacity)
             slots = torch.arange(self.added - count, self.added) % self.capacity
             rewards, masks = (self.online[name][run, slots].cpu()[None] for name in ("rewards", "masks"))
-            (known,) = monte_carlo(rewards, masks, torch.arange(count) == count - 1, self.discount)
+            (known,) = monte_carlo(rewards, masks, torch.arange(count) == count - 1, float(self.discount))
             self.online["returns"][run, slots] = known.to(self.rewards.device)
 
     def batch(self, indices: Tensor) -> Batch:
@@ -140,32 +133,32 @@ class Replay:
     def successors(self, indices: Tensor) -> Batch:
         """The actions in the next states of `batch(indices)`, and whether the same trajectory goes on there."""
         last = self.offline_size - 1
-        end = self.ends[indices.clamp(max=last)]
-        after = (end + 1).clamp(max=last)
-        goes_on = self.transitions[after] == self.transitions[end] + 1
+        *_, end = self._summed(indices.clamp(max=last))
+        after, goes_on = self._followed(end)
         actions = self.actions[self.action_of_run, after]
         if self.added > 0:
             is_online = indices >= self.offline_size
-            *_, end = self._summed((indices - self.offline_size).clamp(min=0))
-            after, same = self._followed(end)
+            *_, end = self._summed_online((indices - self.offline_size).clamp(min=0))
+            after, same = self._followed_online(end)
             goes_on = torch.where(is_online, same, goes_on)
             actions = torch.where(is_online.unsqueeze(-1), self._of_run("actions", after), actions)
         return {"next_actions": actions, "has_next_action": goes_on.to(self.rewards.dtype)}
 
     def _offline(self, indices: Tensor) -> Batch:
+        totals, weights, end = self._summed(indices)
         entries = {
             "observations": self.observations[self.transitions[indices]],
             "actions": self.actions[self.action_of_run, indices],
-            "next_observations": self.observations[self.transitions[self.ends[indices]] + 1],
-            "rewards": self.totals[self.task_of_run, indices],
-            "masks": self.weights[self.task_of_run, indices],
+            "next_observations": self.observations[self.transitions[end] + 1],
+            "rewards": totals,
+            "masks": weights,
         }
         if self.returns is not None:
             entries["returns"] = self.returns[self.task_of_run, indices]
         return entries
 
     def _online(self, slots: Tensor) -> Batch:
-        totals, weights, end = self._summed(slots)
+        totals, weights, end = self._summed_online(slots)
         entries = {
             "observations": self._of_run("observations", slots),
             "actions": self._of_run("actions", slots),
@@ -177,15 +170,27 @@ class Replay:
             entries["returns"] = self._of_run("returns", slots)
         return entries
 
-    def _summed(self, slots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _summed(self, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`sum_ahead` of the dataset's transitions."""
+
+        def earned(at: Tensor) -> tuple[Tensor, Tensor]:
+            return self.rewards[self.task_of_run, at], self.masks[self.task_of_run, at]
+
+        return sum_ahead(indices, earned, self._followed, self.discount, self.n_step)
+
+    def _followed(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """The transitions after these, and whether those are of the same trajectory."""
+        return (indices + 1).clamp(max=self.offline_size - 1), ~self.last[indices]
+
+    def _summed_online(self, slots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """`sum_ahead` of online transitions."""
 
         def earned(at: Tensor) -> tuple[Tensor, Tensor]:
             return self._of_run("rewards", at), self._of_run("masks", at)
 
-        return sum_ahead(slots, earned, self._followed, self.discount, self.n_step)
+        return sum_ahead(slots, earned, self._followed_online, self.discount, self.n_step)
 
-    def _followed(self, slots: Tensor) -> tuple[Tensor, Tensor]:
+    def _followed_online(self, slots: Tensor) -> tuple[Tensor, Tensor]:
         """The slots after these, and whether what lies there goes on from what lies here."""
         after = (slots + 1) % self.capacity
         # The next transition is of the same trajectory if it starts where this one ended.

@@ -46,6 +46,7 @@ class Trainer:
         autocast: dtype of matrix products, or None for the parameters' own.
         observation_noise: standard deviations `[o]` of Gaussian noise on the states s of batches, not on s′; or None.
         update: takes the learner's step in its stead, such as its compiled form.
+        prepare: called before updates with the steps taken so far, for what changes with them.
     """
 
     def __init__(
@@ -59,10 +60,11 @@ class Trainer:
         autocast: torch.dtype | None = None,
         observation_noise: Tensor | None = None,
         update: Callable[[Batch, dict[str, Tensor]], Logs] | None = None,
+        prepare: Callable[[int], None] = lambda step: None,
     ) -> None:
         self.learner, self.source, self.streams, self.batch_size = learner, source, streams, batch_size
         self.autocast, self.update = autocast, update or learner.update
-        self.observation_noise = observation_noise
+        self.observation_noise, self.prepare = observation_noise, prepare
         self.step = self.logged = 0
         self.totals: Logs = {}
         self.updates: Callable[[Tensor, dict[str, Tensor]], Logs] = self._updates
@@ -142,6 +144,7 @@ class Trainer:
 
     def take(self, indices: Tensor, noise: dict[str, Tensor]) -> Logs:
         """Take the updates; return per-run means of their scalars, each `[R]`, still on the device."""
+        self.prepare(self.step)
         logs = self.updates(indices, noise)
         self.step += len(indices)
         return logs

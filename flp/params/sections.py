@@ -166,6 +166,9 @@ class Offline(Section):
     """What becomes of it: `cosine` lets it fall to zero over `steps`; in fine-tuning it is constant."""
     discount: Annotated[float, Field(ge=0, lt=1), AsReal]
     """Discount factor."""
+    discount_start: Annotated[float, Field(ge=0, lt=1), AsReal] | None = None
+    """Discount factor at first: 1 - it falls geometrically to `discount`'s by half of `steps`; empty: `discount`
+    throughout (the papers); fine-tuning has that in any case."""
     n_step: Annotated[int, Field(gt=0, le=100)] = 1
     """Rewards that a target sums along the data before it asks the critic (the paper: 1)."""
     target_rate: Annotated[float, Field(gt=0, le=1), AsReal]
@@ -189,6 +192,12 @@ class Offline(Section):
     def _clamps_ordered(self) -> Offline:
         if not self.log_std_min < 0 < self.log_std_max:
             raise ValueError("log_std_min < 0 < log_std_max must hold, for the policy starts at the prior (log std 0)")
+        return self
+
+    @model_validator(mode="after")
+    def _discount_grows(self) -> Offline:
+        if self.discount_start is not None and self.discount_start > self.discount:
+            raise ValueError(f"discount_start must not be above discount, {self.discount}: it grows to that")
         return self
 
     @model_validator(mode="after")

@@ -27,7 +27,7 @@ class ActorCritic(Agent):
         """Make the critic and its target."""
         o = spec.offline
         self.action_dim = spec.action_dim
-        self.discount, self.target_rate, self.aggregation = o.discount, o.target_rate, o.aggregation
+        self.discount, self.target_rate, self.aggregation = spec.discount, o.target_rate, o.aggregation
         self.critic, self.target_critic = make_critic(spec)
 
     def actions(self, observations: Tensor, z: Tensor) -> Tensor:

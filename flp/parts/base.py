@@ -34,6 +34,13 @@ class Spec:
     """FLP's N per run."""
     flow: Flow | None
     """The frozen behaviour flow, one field per run."""
+    growing_discount: Tensor | None = None
+    """γ, of no dimension, where it changes while the agent learns."""
+
+    @property
+    def discount(self) -> Tensor | float:
+        """γ of targets."""
+        return self.offline.discount if self.growing_discount is None else self.growing_discount
 
 
 class Agent(Learner):

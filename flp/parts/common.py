@@ -185,7 +185,7 @@ class InSampleValues(nn.Module):
     def __init__(self, spec: Spec, expectile: float) -> None:
         super().__init__()
         o = spec.offline
-        self.expectile, self.discount = expectile, o.discount
+        self.expectile, self.discount = expectile, spec.discount
         self.value = Value(spec.streams, spec.observation_dim, o.hidden, layer_norm=o.critic_layer_norm)
         self.critic, self.target_critic = make_critic(spec)
 

@@ -80,7 +80,7 @@ class RectifiedValues(InSampleValues):
     def __init__(self, spec: Spec, own: Any) -> None:
         nn.Module.__init__(self)
         o, hidden = spec.offline, own.value_hidden or spec.offline.hidden
-        self.expectile, self.discount = own.expectile, o.discount
+        self.expectile, self.discount = own.expectile, spec.discount
         self.value = RectifiedValue(spec.streams, spec.observation_dim, hidden, normalize=own.value_layer_norm)
         self.critic = RectifiedCritic(spec.streams, spec.observation_dim, spec.action_dim, hidden, members=o.critics)
         self.target_critic = deepcopy(self.critic).requires_grad_(False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from flp.learner.compiled import Compiled
 from flp.learner.devices import to_device
 from flp.learner.nets import standardize
 from flp.learner.replay import Replay
+from flp.learner.returns import discount_at
 from flp.learner.trainer import Trainer
 from flp.own.task import OwnSpec
 from flp.params.loading import Params
@@ -105,6 +106,7 @@ class Batchwork:
                 alpha=torch.tensor([run.alpha for run in self.runs], device=self.device),
                 candidates=tuple(run.candidates for run in self.runs),
                 flow=flow,
+                growing_discount=self.growing_discount,
             ),
         )
         if offline.observation_scale is not None:
@@ -119,7 +121,8 @@ class Batchwork:
             action_of_run = [0] * len(self.runs)
         replay = self._replay(data, actions, action_of_run, capacity, returns=agent.uses_returns)
         if offline.critic_start == "average":
-            start_values(agent, agent.value_scale * replay.average_reward() / (1 - offline.discount))
+            first = offline.discount if offline.discount_start is None else offline.discount_start
+            start_values(agent, agent.value_scale * replay.average_reward() / (1 - first))
         return agent, replay
 
     def trainer(self, agent: Agent, replay: Replay, phase: str, steps: int, *, capture: bool = True) -> Trainer:
@@ -135,7 +138,20 @@ class Batchwork:
             autocast=torch.bfloat16 if offline.precision == "bfloat16" else None,
             observation_noise=self._observation_noise(replay),
             update=Compiled(agent.update) if offline.compile else None,
+            prepare=partial(self._grow_discount, phase, steps),
         )
+
+    @cached_property
+    def growing_discount(self) -> Tensor | None:
+        """γ, of no dimension, where it changes: what agent and replay share."""
+        offline = self.params.offline
+        return None if offline.discount_start is None else torch.tensor(offline.discount, device=self.device)
+
+    def _grow_discount(self, phase: str, steps: int, step: int) -> None:
+        """Let the discount be what it is after so many of the steps; that of fine-tuning has grown."""
+        first, last = self.params.offline.discount_start, self.params.offline.discount
+        if self.growing_discount is not None and first is not None:
+            self.growing_discount.fill_(discount_at(step / steps if phase == "offline" else 1.0, first, last))
 
     def _set_rates(self, agent: Agent, phase: str, steps: int) -> None:
         """Let the rates fall over offline training; fine-tune with smaller ones, each in the same proportion."""
@@ -192,7 +208,7 @@ class Batchwork:
             action_of_run=tensor(action_of_run, torch.int64),
             task_of_run=tensor([tasks.index(run.task) for run in self.runs], torch.int64),
             capacity=capacity,
-            discount=self.params.offline.discount,
+            discount=self.params.offline.discount if self.growing_discount is None else self.growing_discount,
             n_step=self.params.offline.n_step,
             returns=returns,
         )

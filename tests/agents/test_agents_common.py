@@ -40,7 +40,7 @@ OFFLINE = Offline(**SETTINGS)
 every_case = pytest.mark.parametrize(("name", "own"), CASES, ids=[f"{n}-{o.get('flow', '')}" for n, o in CASES])
 
 
-def make(name, seeds, own=None, *, flow=None, observations=3, actions=2, **changes):
+def make(name, seeds, own=None, *, flow=None, observations=3, actions=2, growing=None, **changes):
     """A small baseline with one run per seed; `own` are its own hyperparameters."""
     seeds = list(seeds)
     settings = Offline(**(SETTINGS | changes | {"baselines": {name: own} if own else {}}))
@@ -56,6 +56,7 @@ def make(name, seeds, own=None, *, flow=None, observations=3, actions=2, **chang
             alpha=torch.ones(len(seeds)),
             candidates=(1,) * len(seeds),
             flow=flow,
+            growing_discount=growing,
         ),
     )
 
@@ -247,3 +248,15 @@ def test_exploration_is_the_policy_with_noise(name):
         assert inner.std().item() == pytest.approx(0.148, abs=0.01)  # of N(0, 0.2²) cut at ±0.3
     else:
         assert (moved.abs() == 1).float().mean().item() == pytest.approx(0.317, abs=0.02)  # |N(0, 1)| > 1
+
+
+@every_case
+def test_a_discount_that_grows_is_what_its_critics_are_trained_by(name, own):
+    """A tensor that held another number when the agent was made, as the parameters do."""
+    discount = torch.tensor(0.9)
+    fixed, growing = make(name, [0, 1], own, discount=0.5), make(name, [0, 1], own, discount=0.9, growing=discount)
+    discount.fill_(0.5)
+    for agent in (fixed, growing):
+        train(agent, [0, 1])
+    for (entry, one), (_, other) in zip(fixed.state_dict().items(), growing.state_dict().items(), strict=True):
+        assert torch.equal(one, other), entry

@@ -23,12 +23,14 @@ CASES = [
 
 
 def trained(name, own, *, compiled=False, autocast=None):
-    """A small agent's parameters before and after three updates."""
-    agent = make(name, [4, 5], own)
+    """A small agent's parameters before and after three updates, at a discount that grows."""
+    discount = torch.tensor(0.5)
+    agent = make(name, [4, 5], own, growing=discount)
     before = {key: tensor.clone() for key, tensor in agent.state_dict().items()}
     update = Compiled(agent.update) if compiled else agent.update
     noise = agent.draw(RunStreams([6, 7]), 3, 7)
     for k in range(3):
+        discount.fill_(0.5 + 0.2 * k)
         with torch.autocast("cpu", autocast, enabled=autocast is not None, cache_enabled=False):
             logs = update(make_transitions([10 + k, 20 + k]), {key: value[k] for key, value in noise.items()})
         assert all(value.isfinite().all() for value in logs.values())

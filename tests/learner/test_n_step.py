@@ -119,8 +119,9 @@ def test_online_as_offline_with_what_is_still_there(steps, n_step, capacity):
 def test_one_step_is_what_was_put_in():
     rewards, masks = -torch.rand(1, 6), torch.ones(1, 6)
     replay = make_replay([2, 4], rewards, masks, n_step=1, runs=1)
-    assert torch.equal(replay.totals, rewards)
-    assert torch.equal(replay.weights, masks)
+    batch = replay.batch(torch.arange(6)[None])
+    assert torch.equal(batch["rewards"], rewards)
+    assert torch.equal(batch["masks"], masks)
     assert replay.average_reward().item() == rewards.mean().item()
 
 

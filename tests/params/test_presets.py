@@ -144,6 +144,7 @@ def test_the_papers_flow_is_one_preset_away(paper):
             "observation_noise",
             "schedule",
             "critic_start",
+            "discount_start",
             "n_step",
         }
     )
@@ -157,6 +158,7 @@ def test_the_papers_flow_is_one_preset_away(paper):
         "observation_noise": 0.0,
         "schedule": "constant",
         "critic_start": "zero",
+        "discount_start": None,
         "n_step": 1,
     }
     assert original.online.learning_rate is paper.online.learning_rate is None

@@ -83,3 +83,32 @@ def test_targets_sum_as_many_rewards_as_is_said_at_the_experiments_discount(here
         total = rewards[i] + 0.9 * masks[i] * (rewards[i + 1] + 0.9 * masks[i + 1] * rewards[i + 2])
         assert three["rewards"][0, i].item() == pytest.approx(total.item())
     assert torch.equal(three["next_observations"][0, :10], one["next_observations"][0, 2:])
+
+
+def test_the_discount_grows_over_the_first_half_of_offline_training(here):
+    values = yaml.safe_load(Path("params.yaml").read_text())
+    values["offline"] |= {"discount_start": 0.9, "discount": 0.99, "n_step": 2, "critic_start": "average"}
+    Path("params.yaml").write_text(yaml.safe_dump(values))
+    work = Batchwork(DATASET, "flp", [Run(1, 0, 1.0, 1)], load_params(), torch.device("cpu"))
+    agent, replay = work.load()
+    assert agent.discount is replay.discount
+    observations = replay.observations[None, :50]
+    first = agent.critic(observations, torch.zeros(1, 50, 2)).mean().item()
+    assert first == pytest.approx(
+        replay.average_reward().item() / (1 - 0.9), abs=5
+    )  # beside what a network says at first
+    trainer, found = work.trainer(agent, replay, "offline", 80), []
+    for _ in range(8):
+        trainer.chunk()
+        found.append(1 - agent.discount.item())
+    tenth = 10**0.25  # four chunks until 1 - discount has fallen to a tenth
+    assert found == pytest.approx([0.1, 0.1 / tenth, 0.1 / tenth**2, 0.1 / tenth**3, 0.01, 0.01, 0.01, 0.01], rel=1e-4)
+    trainer.step = 20  # as a session that goes on from there
+    trainer.chunk()
+    now = agent.discount.item()
+    assert 1 - now == pytest.approx(0.1 / tenth**2, rel=1e-4)
+    batch = replay.batch(torch.arange(2)[None])
+    masks, rewards = replay.masks[0], replay.rewards[0]
+    assert batch["rewards"][0, 0].item() == pytest.approx((rewards[0] + now * masks[0] * rewards[1]).item())
+    work.trainer(agent, replay, "online", 80).chunk()
+    assert agent.discount.item() == pytest.approx(0.99)
