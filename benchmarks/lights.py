@@ -6,7 +6,7 @@ Pressing a button toggles it and its neighbours, and a step costs as many points
 a small decision process whose optimum value iteration finds: it presses some button, or stays as it is for ever.
 
 In the root of an experiment whose data are there, trained policies' critics are set beside that optimum, at the states
-of held-out data, by the number of buttons that are wrong:
+of held-out data, by the number of buttons that are wrong and by that of presses that would solve it:
 
     python -m benchmarks.lights --steps 27 --policies results/puzzle-3x3-play/offline/flp/seed0/task*
 """
@@ -62,6 +62,15 @@ class Lights:
             way.append(int(self.after[way[-1], presses[way[-1]].argmax()]))
         return way
 
+    def to_go(self) -> NDArray[np.int64]:
+        """How many presses solve it from every state, `[states]`; -1 where none do."""
+        left = np.where(self.wrong == 0, 0, -1)
+        for presses in range(self.after.shape[1]):
+            # Pressing a button again undoes it: what a solved state leads to leads to it.
+            near = self.after[left == presses].ravel()
+            left[near[left[near] < 0]] = presses + 1
+        return left
+
 
 def lights(rows: int, columns: int, start: list[int], goal: list[int]) -> Lights:
     """The task from the buttons' states at first and at the end, row by row."""
@@ -85,7 +94,7 @@ def task_of(dataset: str, task: int) -> Lights:
 
 
 def beside_the_optimum(folder: Path, steps: int, stride: int = 50) -> list[str]:
-    """A policy's critic at every so many held-out states, and the optimum: a line for each number of wrong buttons."""
+    """A policy's critic at every so many held-out states, and the optimum, by wrong buttons and by presses to go."""
     policy = load_policy(folder)
     agent, discount = policy._learner, float(policy.manifest["model"]["offline"]["discount"])
     if not isinstance(agent, FLP):
@@ -102,8 +111,9 @@ def beside_the_optimum(folder: Path, steps: int, stride: int = 50) -> list[str]:
     correlation = np.corrcoef(said, best)[0, 1]
     head = f"{folder.name} | discount {discount} | {steps} steps | correlation {correlation:.2f}"
     return [head] + [
-        f"  {n} wrong, {here.sum()} states: critic {said[here].mean():.0f}, optimum {best[here].mean():.0f}"
-        for n, here in ((n, wrong == n) for n in np.unique(wrong))
+        f"  {n} {what}, {here.sum()} states: critic {said[here].mean():.0f}, optimum {best[here].mean():.0f}"
+        for what, numbers in (("wrong", wrong), ("presses to go", puzzle.to_go()[states]))
+        for n, here in ((n, numbers == n) for n in np.unique(numbers))
     ]
 
 
@@ -116,7 +126,7 @@ def along_the_way(puzzle: Lights, discount: float, steps: int) -> str:
 
 
 def main() -> None:
-    """A row for every task, discount and number of steps; or for every policy, number of steps and of wrong buttons."""
+    """A row for every task, discount and number of steps; or for every policy, the critic beside the optimum."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked = parser.add_mutually_exclusive_group(required=True)
     asked.add_argument("dataset", nargs="?", choices=["puzzle-3x3-play", "puzzle-4x4-play"])

@@ -44,3 +44,18 @@ def led(puzzle, presses):
 def cost(wrong, discount, steps):
     """The return of a way, step by step."""
     return -sum(discount ** (steps * k + step) * n for k, n in enumerate(wrong) for step in range(steps))
+
+
+def test_presses_to_go_are_the_fewest_that_solve_it():
+    assert lights(1, 1, [0], [1]).to_go().tolist() == [1, 0]
+    assert lights(1, 2, [1, 0], [0, 0]).to_go().tolist() == [0, -1, -1, 1]
+    puzzle = lights(2, 3, [0] * 6, [0] * 6)
+    for state in range(64):
+        ways = [n for n in range(7) for p in combinations(range(6), n) if reached(puzzle, state, p) == 0]
+        assert puzzle.to_go()[state] == (ways[0] if ways else -1)
+
+
+def reached(puzzle, state, presses):
+    for button in presses:
+        state = int(puzzle.after[state, button])
+    return state
