@@ -70,7 +70,7 @@ def train_needs(
     whole, rows = _size(data)
     runs, offline = sum(map(len, shards)), params.offline
     seeds = len(params.seeds)
-    merged = rows * 4 * (observation_dim + seeds * action_dim + 5 * len(offline.tasks) + 4)
+    merged = rows * 4 * (observation_dim + seeds * action_dim + 3 * len(offline.tasks) + 2)
     buffer = 4 * capacity * (2 * observation_dim + action_dim + 3)
     widths = [observation_dim + action_dim, *offline.hidden, 2 * action_dim]
     network = 4 * sum((a + 1) * b for a, b in pairwise(widths))
