@@ -127,6 +127,7 @@ def test_the_schema_describes_the_default():
         ("offline.alpha", math.inf, ["offline.alpha", "inf"]),
         ("offline.alpha", "1e999", ["offline.alpha"]),
         ("offline.discount", 1.0, ["offline.discount", "less than 1"]),
+        ("offline.discount_start", 0.999, ["offline", "discount_start must not be above discount, 0.995"]),
         ("offline.discount", math.nan, ["offline.discount"]),
         ("offline.target_rate", 0.0, ["offline.target_rate"]),
         ("offline.baselines.rebrac.noise", math.inf, ["offline.baselines.rebrac.noise"]),
@@ -274,11 +275,11 @@ def fields_of(model, kind, prefix=""):
             yield prefix + name
 
 
-def written(path, form):
-    """The default with one field's numbers (1 where there is none) in another form; and the numbers as they were."""
+def written(path, form, nothing=1):
+    """The default with one field's numbers in another form, and the numbers as they were; `nothing` where none is."""
     value = functools.reduce(lambda place, name: place[name], path.split("."), DEFAULT)
     if value is None:
-        value = [1] if path.endswith(("tasks", "hidden")) else 1
+        value = [nothing] if path.endswith(("tasks", "hidden")) else nothing
     if isinstance(value, list):
         return with_(path, [form(number) for number in value or [1]]), value or [1]
     return with_(path, form(value)), value
@@ -286,7 +287,7 @@ def written(path, form):
 
 @pytest.mark.parametrize("path", list(fields_of(Params, float)))
 def test_every_real_number_may_have_an_exponent_as_yaml_1_2_has_it(path):
-    values, expected = written(path, lambda number: f"{number!r}e0")
+    values, expected = written(path, lambda number: f"{number!r}e0", nothing=0.5)
     assert "e0" in str(values)
     assert parse(values) == parse(with_(path, expected))
     for wrong in ("e0", "1e", "one", "nan", "inf", "1e999", "", True):
