@@ -96,19 +96,17 @@ class Batchwork:
         data = load_dataset(layout.DATA.format(dataset=self.dataset) + ".npz")
         offline = self.params.offline
         flow, digests = self.load_flow(data) if starts_from_flow(self.agent, offline) else (None, {})
-        agent = make_agent(
-            self.agent,
-            Spec(
-                streams=self.streams("init", place=self.device),
-                observation_dim=data.observation_dim,
-                action_dim=data.action_dim,
-                offline=offline,
-                alpha=torch.tensor([run.alpha for run in self.runs], device=self.device),
-                candidates=tuple(run.candidates for run in self.runs),
-                flow=flow,
-                growing_discount=self.growing_discount,
-            ),
+        spec = Spec(
+            streams=self.streams("init", place=self.device),
+            observation_dim=data.observation_dim,
+            action_dim=data.action_dim,
+            offline=offline,
+            alpha=torch.tensor([run.alpha for run in self.runs], device=self.device),
+            candidates=tuple(run.candidates for run in self.runs),
+            flow=flow,
+            growing_discount=self.growing_discount,
         )
+        agent = make_agent(self.agent, spec)
         if offline.observation_scale is not None:
             mean, std = (to_device(moment, self.device) for moment in observation_moments(data.observations))
             standardize(agent, mean, std, offline.observation_scale, skip=flow)
@@ -119,7 +117,7 @@ class Batchwork:
         else:
             actions = torch.from_numpy(data.actions[data.transitions])[None]
             action_of_run = [0] * len(self.runs)
-        replay = self._replay(data, actions, action_of_run, capacity, returns=agent.uses_returns)
+        replay = self._replay(data, actions, action_of_run, capacity, spec.discount, returns=agent.uses_returns)
         if offline.critic_start == "average":
             first = offline.discount if offline.discount_start is None else offline.discount_start
             start_values(agent, agent.value_scale * replay.average_reward() / (1 - first))
@@ -190,7 +188,14 @@ class Batchwork:
         return latents
 
     def _replay(
-        self, data: Dataset, actions: Tensor, action_of_run: list[int], capacity: int, *, returns: bool
+        self,
+        data: Dataset,
+        actions: Tensor,
+        action_of_run: list[int],
+        capacity: int,
+        discount: Tensor | float,
+        *,
+        returns: bool,
     ) -> Replay:
         tasks = sorted({run.task for run in self.runs})
         timing = self.params.offline.success_timing
@@ -208,7 +213,7 @@ class Batchwork:
             action_of_run=tensor(action_of_run, torch.int64),
             task_of_run=tensor([tasks.index(run.task) for run in self.runs], torch.int64),
             capacity=capacity,
-            discount=self.params.offline.discount if self.growing_discount is None else self.growing_discount,
+            discount=discount,
             n_step=self.params.offline.n_step,
             returns=returns,
         )

@@ -94,9 +94,7 @@ def test_the_discount_grows_over_the_first_half_of_offline_training(here):
     assert agent.discount is replay.discount
     observations = replay.observations[None, :50]
     first = agent.critic(observations, torch.zeros(1, 50, 2)).mean().item()
-    assert first == pytest.approx(
-        replay.average_reward().item() / (1 - 0.9), abs=5
-    )  # beside what a network says at first
+    assert first == pytest.approx(replay.average_reward().item() / (1 - 0.9), abs=5)  # it says a little by itself
     trainer, found = work.trainer(agent, replay, "offline", 80), []
     for _ in range(8):
         trainer.chunk()
