@@ -25,12 +25,14 @@ from flp.system.hashing import hash_of
 FILE = Path(".flp/bench.json")
 CROWDING = "crowding"  # the piece that is no time: how much slower a core is when all are busy
 # A usual core (AMD EPYC, Zen 4): products per second, seconds for every number between them and for a layer's start.
-_PRODUCTS, _NUMBER, _START = 93e9, 3.3e-9, 0.11e-3
+_PRODUCTS, _NUMBER, _START = 200e9, 2.5e-9, 0.06e-3
 # Of an update, and of a choice of actions: how often all goes through a network as wide as the hidden layers.
 _UPDATE = {
-    **{"flp": 22.0, "bc": 3, "fbc": 3.5, "iql": 19, "rebrac": 18, "idql": 17, "srpo": 22, "cac": 70, "fawac": 28},
-    **{"fbrac": 50, "calql": 105, "rlpd": 16, "ifql": 16, "fql": 23},
+    **{"flp": 19.0, "bc": 3, "fbc": 3.5, "iql": 13.5, "rebrac": 12, "idql": 16, "srpo": 23, "cac": 80, "fawac": 28},
+    **{"fbrac": 50, "calql": 105, "rlpd": 14, "ifql": 13, "fql": 22},
 }
+# What other settings make of an update's time on such a core, which computes in bfloat16 itself (docs/performance.md).
+_IN_SETTING = {"float32 compiled": 0.8, "bfloat16": 0.9, "bfloat16 compiled": 0.5}
 _ACT = {"flp": 21.0, "fbc": 2.5, "idql": 100, "cac": 70, "fawac": 2.5, "fbrac": 2.5, "ifql": 80}
 _STEP = {"pointmaze": 1e-4, "antmaze": 6e-4, "humanoidmaze": 8e-4, "antsoccer": 8e-4, "own": 1e-4}
 _ARM, _RESET = 1.2e-3, 10e-3
@@ -91,10 +93,12 @@ class Pieces:
     def update(self, agent: str, runs: int = 1, setting: str = "") -> Piece:
         """An update of so many runs at once, in the setting of the parameters if none is given."""
         offline = self.params.offline
+        setting = setting or setting_of(offline)
         usual = self._passes(offline.hidden, offline.batch_size) * _UPDATE[agent] * runs
+        usual *= _IN_SETTING.get(setting, 1.0)
         if agent == "flp":
             usual *= (8 + (offline.target_candidates or offline.candidates)) / 12
-        return Piece("update", agent, self._shape(agent), setting or setting_of(offline), runs, usual)
+        return Piece("update", agent, self._shape(agent), setting, runs, usual)
 
     def compilation(self, agent: str, setting: str = "") -> Piece:
         """The compilation of an update."""

@@ -126,6 +126,14 @@ def test_what_was_not_measured_is_reckoned_from_what_was(params):
     assert known.seconds(pieces.update("flp", 5, BF16)) == pytest.approx(3.5 * flp.usual)  # not in proportion
 
 
+def test_unmeasured_updates_are_shorter_compiled_and_in_bfloat16(params):
+    p = params()
+    pieces = Pieces(p.spec(DATASET), p)
+    settings = (F32, f"{F32} compiled", f"{BF16} compiled")
+    plain, compiled, both = (Book().seconds(pieces.update("flp", 1, setting)) for setting in settings)
+    assert both < compiled < plain
+
+
 def test_a_weight_or_a_rate_changes_no_time_and_a_width_does(params):
     p, others = params(), [("alpha", 3.0), ("learning_rate", 0.1), ("steps", 7), ("seeds_per_job", 2)]
     pieces = Pieces(p.spec(DATASET), p)
