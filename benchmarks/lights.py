@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from flp import load_policy
 from flp.agents.flp import FLP
@@ -72,16 +72,21 @@ class Lights:
         return left
 
 
+def as_state(buttons: ArrayLike) -> NDArray[np.int64]:
+    """Buttons' states, `[..., buttons]`, as a state: a bit for each."""
+    each = np.asarray(buttons, np.int64)
+    return each @ (1 << np.arange(each.shape[-1]))
+
+
 def lights(rows: int, columns: int, start: list[int], goal: list[int]) -> Lights:
     """The task from the buttons' states at first and at the end, row by row."""
     count = rows * columns
     states = np.arange(2**count)
     row, column = np.divmod(np.arange(count), columns)
     near = (abs(row[:, None] - row) + abs(column[:, None] - column) <= 1).astype(np.int64)
-    bits = 1 << np.arange(count)
-    wrong: NDArray[np.int64] = ((states ^ int(bits @ goal))[:, None] >> np.arange(count) & 1).sum(1)
-    after: NDArray[np.int64] = np.bitwise_xor(states[:, None], near @ bits)
-    return Lights(int(bits @ start), wrong, after)
+    wrong: NDArray[np.int64] = ((states ^ as_state(goal))[:, None] >> np.arange(count) & 1).sum(1)
+    after: NDArray[np.int64] = np.bitwise_xor(states[:, None], as_state(near))
+    return Lights(int(as_state(start)), wrong, after)
 
 
 def task_of(dataset: str, task: int) -> Lights:
@@ -102,7 +107,7 @@ def beside_the_optimum(folder: Path, steps: int, stride: int = 50) -> list[str]:
     data = np.load(f"data/{policy.dataset}-val.npz", allow_pickle=False)
     observations, buttons = data["observations"][::stride], data["button_states"][::stride]
     puzzle = task_of(policy.dataset, policy.task)
-    states = buttons @ (1 << np.arange(buttons.shape[1]))
+    states = as_state(buttons)
     values = np.maximum(puzzle.stay(discount), puzzle.optimum(discount, steps).max(1))
     with torch.inference_mode():
         seen = torch.from_numpy(observations.astype(np.float32))[None]

@@ -15,15 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.lights import Lights, task_of
+from benchmarks.lights import Lights, as_state, task_of
 from flp import Policy, load_policy
 from flp.data.environments import make_environment
 
 
-def buttons(environment: Any) -> int:
-    """The state of the buttons, a bit for each."""
-    states: NDArray[np.int64] = np.asarray(environment.unwrapped._cur_button_states)
-    return int(states @ (1 << np.arange(len(states))))
+def state_of(environment: Any) -> int:
+    """The state of its buttons."""
+    return int(as_state(environment.unwrapped._cur_button_states))
 
 
 def begun(policy: Policy, seed: int, state: int | None, count: int) -> tuple[Any, NDArray[np.float32]]:
@@ -47,10 +46,10 @@ def play(
         actions = policy(seen)
         for k, (environment, _) in enumerate(games):
             if not solved[k]:
-                before = buttons(environment)
+                before = state_of(environment)
                 seen[k], _, _, _, told = environment.step(actions[k])
                 solved[k] = bool(told["success"])
-                after = buttons(environment)
+                after = state_of(environment)
                 presses[k] += [(before, after)] if after != before else []
     return presses, solved
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from itertools import combinations, permutations
 
+import numpy as np
 import pytest
 
-from benchmarks.lights import lights
+from benchmarks.lights import lights, task_of
+from benchmarks.presses import begun, play, state_of
 
 
 def test_one_button_is_pressed_and_two_that_toggle_together_are_left_alone():
@@ -59,3 +61,22 @@ def reached(puzzle, state, presses):
     for button in presses:
         state = int(puzzle.after[state, button])
     return state
+
+
+@pytest.mark.parametrize("task", [1, 5])
+def test_the_simulator_begins_where_it_is_told_to_and_ends_where_nothing_is_to_go(task):
+    policy, puzzle = Still("puzzle-3x3-play", task), task_of("puzzle-3x3-play", task)
+    solved, near = (int(np.flatnonzero(puzzle.to_go() == left)[0]) for left in (0, 1))
+    for state in (None, solved, near):
+        assert state_of(begun(policy, 0, state, 9)[0]) == (puzzle.start if state is None else state)
+    assert play(policy, puzzle, [None, solved, near], 2) == ([[], [], []], [False, True, False])
+
+
+class Still:
+    """A policy that does not move."""
+
+    def __init__(self, dataset, task):
+        self.dataset, self.task = dataset, task
+
+    def __call__(self, observations):
+        return np.zeros((len(observations), 5), np.float32)
