@@ -1,7 +1,7 @@
 """Reinforcement learning with prior data: a soft actor-critic, half of every batch offline data (FQL, agents/sac.py).
 
 It learns online alone. The original (Ball et al., 2023) has ten critics and twenty updates a step; this is what FQL's
-authors ran: two critics, one update a step, no entropy in the critic's target.
+authors ran: two critics and the least of them in targets, one update a step, no entropy in the critic's target.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class RLPD(ActorCritic):
         start = torch.full((len(spec.streams),), math.log(own.initial_temperature), device=spec.streams.device)
         self.log_alpha = nn.Parameter(start)
         self.build_critic(spec)
+        self.aggregation = "min"  # whatever offline.aggregation says: so the official code's q_agg
         self.optimizers = [
             Adam([*self.actor.parameters(), self.log_alpha], o.learning_rate),
             Adam(self.critic.parameters(), o.learning_rate),

@@ -90,7 +90,7 @@ def test_a_remedy_names_what_the_algorithm_reads(name):
     for remedy in told:
         assert remedy.startswith("lower online.learning_rate") and remedy.endswith(agent.restraint)
         assert "offline.alpha" not in remedy
-    assert ("take offline.aggregation: min" in told[0]) == (name in {"fql", "fawac", "fbrac", "rlpd"})
+    assert ("take offline.aggregation: min" in told[0]) == (name in {"fql", "fawac", "fbrac"})
 
 
 def test_latents_come_with_a_flow():

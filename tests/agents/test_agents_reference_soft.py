@@ -42,7 +42,7 @@ class ReferenceRLPD(Reference):
         for i, row in enumerate(samples(batch)):
             a, _ = self.draw(row["next_observations"], noise["next_z"][i])
             values = [q.item() for q in call(self.nets["target_critic"], row["next_observations"], a)]
-            q = min(values) if self.own["aggregation"] == "min" else mean(values)
+            q = min(values)
             y = row["rewards"] + SETTINGS["discount"] * row["masks"] * q
             errors += [(q - y) ** 2 for q in call(self.nets["critic"], row["observations"], row["actions"])]
             a, log_prob = self.draw(row["observations"], noise["z"][i])
@@ -64,7 +64,7 @@ class ReferenceRLPD(Reference):
 
 
 @pytest.mark.parametrize(
-    ("own", "changes"), [({}, {}), ({"target_entropy": 1.0}, {"aggregation": "min", "critics": 3})]
+    ("own", "changes"), [({}, {}), ({"target_entropy": 1.0}, {"critics": 3})]
 )
 def test_rlpd_s_updates_are_the_reference_s(own, changes):
     check_updates(ReferenceRLPD, "rlpd", own, changes, rtol=1e-7)
