@@ -86,10 +86,10 @@ def notes(keys: Keys, figure: str) -> list[str]:
     fixed = ", ".join(exact(value) for value in sorted(others))
     steps = ", ".join(charts.thousands(value) for value in sorted({p.offline.steps for p in settings.values()}))
     seeds = len(keys.params.seeds)
-    sampling = "the seeds" if seeds > 1 else "the episodes; one seed says nothing about the chance of training"
+    sampling = "Student's, of the seeds" if seeds > 1 else "of the episodes; one seed tells no chance of training"
     found.append(
         f"{'N' if quantity == 'alpha' else 'α'} = {fixed}, {steps} offline steps, {seeds} seed{'s' * (seeds > 1)}, "
-        f"mean of the last {keys.params.report.average_last} evaluations; 95 % intervals resample {sampling}."
+        f"mean of the last {keys.params.report.average_last} evaluations; 95 % intervals are {sampling}."
     )
     if any(variants.is_implied(figure, p.offline) for p in settings.values()):
         values = ", ".join(exact(value) for value in variants.PAPER[figure])

@@ -91,10 +91,11 @@ def aggregates(results: Results, final: pd.DataFrame) -> Panels | None:
     tuned = [m for m in names if m.endswith(" online")]
     for phase, part in (("offline", [m for m in names if m not in tuned]), ("fine-tuned", tuned)):
         svgs += [_profiles(part, scores, draws, phase)] if part else []
-    seeds = "1 seed" if len(results.params.seeds) == 1 else f"{len(results.params.seeds)} seeds"
+    count = len(results.params.seeds)
+    drawn = "seeds, each with its tasks (of few seeds they are too narrow)" if count > 1 else "episodes"
     note = (
-        f"Over {len(widest)} tasks × {seeds}, after rliable; bars and bands are 95 % intervals "
-        f"of {draws} stratified bootstrap resamples. A profile shows the share of runs above a success rate."
+        f"Over {len(widest)} tasks × {count} seed{'s' * (count > 1)}, after rliable; bars and bands are 95 % intervals "
+        f"of {draws} resamples of the {drawn}. A profile shows the share of runs above a success rate."
     )
     if omitted:
         note += f" Left out, for not having run on all of the tasks: {', '.join(omitted)}."

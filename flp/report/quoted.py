@@ -105,7 +105,7 @@ def footnotes(table: pd.DataFrame) -> list[str]:
 
 
 def _last(final: pd.DataFrame, resamples: int) -> Cell | None:
-    return cell(final.assign(success=final["last"], episodes=final["episodes"] / final["evaluations"]), resamples)
+    return cell(final.assign(success=final["last"], episodes=final["trials"]), resamples)
 
 
 def _base(final: pd.DataFrame, dataset: str, phase: str) -> pd.DataFrame:

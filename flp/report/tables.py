@@ -123,7 +123,8 @@ def finals(evaluations: pd.DataFrame, last: int) -> pd.DataFrame:
 
     Returns:
         The identity of the run, `phase`, `method`, `success`, `episodes` (of all evaluations averaged),
-        `evaluations` (how many), `step` (the last), `last` (success of the last alone).
+        `trials` (those of one, for every evaluation plays the same), `evaluations` (how many), `step` (the last),
+        `last` (success of the last alone).
     """
     if "counted" not in evaluations:  # as they were written, not scored
         evaluations = evaluations.assign(counted=True, spread=0.0)
@@ -133,6 +134,7 @@ def finals(evaluations: pd.DataFrame, last: int) -> pd.DataFrame:
     table = kept.groupby([*IDENTITY, "phase"], as_index=False).agg(
         success=("success", "mean"),
         episodes=("episodes", "sum"),
+        trials=("episodes", "mean"),
         evaluations=("step", "size"),
         step=("step", "last"),
         last=("success", "last"),
@@ -153,10 +155,10 @@ def methods(final: pd.DataFrame, agents: Sequence[str]) -> list[str]:
 
 
 def matrix(final: pd.DataFrame, column: str = "success") -> tuple[statistics.Array, statistics.Array]:
-    """Scores and episodes of one method's runs: `[seeds, strata]` each, a stratum being a dataset's task."""
+    """Scores and trials of one method's runs: `[seeds, strata]` each, a stratum being a dataset's task."""
     pivots = [
         final.pivot_table(index="seed", columns=["dataset", "task"], values=values).sort_index(axis=1)
-        for values in (column, "episodes")
+        for values in (column, "trials")
     ]
     scores, trials = (pivot.dropna().to_numpy(np.float64) for pivot in pivots)
     return scores, trials
@@ -167,14 +169,18 @@ def cell(final: pd.DataFrame, resamples: int, measure: Measure = SUCCESS) -> Cel
     if final.empty:
         return None
     scores, trials = matrix(final)
-    if measure.rate or len(scores) > 1:
+    if len(scores) > 1:
+        value, low, high = statistics.of_seeds(scores.mean(1))
+        low, high = (max(0.0, low), min(1.0, high)) if measure.rate else (low, high)
+    elif measure.rate:
         value, low, high = statistics.bootstrap(statistics.mean, (scores, trials), resamples=resamples)
     else:  # a single seed, whose episodes (or bootstrap samples) tell the error of its mean
         value, error = scores.mean(), 1.96 * float(np.sqrt(final["spread"].pow(2).sum())) / len(final)
         low, high = value - error, value + error
     std = float(scores.mean(1).std(ddof=1)) if len(scores) > 1 else None
     seeds, tasks = scores.shape
-    return Cell(float(value), std, float(low), float(high), seeds, tasks, int(trials.sum()), measure)
+    episodes = int(matrix(final, "episodes")[0].sum())
+    return Cell(float(value), std, float(low), float(high), seeds, tasks, episodes, measure)
 
 
 @dataclass(frozen=True)

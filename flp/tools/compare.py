@@ -1,8 +1,8 @@
 """Set two experiments side by side: success, paired differences with their intervals, and what differs in parameters.
 
 A and B are checkouts, or folders such as results/report. A pair is a dataset, task and seed that both have, of the same
-method; the interval is a bootstrap's of the pairs' differences (95 %), or where there is one seed alone, of the chance
-of the episodes. Parameters are those that the reports were made with.
+method; the interval is Student's of the seeds' differences (95 %), or where there is one seed alone, of the chance of
+the episodes. Parameters are those that the reports were made with.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from flp.experiment.program import program
 from flp.params.yamlfile import flat, read_yaml
 from flp.report import statistics, tables
 from flp.report.collect import PHASES, read_table
+from flp.report.statistics import Pair
 from flp.system import layout
 from flp.system.artifacts import read_json
 from flp.system.errors import FLPError
@@ -121,12 +122,14 @@ def success(a: pd.DataFrame, b: pd.DataFrame) -> Iterator[list[str]]:
 
 
 def _compared(pairs: pd.DataFrame) -> list[str]:
+    columns = ("success_a", "success_b", "trials_a", "trials_b")
     strata = [
-        tuple(part[name].to_numpy(np.float64) for name in ("success_a", "success_b", "episodes_a", "episodes_b"))
+        Pair(part["seed"].to_numpy(), *(part[name].to_numpy(np.float64) for name in columns))
         for _, part in pairs.groupby(["dataset", "task"])
     ]
-    value, low, high = statistics.paired_difference(strata, resamples=RESAMPLES)  # type: ignore[arg-type]
-    means = [100 * float(np.mean([s[side].mean() for s in strata])) for side in (0, 1)]
+    value, low, high = statistics.paired_difference(strata, resamples=RESAMPLES)
+    sides = [pair.a for pair in strata], [pair.b for pair in strata]
+    means = [100 * float(np.mean([scores.mean() for scores in side])) for side in sides]
     interval = f"[{100 * low:+.1f}, {100 * high:+.1f}]"
     return [f"{means[0]:.1f}", f"{means[1]:.1f}", f"{100 * value:+.1f}", interval, str(len(pairs))]
 

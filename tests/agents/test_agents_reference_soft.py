@@ -63,9 +63,7 @@ class ReferenceRLPD(Reference):
         self.adam["actor"].step(sum((g * w).sum() for g, w in zip(actor, self.adam["actor"].parameters, strict=True)))
 
 
-@pytest.mark.parametrize(
-    ("own", "changes"), [({}, {}), ({"target_entropy": 1.0}, {"critics": 3})]
-)
+@pytest.mark.parametrize(("own", "changes"), [({}, {}), ({"target_entropy": 1.0}, {"critics": 3})])
 def test_rlpd_s_updates_are_the_reference_s(own, changes):
     check_updates(ReferenceRLPD, "rlpd", own, changes, rtol=1e-7)
 

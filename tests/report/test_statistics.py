@@ -40,26 +40,33 @@ def test_performance_profile_counts_runs_above() -> None:
     assert profile.tolist() == [0.75, 0.75, 0.25, 0.0]
 
 
-def test_bootstrap_interval_covers_the_truth_as_often_as_it_says() -> None:
+@pytest.mark.parametrize("seeds", [2, 3, 8])
+@pytest.mark.parametrize("of_the_flow", [0.0, 0.7])
+def test_the_interval_of_few_seeds_covers_the_truth_as_often_as_it_says(seeds: int, of_the_flow: float) -> None:
     generator = np.random.default_rng(1)
     covered = 0
-    for i in range(200):
-        scores = np.clip(generator.normal([0.3, 0.5, 0.7], 0.1, (20, 3)), 0, 1)
-        value, low, high = statistics.bootstrap(
-            statistics.mean, (scores, np.full((20, 3), 50.0)), resamples=300, seed=i
-        )
+    for _ in range(2000):
+        common, own = generator.normal(0, 0.1, (seeds, 1)), generator.normal([0.3, 0.5, 0.7], 0.1, (seeds, 3))
+        value, low, high = statistics.of_seeds((own + of_the_flow * common).mean(1))
         assert low <= value <= high
         covered += low <= 0.5 <= high
-    assert 0.88 <= covered / 200 <= 0.99
+    assert covered / 2000 == pytest.approx(0.95, abs=0.015)
+
+
+def test_the_interval_of_seeds_is_scipys() -> None:
+    means = np.array([0.2, 0.9, 0.4])
+    theirs = scipy.stats.ttest_1samp(means, 0).confidence_interval(0.95)
+    assert statistics.of_seeds(means) == pytest.approx((0.5, theirs.low, theirs.high))
+    assert statistics.of_seeds(np.array([0.5, 0.5])) == (0.5, 0.5, 0.5)
 
 
 def test_bootstrap_agrees_with_scipys() -> None:
     scores = np.random.default_rng(3).random((5, 4))
 
-    def of_tasks(*tasks: np.ndarray, axis: int) -> np.ndarray:
-        return statistics.interquartile_mean(np.stack(tasks, -1))
+    def of_seeds(seeds: np.ndarray, axis: int) -> np.ndarray:
+        return statistics.interquartile_mean(scores[seeds])
 
-    theirs = scipy.stats.bootstrap(tuple(scores.T), of_tasks, n_resamples=20000, method="percentile", rng=0, batch=1000)
+    theirs = scipy.stats.bootstrap((np.arange(5),), of_seeds, n_resamples=20000, method="percentile", rng=0, batch=1000)
     scored = (scores, np.full(scores.shape, 9.0))
     _, low, high = statistics.bootstrap(statistics.interquartile_mean, scored, resamples=20000)
     assert (low, high) == pytest.approx(tuple(theirs.confidence_interval), abs=0.01)

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 from report_inputs import make_inputs
 
 from flp import cli
 from flp.params.run import Run
-from flp.report.statistics import paired_difference
+from flp.report.statistics import Pair, paired_difference
 from flp.stages import report
 
 SEEDS = {"seeds": [0, 1, 2, 3], "datasets": ["cube-single-play", "scene-play"]}
@@ -109,32 +110,47 @@ def test_only_what_both_have_is_compared_and_the_rest_is_named(checkout, capsys)
     assert "2 of FLP on cube-single-play" in only["only in B"] and "FQL" not in only["only in B"]
 
 
-def test_the_interval_covers_the_truth_as_often_as_it_says():
-    generator, truth, covered = np.random.default_rng(0), 0.06, 0
-    for _ in range(200):
-        strata = []
+@pytest.mark.parametrize("seeds", [2, 12])
+def test_the_interval_covers_the_truth_as_often_as_it_says(seeds):
+    generator, truth, covered, count = np.random.default_rng(0), 0.06, 0, np.full(seeds, 50.0)
+    for _ in range(1000):
+        strata, flow = [], generator.normal(0, 0.03, seeds)  # which the seed's tasks share
         for _ in range(3):
-            luck = generator.normal(0.5, 0.3, 12)
-            a, b = luck + generator.normal(0, 0.05, 12), luck + truth + generator.normal(0, 0.05, 12)
-            strata.append((a, b, np.full(12, 50.0), np.full(12, 50.0)))
-        value, low, high = paired_difference(strata, resamples=300)
-        assert low <= value <= high and high - low < 0.1  # seeds differ by 0.3, which is in neither
+            luck = generator.normal(0.5, 0.3, seeds)
+            a, b = luck + generator.normal(0, 0.05, seeds), luck + truth + flow + generator.normal(0, 0.05, seeds)
+            strata.append(Pair(np.arange(seeds), a, b, count, count))
+        value, low, high = paired_difference(strata, resamples=100)
+        assert low <= value <= high and (seeds == 2 or high - low < 0.15)  # seeds differ by 0.3, which is in neither
         covered += low <= truth <= high
-    assert 0.88 < covered / 200 <= 0.99
+    assert covered / 1000 == pytest.approx(0.95, abs=0.02)
+
+
+def test_seeds_that_one_task_lacks_are_judged_by_what_the_others_have():
+    def pair(seeds, difference):
+        zeros = np.zeros(len(seeds))
+        return Pair(np.array(seeds), zeros, np.array(difference), zeros + 9, zeros + 9)
+
+    whole = [pair([0, 1, 2], [0.1, 0.2, 0.6]), pair([0, 1, 2], [0.3, 0.2, 0.4])]
+    means = scipy.stats.ttest_1samp([0.2, 0.2, 0.5], 0).confidence_interval(0.95)
+    assert paired_difference(whole, resamples=100) == pytest.approx((0.3, means.low, means.high))
+    value, low, high = paired_difference([whole[0], pair([1, 2], [0.2, 0.4])], resamples=100)
+    assert value == pytest.approx(0.3) and low < 0.3 < high
+    assert high - value == pytest.approx(value - low)
 
 
 def test_a_single_seed_has_the_chance_of_its_episodes():
     def rates(a, b, n):
-        trials = np.array([float(n)])
-        return np.array([a]), np.array([b]), trials, trials
+        trials = np.full(len(a), float(n))
+        return Pair(np.arange(len(a)), np.array(a), np.array(b), trials, trials)
 
-    value, low, high = paired_difference([rates(0.5, 0.7, 100)], resamples=20_000)
+    one = rates([0.5], [0.7], 100)
+    value, low, high = paired_difference([one], resamples=20_000)
     half = 1.96 * np.sqrt((0.25 + 0.21) / 100)
     assert (value, low, high) == pytest.approx((0.2, 0.2 - half, 0.2 + half), abs=0.01)
-    _, low, high = paired_difference([rates(0.5, 0.7, 100)] * 4, resamples=20_000)
+    _, low, high = paired_difference([one] * 4, resamples=20_000)
     assert high - low == pytest.approx(half, abs=0.02)  # four tasks, half as wide
-    three = (np.array([0.1, 0.2, 0.3]), np.array([0.3, 0.4, 0.5]), np.full(3, 9.0), np.full(3, 9.0))
-    value, low, high = paired_difference([three, rates(0.5, 0.7, 100)], resamples=20_000)
+    three = rates([0.1, 0.2, 0.3], [0.3, 0.4, 0.5], 9)
+    value, low, high = paired_difference([three, one], resamples=20_000)
     assert value == pytest.approx(0.2) and high - low == pytest.approx(half, abs=0.01)
 
 
