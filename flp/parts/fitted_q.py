@@ -16,9 +16,11 @@ from torch import Tensor
 from flp.learner.nets import Critic, follow, standardize
 from flp.learner.optimizers import Adam, descend
 from flp.params.sections import Offline
+from flp.parts.common import start_values
 from flp.randomness.streams import RunStreams
 
 MEMBERS = 10
+_TIMES = 5.0  # by which the start's share falls, each time to 1/e
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,10 @@ def fitted_q(
 ) -> Tensor:
     """The policy's expected discounted return from the episodes' starts, by each member's estimate, `[members]`.
 
-    Networks, rates, discount and steps are those of offline training; `tick` is called at every step, and may raise to
-    stop it.
+    Networks, rate, its schedule, discount and steps are those of offline training, but for two things, lest the estimate
+    be of where it started: values start from what average reward and mask would make them, and the target critic follows
+    at least so fast that e⁻⁵ of the start is left where no episode ends. `tick` is called at every step, and may raise
+    to stop it.
     """
     device = data.observations.device
     streams = RunStreams([seed + i for i in range(MEMBERS)], "cpu", device)
@@ -64,10 +68,15 @@ def fitted_q(
     critic = Critic(streams, *sizes, offline.hidden, members=1, layer_norm=offline.critic_layer_norm)
     if offline.observation_scale is not None:
         standardize(critic, *moments, offline.observation_scale)
-    target = deepcopy(critic).requires_grad_(False)
-    optimizer = Adam(critic.parameters(), offline.learning_rate)
     picked = streams.integers(len(data.first), len(data.first))
     samples = [_transitions(data, picked[m]) for m in range(MEMBERS)]
+    rewards, masks = (torch.stack([of[rows].mean() for rows in samples]) for of in (data.rewards, data.masks))
+    start_values(critic, rewards / (1 - offline.discount * masks))
+    target = deepcopy(critic).requires_grad_(False)
+    # With a critic that fits its targets, what is left of the start falls by rate · (1 − γ) at every step.
+    target_rate = max(offline.target_rate, min(1.0, _TIMES / (offline.steps * (1 - offline.discount))))
+    decay_steps = offline.steps if offline.schedule == "cosine" else None
+    optimizer = Adam(critic.parameters(), offline.learning_rate, decay_steps=decay_steps)
     sizes_of = torch.tensor([len(rows) for rows in samples], device=device)[:, None]
     rows_of = torch.nn.utils.rnn.pad_sequence(samples, batch_first=True)
     for _ in range(offline.steps):
@@ -79,7 +88,7 @@ def fitted_q(
             y = data.rewards[rows] + offline.discount * data.masks[rows] * after
         loss = (critic(data.observations[rows], data.actions[rows])[:, 0] - y).square().mean(1)
         descend(optimizer, loss)
-        follow(target, critic, offline.target_rate)
+        follow(target, critic, target_rate)
     with torch.no_grad():
         starts = data.observations[data.first]
         values = critic(starts.expand(MEMBERS, -1, -1), data.start_actions.expand(MEMBERS, -1, -1))[:, 0]

@@ -107,3 +107,19 @@ def test_fitted_q_finds_the_value_of_a_chain():
     values = fitted_q(data, offline, (torch.zeros(3), torch.ones(3)), 0)
     assert values.shape == (MEMBERS,)
     torch.testing.assert_close(values, torch.full((MEMBERS,), 2.71), atol=0.08, rtol=0)
+
+
+def test_fitted_q_forgets_where_it_started():
+    """Three states on the way to one that costs 1 for ever, with target and schedule far too slow for that."""
+    n, discount = 80, 0.98
+    states, nothing, first = torch.eye(4), torch.zeros(n, 1), torch.arange(0, n, 8)
+    where = (torch.arange(n) % 8).clamp(max=3)
+    rewards, after = -(where == 3).float(), states[(where + 1).clamp(max=3)]
+    data = Logged(states[where], nothing, rewards, torch.ones(n), after, nothing, first, nothing[first])
+    offline = load_params(Path(__file__).parents[2] / "params.yaml").offline.model_copy(
+        update={"hidden": [32], "steps": 1000, "batch_size": 32, "discount": discount, "target_rate": 0.005}
+        | {"learning_rate": 0.003, "observation_scale": None}
+    )
+    values = fitted_q(data, offline, (torch.zeros(4), torch.ones(4)), 0)
+    worth = -(discount**3) / (1 - discount)  # -47; the average reward's is -31
+    torch.testing.assert_close(values, torch.full((MEMBERS,), worth), atol=1.0, rtol=0)
