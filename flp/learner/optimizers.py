@@ -20,7 +20,8 @@ class Adam:
     Args:
         parameters: what to optimize.
         learning_rate: the step size.
-        decay_steps: steps after which the rate has fallen to zero along half a cosine; None keeps it.
+        decay_steps: updates, those included in which it rests, after which the rate has fallen to zero along half a
+            cosine; None keeps it.
         weight_decay: the share by which a rate of 1 would shrink every parameter beside the step (AdamW, Loshchilov
             and Hutter, 2019).
         clip_norm: the largest norm of a run's gradient over all parameters; None bounds nothing.
@@ -43,12 +44,13 @@ class Adam:
         self.mean = [torch.zeros_like(p) for p in self.parameters]
         self.variance = [torch.zeros_like(p) for p in self.parameters]
         self.steps = [torch.zeros((), device=p.device) for p in self.parameters]
+        self.updates = torch.zeros((), device=self.parameters[0].device)
 
     def rate(self) -> Tensor | float:
         """The next step's rate; a decaying one is a tensor without dimension, so that captured updates know it."""
         if self.decay_steps is None:
             return self.learning_rate
-        done = (self.steps[0] / self.decay_steps).clamp(max=1)
+        done = (self.updates / self.decay_steps).clamp(max=1)
         return 0.5 * self.learning_rate * (1 + torch.cos(math.pi * done))
 
     def clipped(self, gradients: Sequence[Tensor]) -> list[Tensor]:
@@ -64,6 +66,7 @@ class Adam:
     def step(self, gradients: Sequence[Tensor]) -> None:
         """Move the parameters down their gradients, in the parameters' order."""
         rate, gradients = self.rate(), self.clipped(gradients)
+        self.rest()
         if torch.compiler.is_dynamo_compiling():
             self._step_in_parts(gradients, rate)
             return
@@ -84,6 +87,11 @@ class Adam:
             maximize=False,
         )
 
+    @torch.no_grad()
+    def rest(self) -> None:
+        """Count an update: all that happens in one that moves nothing."""
+        self.updates.add_(1)
+
     def _step_in_parts(self, gradients: Sequence[Tensor], rate: Tensor | float) -> None:
         """The same in plain operations: the compiler fuses those, and cannot look into the kernel."""
         for p, g, mean, variance, steps in zip(
@@ -98,8 +106,8 @@ class Adam:
             p.sub_(rate / (1 - _BETA_1**steps) * mean / (root + _EPSILON))
 
     def state(self) -> dict[str, Tensor]:
-        """The moments and step counts, `{parameter}.{field}`."""
-        fields = {"mean": self.mean, "variance": self.variance, "step": self.steps}
+        """The moments and step counts, `{parameter}.{field}`, and the count of updates."""
+        fields = {"mean": self.mean, "variance": self.variance, "step": self.steps, "updates": [self.updates]}
         return {f"{i}.{name}": tensor for name, tensors in fields.items() for i, tensor in enumerate(tensors)}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
@@ -111,13 +119,15 @@ class Adam:
 def descend(optimizer: Adam, losses: Tensor, moves: Tensor | None = None) -> None:
     """One step down the sum of per-run losses `[R]`: gradients of different runs never mix.
 
-    Where `moves`, a flag `[]` on the device, is false, parameters, moments and count stay as they are.
+    Where `moves`, a flag `[]` on the device, is false, parameters, moments and their steps stay as they are.
     """
     if moves is not None and can_branch(moves):
         if not moves:
+            optimizer.rest()
             return
         moves = None
-    touched = [] if moves is None else [*optimizer.parameters, *optimizer.state().values()]
+    of_moves = [*optimizer.parameters, *optimizer.mean, *optimizer.variance, *optimizer.steps]
+    touched = [] if moves is None else of_moves
     before = [tensor.detach().clone() for tensor in touched]
     optimizer.step(torch.autograd.grad(losses.sum(), optimizer.parameters))
     with torch.no_grad():

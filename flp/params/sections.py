@@ -198,6 +198,10 @@ class Offline(Section):
     def _discount_grows(self) -> Offline:
         if self.discount_start is not None and self.discount_start > self.discount:
             raise ValueError(f"discount_start must not be above discount, {self.discount}: it grows to that")
+        if self.discount_start is not None and "calql" in self.agents:
+            raise ValueError(
+                "discount_start must be null for calql, which holds values against returns at one discount"
+            )
         return self
 
     @model_validator(mode="after")

@@ -57,10 +57,10 @@ def fitted_q(
 ) -> Tensor:
     """The policy's expected discounted return from the episodes' starts, by each member's estimate, `[members]`.
 
-    Networks, rate, its schedule, discount and steps are those of offline training, but for two things, lest the estimate
-    be of where it started: values start from what average reward and mask would make them, and the target critic follows
-    at least so fast that e⁻⁵ of the start is left where no episode ends. `tick` is called at every step, and may raise
-    to stop it.
+    Networks, rate, its schedule, discount and steps are those of offline training, but for two things, lest the
+    estimate be of where it started: values start from what average reward and mask would make them, and the target
+    critic follows at least so fast that e⁻⁵ of the start is left where no episode ends. `tick` is called at every step,
+    and may raise to stop it.
     """
     device = data.observations.device
     streams = RunStreams([seed + i for i in range(MEMBERS)], "cpu", device)

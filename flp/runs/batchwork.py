@@ -119,8 +119,7 @@ class Batchwork:
             action_of_run = [0] * len(self.runs)
         replay = self._replay(data, actions, action_of_run, capacity, spec.discount, returns=agent.uses_returns)
         if offline.critic_start == "average":
-            first = offline.discount if offline.discount_start is None else offline.discount_start
-            start_values(agent, agent.value_scale * replay.average_reward() / (1 - first))
+            start_values(agent, agent.value_scale * replay.average_reward() / (1 - self._first_discount))
         return agent, replay
 
     def trainer(self, agent: Agent, replay: Replay, phase: str, steps: int, *, capture: bool = True) -> Trainer:
@@ -138,6 +137,12 @@ class Batchwork:
             update=Compiled(agent.update) if offline.compile else None,
             prepare=partial(self._grow_discount, phase, steps),
         )
+
+    @property
+    def _first_discount(self) -> float:
+        """γ of the first update: offline it may have to grow, in fine-tuning it has."""
+        first, last = self.params.offline.discount_start, self.params.offline.discount
+        return last if first is None or self.agent in ONLINE_ONLY else first
 
     @cached_property
     def growing_discount(self) -> Tensor | None:

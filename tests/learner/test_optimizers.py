@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from flp.learner.optimizers import Adam
+from flp.learner.optimizers import Adam, descend
 
 in_both_ways = pytest.mark.parametrize("in_parts", [False, True])
 
@@ -36,6 +36,22 @@ def test_the_rate_falls_along_a_cosine(ways):
         if step == 7:
             last = ours.detach().clone()
     assert torch.equal(ours, last)  # after the cosine it rests
+
+
+@in_both_ways
+def test_the_rate_falls_by_the_learners_updates_also_where_the_optimizer_rests(ways):
+    parameter = torch.nn.Parameter(torch.ones(1, 2))
+    optimizer = Adam([parameter], 0.1, decay_steps=8)
+    for update in range(8):
+        assert float(optimizer.rate()) == pytest.approx(0.05 * (1 + math.cos(math.pi * update / 8)), abs=1e-7)
+        before = parameter.detach().clone(), optimizer.steps[0].item()
+        descend(optimizer, parameter.square().sum(1), torch.tensor(update % 2 == 0))
+        moved = not torch.equal(parameter, before[0])
+        assert moved == (update % 2 == 0) and optimizer.steps[0].item() == before[1] + moved
+    assert float(optimizer.rate()) == 0
+    other = Adam([parameter], 0.1, decay_steps=8)
+    other.restore(optimizer.state())
+    assert float(other.rate()) == 0
 
 
 RUNS = 3

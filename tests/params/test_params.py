@@ -198,6 +198,12 @@ def test_a_wrong_value_is_refused_by_name(path, value, named):
     assert len(message) < 400
 
 
+def test_returns_are_of_one_discount():
+    grows = merge(DEFAULT, {"offline": {"discount_start": 0.9}})
+    assert parse(grows).offline.discount_start == 0.9
+    assert "discount_start must be null for calql" in refusal(merge(grows, {"offline": {"agents": ["flp", "calql"]}}))
+
+
 def test_a_sweep_may_hold_the_experiments_own_value_and_one_beside_it():
     values = with_("offline.sweep", {"alpha": [1.0, 1.0000001], "candidates": [4, 5]})
     assert parse(values).offline.sweep.alpha == [1.0, 1.0000001]

@@ -110,3 +110,12 @@ def test_the_discount_grows_over_the_first_half_of_offline_training(here):
     assert batch["rewards"][0, 0].item() == pytest.approx((rewards[0] + now * masks[0] * rewards[1]).item())
     work.trainer(agent, replay, "online", 80).chunk()
     assert agent.discount.item() == pytest.approx(0.99)
+
+
+def test_who_learns_online_alone_starts_where_the_discount_has_grown_to(here):
+    values = yaml.safe_load(Path("params.yaml").read_text())
+    values["offline"] |= {"discount_start": 0.5, "discount": 0.99, "critic_start": "average"}
+    Path("params.yaml").write_text(yaml.safe_dump(values))
+    agent, replay = Batchwork(DATASET, "rlpd", [Run(1, 0, 1.0, 1)], load_params(), torch.device("cpu")).load()
+    first = agent.critic(replay.observations[None, :50], torch.zeros(1, 50, 2)).mean().item()
+    assert first == pytest.approx(replay.average_reward().item() / (1 - 0.99), abs=5)
