@@ -38,9 +38,10 @@ _REMEDY = "correct your file (it is left as it is)"
 
 
 def own_files(path: Path | str) -> list[Path]:
-    """A user's file and the neighbour with the held-out episodes, those of them that are there."""
+    """A user's file and the neighbour with the held-out episodes, if that is there; none where the file itself is not."""
     path = user_path(str(path))
-    return [file for file in (path, path.with_name(f"{path.stem}-val{path.suffix}")) if file.exists()]
+    files = path, path.with_name(f"{path.stem}-val{path.suffix}")
+    return [file for file in files if file.exists()] if path.exists() else []
 
 
 def bring_in(dataset: str, path: Path | str, train_path: Path | str, val_path: Path | str) -> None:

@@ -27,6 +27,7 @@ _ROOT = Path(__file__).resolve().parents[1]
 _PACKAGE = _ROOT.name
 # Rooms that carry results but do not shape them: parameters enter keys by value, file formats by version.
 _CARRIERS = frozenset({"system", "params", "experiment", "supervision"})
+DATA = frozenset({".csv", ".html", ".css"})  # the kinds of files beside the sources that shape results
 _KEPT = Path(".flp/sources.json")
 _KEPT_AT_MOST = 2000  # sources: ten times the package
 Found = tuple[str, tuple[str, ...]]
@@ -141,14 +142,20 @@ def _absolute(module: str, node: ast.ImportFrom) -> str:
 
 @cache
 def _data_hash(folder: Path) -> str:
-    """Hash the files of a package that are not Python, those of its folders without Python included."""
+    """Hash a package's files of data, those of its folders without Python included: not what an editor leaves there."""
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
-        if path.is_dir() and path.name != "__pycache__" and not (path / "__init__.py").exists():
-            digest.update(f"{path.name}/{_data_hash(path)}".encode())
-        elif path.is_file() and path.suffix not in {".py", ".pyc", ".so"} and not path.name.startswith("."):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir() and not (path / "__init__.py").exists():
+            if (below := _data_hash(path)) != _NOTHING:
+                digest.update(f"{path.name}/{below}".encode())
+        elif path.is_file() and path.suffix in DATA:
             digest.update(f"{path.name}={hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     return digest.hexdigest()
+
+
+_NOTHING = hashlib.sha256().hexdigest()
 
 
 def _canonical(node: object) -> str:

@@ -63,13 +63,15 @@ def load_dataset(name: str | Path, *, validation: bool = False) -> load.Dataset:
 
     Args:
         name: such as `cube-single-play`, or the path of an `.npz`.
-        validation: take the held-out episodes instead.
+        validation: take the held-out episodes instead, of a path those in `{stem}-val.npz` beside it.
 
     Raises:
         FLPError: unknown, missing or damaged.
     """
-    if Path(name).suffix == ".npz":
-        return load.load_dataset(name, remedy="correct it, or let `download.path` convert it (it is left as it is)")
+    path = Path(name)
+    if path.suffix == ".npz":
+        file = path.with_name(f"{path.stem}-val.npz") if validation else path
+        return load.load_dataset(file, remedy="correct it, or let `download.path` convert it (it is left as it is)")
     file = layout.DATA.format(dataset=name)
     spec = _spec(str(name), f"{file}.json")
     return load.load_dataset(file + ("-val.npz" if validation else ".npz"), spec)

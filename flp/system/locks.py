@@ -70,6 +70,22 @@ def once(output: str, manifest: str, key: str, make: Callable[[], None], *more: 
         make()
 
 
+def held() -> list[str]:
+    """The outputs that processes are making just now, by their locks."""
+    found = []
+    for file in sorted(LOCKS.rglob("*.lock")):
+        lock = FileLock(file, fallback_to_soft=False)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            found.append(str(file.relative_to(LOCKS).with_suffix("")))
+        except OSError:  # a file system without locks, or another user's file
+            continue
+        else:
+            lock.release()
+    return found
+
+
 def remove(path: Path) -> None:
     """Remove a file, or a folder with all that is in it; a link, not what it leads to."""
     if path.is_dir() and not path.is_symlink():

@@ -1,7 +1,8 @@
 """`flp clean`: what no job of the experiment needs any more.
 
 Resume states of other parameters or sources, temporary files of killed writers, and, where asked for, outputs of
-datasets, agents and seeds that are no part of the experiment. Datasets are never removed.
+datasets, agents and seeds that are no part of the experiment. Datasets are never removed, and nothing while a job is
+under way.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from flp.experiment.graph import graph
 from flp.experiment.keys import Keys
 from flp.experiment.program import tool
 from flp.system import layout
-from flp.system.locks import remove
+from flp.system.errors import FLPError
+from flp.system.locks import held, remove
 from flp.system.resume import begun
 
 OPTIONS = {
@@ -86,7 +88,13 @@ def orphans(keys: Keys) -> list[Path]:
 
 
 def command(keys: Keys, args: argparse.Namespace) -> int:
-    """Show what could go, ask, remove it; return the exit status."""
+    """Show what could go, ask, remove it; return the exit status.
+
+    Raises:
+        FLPError: a job is under way, of this experiment or another: what it writes looks like what killed ones left.
+    """
+    if busy := held():
+        raise FLPError(f"being made just now: {', '.join(busy)}; nothing is removed while a job is under way")
     groups = [
         ("resume states and temporary files that no job needs", stale_states(keys) + temporary_files(), args.yes),
         (

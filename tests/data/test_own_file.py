@@ -10,7 +10,7 @@ import pytest
 from flp.data.archive import write_npz
 from flp.data.environments import specification
 from flp.data.load import load_dataset, validate
-from flp.data.own_file import bring_in
+from flp.data.own_file import bring_in, own_files
 from flp.system.errors import FLPError
 
 NAME = "scene-play"
@@ -347,3 +347,10 @@ def test_equal_files_give_equal_bytes(bring, tmp_path, arrays):
     write_npz(tmp_path / "b.npz", {key: array[: 18 * 25] for key, array in arrays.items()})
     np.savez(tmp_path / "c.npz", **{key: array[: 18 * 25] for key, array in arrays.items()})
     assert written[0] == (tmp_path / "b.npz").read_bytes() == (tmp_path / "c.npz").read_bytes()
+
+
+def test_held_out_episodes_are_never_taken_for_the_file_itself(tmp_path):
+    np.savez(tmp_path / "mine-val.npz", observations=np.zeros((9, 2)))
+    assert own_files(tmp_path / "mine.npz") == []
+    with pytest.raises(FLPError, match=r"mine\.npz does not exist"):
+        bring_in(NAME, tmp_path / "mine.npz", tmp_path / "a.npz", tmp_path / "a-val.npz")

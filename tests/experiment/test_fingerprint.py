@@ -165,6 +165,25 @@ def test_packages_and_their_data_count(package: Callable[[str, str], None], tmp_
     assert len(seen) == 3
 
 
+def test_what_editors_leave_beside_the_sources_does_not_count(
+    package: Callable[[str, str], None], tmp_path: Path
+) -> None:
+    package("sub.__init__", "x = 1\n")
+    before = module.fingerprint("flp.sub")
+    for name in ("a.py.orig", "data.csv~", "#b.py#", "c.py.bak", "d.rej", ".e.csv.swp", ".ipynb_checkpoints/f.csv"):
+        path = tmp_path / "sub" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("x = 2\n")
+    (tmp_path / "sub" / "empty" / "__pycache__").mkdir(parents=True)
+    package("sub.__init__", "x = 1\n")
+    assert module.fingerprint("flp.sub") == before
+
+
+def test_every_kind_of_data_in_the_package_counts() -> None:
+    beside = {path.suffix for path in Path(module.__file__).parents[1].rglob("*") if path.is_file()}
+    assert beside - {".py", ".pyc", ".typed"} == module.DATA
+
+
 def test_cycles_end(package: Callable[[str, str], None]) -> None:
     package("a", "from flp import b\n")
     package("b", "from flp import a\n")

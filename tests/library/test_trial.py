@@ -19,6 +19,10 @@ def test_a_dataset_by_its_name_or_path(experiment, monkeypatch):
     assert held_out.observations.shape == (31, 2)
     path = experiment / "data/pointmaze-medium-navigate-val.npz"
     assert flp.load_dataset(path).sha256 == held_out.sha256
+    trained_on = path.with_name("pointmaze-medium-navigate.npz")
+    assert flp.load_dataset(trained_on, validation=True).sha256 == held_out.sha256
+    with pytest.raises(flp.FLPError, match="pointmaze-medium-navigate-val-val.npz does not exist"):
+        flp.load_dataset(path, validation=True)
     with pytest.raises(flp.FLPError, match="did you mean 'pointmaze-medium-navigate'"):
         flp.load_dataset("pointmaze-medium-navigat")
     with pytest.raises(flp.FLPError, match=r"data/cube-single-play\.npz"):

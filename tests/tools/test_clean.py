@@ -12,6 +12,8 @@ from flp.experiment.keys import Keys
 from flp.params.loading import load_params
 from flp.runs.shards import plan
 from flp.system import layout
+from flp.system.artifacts import atomic_write
+from flp.system.locks import alone, held
 from flp.tools.clean import orphans, stale_states
 
 REPO = Path(__file__).resolve().parents[2]
@@ -160,3 +162,16 @@ def test_a_link_is_never_followed(keys, tmp_path):
     assert orphans(keys) == []
     assert cli.main(["clean", "--yes", "--outputs"]) == 0
     assert precious.exists()
+
+
+def test_nothing_is_removed_while_a_job_is_under_way(keys, capsys):
+    states(keys, alpha=7.0)
+    with alone("data/big"), atomic_write("data/big.npz") as file:
+        file.write(b"x")
+        assert held() == ["data/big"]
+        assert cli.main(["clean", "--yes"]) == 2
+        assert "being made just now: data/big;" in capsys.readouterr().err
+    assert Path("data/big.npz").read_bytes() == b"x" and held() == []
+    assert stale_states(keys)
+    assert cli.main(["clean", "--yes"]) == 0
+    assert not stale_states(keys)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -154,3 +155,20 @@ def test_flows_at_hand_are_listed(tmp_path: Path) -> None:
     assert (anew.two_sample, anew.warning) == ({}, None)
     write_json(rows[dataset, 0].path.with_suffix(".json"), {"key": "older"})
     assert next(row for row in flows.list_flows(keys, tmp_path) if row.seed == 0).state == "stale"
+
+
+@pytest.mark.usefixtures("lib")
+@pytest.mark.parametrize("status", [0, 3])
+@pytest.mark.parametrize("log", ["job.log", "/dev/full"])
+@pytest.mark.parametrize("shown", ["| cat", "| true", "> /dev/full"])
+def test_a_job_ends_as_its_stage_does_wherever_its_log_can_go(
+    tmp_path: Path, status: int, log: str, shown: str
+) -> None:
+    from job_shell import ALWAYS
+
+    stage = f"(seq 99999; touch end; exit {status})"  # more than a pipe holds
+    script = f"({ALWAYS} {stage} 2>&1 | keep {log}; echo unseen >&2) {shown}; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == status and (tmp_path / "end").exists()
+    if log == "job.log":
+        assert (tmp_path / log).read_text().endswith("\n99999\n")

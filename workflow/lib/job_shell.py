@@ -12,15 +12,16 @@ from flp.experiment.interpreter import GIVEN
 
 # A stage that fails is a failed job, whoever keeps its log (`set`: this takes the place of Snakemake's own prefix).
 # A stage that is asked to stop saves its state first. When a whole process group is asked, the shell waits for the
-# stage (`trap :`, which children do not inherit), and what keeps its log stays until it has spoken (`trap ''`).
-_ALWAYS = """set -euo pipefail; trap : INT TERM; keep() { trap '' INT TERM; exec tee "$1"; }; """
+# stage (`trap :`, which children do not inherit), and what keeps its log stays until it has spoken (`trap ''`). A log
+# that cannot be shown or written any more (a terminal that was closed, a full disk) fails no job.
+ALWAYS = """set -euo pipefail; trap : INT TERM; keep() { trap '' INT TERM PIPE; tee "$1" || cat > /dev/null; }; """
 
 
 def prefix(root: str, deployment: Any) -> str:
     """The commands, for jobs of the checkout at `root` with Snakemake's deployment settings."""
     if deployment is None or DeploymentMethod.CONDA not in deployment.deployment_method:
-        return _ALWAYS
-    return _ALWAYS + _in_conda(root, str(Path(deployment.conda_prefix or ".snakemake/conda").absolute()))
+        return ALWAYS
+    return ALWAYS + _in_conda(root, str(Path(deployment.conda_prefix or ".snakemake/conda").absolute()))
 
 
 def _in_conda(root: str, environments: str) -> str:
