@@ -38,7 +38,7 @@ _REMEDY = "correct your file (it is left as it is)"
 
 
 def own_files(path: Path | str) -> list[Path]:
-    """A user's file and the neighbour with the held-out episodes, if that is there; none where the file itself is not."""
+    """A user's file and its neighbour with the held-out episodes, where there is one; none without the file itself."""
     path = user_path(str(path))
     files = path, path.with_name(f"{path.stem}-val{path.suffix}")
     return [file for file in files if file.exists()] if path.exists() else []

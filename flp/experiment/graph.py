@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from flp.experiment.keys import Keys, TableKeys
 from flp.params.run import Run
 from flp.system import layout
 from flp.system.artifacts import read_entries
+from flp.system.errors import FLPError
 
 # The report's manifest, which holds its key, is written last.
 REPORT_FILES = ("index.html", "summary.csv", "metrics.json", "manifest.json")
@@ -28,7 +30,7 @@ class Artifact:
         key: the key it must carry.
         files: the files the job makes, relative to the working directory.
         manifests: those of the files that hold the key.
-        runs: the folders of its runs, for agents; the job keeps those it finds finished.
+        runs: the folders of its runs, for agents, each with `layout.RUN_FILES`; the job keeps those it finds finished.
         inputs: what the job reads, by role.
     """
 
@@ -42,7 +44,8 @@ class Artifact:
 
     def exists(self, root: Path = Path()) -> bool:
         """Whether all of it is there."""
-        return all((root / path).exists() for path in (*self.files, *self.runs))
+        of_runs = (f"{run}/{name}" for run in self.runs for name in layout.RUN_FILES)
+        return all((root / path).exists() for path in (*self.files, *of_runs))
 
     def is_current(self, root: Path = Path()) -> bool:
         """Whether it is whole and made of what the parameters and the source say now."""
@@ -53,6 +56,26 @@ def found_key(manifest: Path) -> str | None:
     """The key in a manifest; None where there is none to read."""
     key = read_entries(manifest).get("key")
     return key if isinstance(key, str) else None
+
+
+def require_current(keys: Keys, dataset: str, seeds: Sequence[int] = (), *, latents: bool = False) -> None:
+    """Refuse to read a dataset, or seeds' flows (and latents), of other parameters or sources than it is now.
+
+    What came of them would carry the key of what they should have been. Those that are missing are not judged.
+
+    Raises:
+        FLPError: naming the first that is not current.
+    """
+    wanted = {layout.DATA.format(dataset=dataset): keys.data(dataset)}
+    wanted |= {layout.FLOW.format(dataset=dataset, seed=seed): keys.flow(dataset, seed) for seed in seeds}
+    if latents:
+        wanted |= {layout.LATENT.format(dataset=dataset, seed=seed): keys.latent(dataset, seed) for seed in seeds}
+    for path, key in wanted.items():
+        if found_key(Path(path + ".json")) not in (None, key):
+            raise FLPError(
+                f"{path} was made with other parameters or by another version of the source than now; "
+                "make it anew with `snakemake --cores all`, or by its own stage"
+            )
 
 
 _Found = dict[str, Artifact]

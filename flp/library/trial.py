@@ -70,8 +70,8 @@ def load_dataset(name: str | Path, *, validation: bool = False) -> load.Dataset:
     """
     path = Path(name)
     if path.suffix == ".npz":
-        file = path.with_name(f"{path.stem}-val.npz") if validation else path
-        return load.load_dataset(file, remedy="correct it, or let `download.path` convert it (it is left as it is)")
+        path = path.with_name(f"{path.stem}-val.npz") if validation else path
+        return load.load_dataset(path, remedy="correct it, or let `download.path` convert it (it is left as it is)")
     file = layout.DATA.format(dataset=name)
     spec = _spec(str(name), f"{file}.json")
     return load.load_dataset(file + ("-val.npz" if validation else ".npz"), spec)

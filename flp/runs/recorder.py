@@ -23,7 +23,7 @@ from flp.own.task import OwnSpec
 from flp.parts.base import Agent
 from flp.runs.batchwork import Batchwork
 from flp.runs.estimates import Estimate, Estimator
-from flp.runs.run_folder import Row, parameters_of, save_run, write_trajectories
+from flp.runs.run_folder import POLICY, Row, is_finished, open_again, parameters_of, save_run, write_trajectories
 from flp.supervision.health import Guard, Health
 from flp.system.artifacts import save_tensors, write_json
 from flp.system.resume import Resume
@@ -195,7 +195,10 @@ class Recorder:
             self.logs.append({"run": run.name, "step": step, **{name: values[i] for name, values in columns.items()}})
 
     def save(self, folder: Path, keys: dict[str, str], step: int, seconds: float) -> None:
-        """Write every run's folder: its results, or why it failed. The runs together took `seconds`."""
+        """Write every run's folder: its results, or why it failed. The runs together took `seconds`.
+
+        A run that was finished before, and only went along with the others of its shard, is left as it is.
+        """
         if isinstance(self.evaluator, Estimator) and step > 0:
             for run, fitted in zip(self.work.runs, self.evaluator.fitted(self.agent, self.tick), strict=True):
                 last = [row for row in self.evaluations if row["run"] == run.name and row["phase"] == self.phase][-1]
@@ -203,9 +206,11 @@ class Recorder:
         has_flow = any(map(self.agent.is_shared, self.agent.state_dict()))
         for i, run in enumerate(self.work.runs):
             target = folder / run.name
+            if is_finished(target, keys[run.name]):
+                continue
+            open_again(target)
             if run.name in self.health.failed:
-                for name in ("policy.json", "policy.safetensors"):
-                    (target / name).unlink(missing_ok=True)
+                (target / POLICY).unlink(missing_ok=True)
                 write_json(target / FAILED, {"key": keys[run.name], **self.health.failed[run.name]})
                 continue
             if self.paths:

@@ -19,11 +19,13 @@ from torch import Tensor
 
 from flp.params.run import Run
 from flp.parts.base import Agent
+from flp.system import layout
 from flp.system.artifacts import atomic_write, load_manifest, save_tensors, write_csv, write_verified
 from flp.system.errors import FLPError
 from flp.system.hashing import sha256_of
 
 Row = dict[str, Any]
+POLICY = "policy.safetensors"
 
 
 def parameters_of(agent: Agent, index: int, runs: int) -> dict[str, Tensor]:
@@ -80,7 +82,7 @@ def save_run(
     write_csv(folder / "evaluations.csv", evaluations)
     write_csv(folder / "log.csv", log)
     save_tensors(
-        folder / "policy.safetensors",
+        folder / POLICY,
         tensors,
         kind="run",
         key=key,
@@ -96,12 +98,15 @@ def save_run(
 def is_finished(folder: Path, key: str) -> bool:
     """Whether the folder holds this very run, whole."""
     try:
-        return (
-            bool(load_manifest(folder / "policy.safetensors")["key"] == key)
-            and (folder / "policy.safetensors").exists()
-        )
+        found = load_manifest(folder / POLICY)["key"]
     except (FLPError, KeyError):
         return False
+    return bool(found == key) and all((folder / name).exists() for name in layout.RUN_FILES)
+
+
+def open_again(folder: Path) -> None:
+    """Let the folder hold no whole run from here on, until its manifest is written: before its first file changes."""
+    (folder / POLICY).with_suffix(".json").unlink(missing_ok=True)
 
 
 def adopt(folder: Path, keys: dict[str, str], others: Sequence[Path]) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from flp.data.load import load_dataset
 from flp.data.moments import observation_moments
+from flp.experiment.graph import require_current
 from flp.experiment.program import BOARDS, Job, stage
 from flp.flow.behavior import Flow
 from flp.flow.card import percents, picture, quality_card
@@ -54,6 +55,7 @@ def run(job: Job) -> None:
 def invert_dataset(job: Job, path: str, key: str) -> None:
     """Invert one flow's dataset and write the files."""
     name, seed, settings = job.args.dataset, job.args.seed, job.params.invert
+    require_current(job.keys, name, [seed])
     device = set_up(job.args.threads, job.args.device)
     threads = torch.get_num_threads() if device.type == "cpu" else 1
     train, validation = (load_dataset(layout.DATA.format(dataset=name) + suffix) for suffix in (".npz", "-val.npz"))

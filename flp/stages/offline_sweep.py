@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from flp.experiment import variants
+from flp.experiment.graph import require_current
 from flp.experiment.program import BOARDS, Job, stage
 from flp.runs.session import Assignment, carry_out
 from flp.stages.offline_train import train
@@ -30,6 +31,7 @@ def run(job: Job) -> None:
     quantity = variants.QUANTITY[figure]
     if not runs:
         raise FLPError(f"{figure} needs no run of {name} but those that offline.{quantity} and offline.sweep ask for")
+    require_current(job.keys, name, seeds, latents=True)
     values = ", ".join(layout.exact(value) for value in variants.extra_values(figure, job.params.offline))
     print(f"{figure} compares what params.yaml does not sweep: {quantity} {values}, trained beside its own runs")
     folder = Path(layout.SWEEP.format(dataset=name, figure=figure, seeds=layout.join_seeds(seeds)))

@@ -11,6 +11,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from flp.experiment.graph import require_current
 from flp.experiment.program import BOARDS, Job, stage
 from flp.params.sections import offline_steps
 from flp.runs.session import Assignment, Session, carry_out
@@ -22,6 +23,7 @@ from flp.system import layout
 def run(job: Job) -> None:
     """Train the job's runs that are not there yet."""
     name, agent, seeds = job.args.dataset, job.require_agent(), job.seeds
+    require_current(job.keys, name, seeds if job.keys.reads_flow(name, agent) else (), latents=True)
     folder = Path(layout.OFFLINE.format(dataset=name, agent=agent, seeds=layout.join_seeds(seeds)))
     runs = job.keys.runs(name, agent, seeds)
     keys = {run.name: job.keys.offline_run(name, agent, run) for run in runs}

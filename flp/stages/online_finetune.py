@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import get_args
 
+from flp.experiment.graph import require_current
 from flp.experiment.program import BOARDS, Job, stage
 from flp.params.sections import OFFLINE_ONLY, AgentName
 from flp.runs.interaction import Interaction
@@ -32,6 +33,7 @@ def run(job: Job) -> None:
         raise FLPError(f"--agent {agent} learns offline only; those that learn online too are {able}")
     if steps == 0:
         raise FLPError("online.steps is 0: there is nothing to do; set it in params.yaml")
+    require_current(job.keys, name, seeds if job.keys.reads_flow(name, agent) else (), latents=True)
     where = {"dataset": name, "agent": agent, "seeds": layout.join_seeds(seeds)}
     source, folder = Path(layout.OFFLINE.format(**where)), Path(layout.ONLINE.format(**where))
     runs = job.keys.online_runs(name, agent, seeds)

@@ -17,6 +17,7 @@ import torch
 
 from flp.data.load import Dataset, load_dataset
 from flp.data.moments import observation_moments
+from flp.experiment.graph import require_current
 from flp.experiment.program import BOARDS, Job, stage
 from flp.flow.checkpoint import save_flow
 from flp.flow.matching import FlowLearner, Pairs, validation_loss
@@ -51,6 +52,7 @@ def run(job: Job) -> None:
 def train_flow(job: Job, path: str, key: str) -> None:
     """Train one flow and write its files."""
     name, seed, settings = job.args.dataset, job.args.seed, job.params.flow
+    require_current(job.keys, name)
     device = set_up(job.args.threads, job.args.device)
     train, validation = (load_dataset(layout.DATA.format(dataset=name) + suffix) for suffix in (".npz", "-val.npz"))
     init = RunStreams([seed_of("flow init", name, seed)], place=device)

@@ -35,6 +35,7 @@ DATA_SUFFIXES = (".npz", "-val.npz", ".json")
 FLOW_SUFFIXES = (".safetensors", ".json", ".csv", ".md")
 QUALITY_FILES = ("quality.json", "quality.md", "latent.png")
 LATENT_SUFFIXES = (".safetensors", ".json")
+RUN_FILES = ("policy.safetensors", "evaluations.csv", "log.csv", "policy.json")  # of every run, the manifest last
 FIGURES = ("figure2", "figure3", "figure4", "figure5")
 TABLES = ("table1", "table2")
 # The numbers are beside the picture; the manifest, which holds the key, is written last.

@@ -21,7 +21,7 @@ def test_a_dataset_by_its_name_or_path(experiment, monkeypatch):
     assert flp.load_dataset(path).sha256 == held_out.sha256
     trained_on = path.with_name("pointmaze-medium-navigate.npz")
     assert flp.load_dataset(trained_on, validation=True).sha256 == held_out.sha256
-    with pytest.raises(flp.FLPError, match="pointmaze-medium-navigate-val-val.npz does not exist"):
+    with pytest.raises(flp.FLPError, match=r"pointmaze-medium-navigate-val-val\.npz does not exist"):
         flp.load_dataset(path, validation=True)
     with pytest.raises(flp.FLPError, match="did you mean 'pointmaze-medium-navigate'"):
         flp.load_dataset("pointmaze-medium-navigat")

@@ -14,10 +14,16 @@ from made_once import once
 from small_experiment import MAZE, run_all, tiny, train
 
 from flp.data.environments import specification
+from flp.experiment.graph import graph
+from flp.experiment.keys import Keys
+from flp.params.loading import load_params
+from flp.runs import run_folder
 from flp.stages import invert_to_latent, offline_train, online_finetune, pretrain_flow
 from flp.system import layout
 from flp.system.artifacts import load_tensors
+from flp.system.errors import FLPError
 from flp.system.resume import Resume
+from flp.system.stopping import InterruptedJobError
 
 LOCOMOTION = [
     "antmaze-large-navigate",
@@ -118,6 +124,58 @@ def test_offline_training_leaves_the_flow_as_it_is_and_keeps_finished_runs(here,
 
 
 @pytest.mark.slow(10)
+def test_a_run_of_two_experiments_is_never_whole(here, monkeypatch):
+    """Where writing fails half-way through, what was there before is not taken for it."""
+    of = ["--dataset", MAZE, "--threads", "1"]
+
+    def full(*arguments, **manifest):
+        raise FLPError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_folder, "save_tensors", full)
+        assert offline_train.main([*of, "--config", "offline={steps: 40}"]) == 2
+    (changed,) = [run for run in here.glob("task*") if not (run / "policy.json").exists()]
+    assert pd.read_csv(changed / "log.csv")["step"].max() == 40
+    assert offline_train.main(of) == 0
+    assert pd.read_csv(changed / "log.csv")["step"].max() == 20 and (changed / "policy.json").exists()
+
+
+@pytest.mark.slow(10)
+@pytest.mark.parametrize("name", layout.RUN_FILES)
+def test_a_run_without_one_of_its_files_is_trained_again(here, name):
+    artifact = graph(Keys(load_params()))[f"offline_train/{MAZE}/flp/seed0"]
+    assert artifact.is_current()
+    file = here / "task4_seed0" / name
+    others = {path: path.stat().st_mtime_ns for path in here.glob("task1_seed0/*")}
+    file.unlink()
+    assert not artifact.is_current()
+    assert offline_train.main(["--dataset", MAZE, "--threads", "1"]) == 0
+    assert file.exists() and artifact.is_current()
+    assert {path: path.stat().st_mtime_ns for path in here.glob("task1_seed0/*")} == others
+
+
+@pytest.mark.slow(10)
+def test_a_finished_run_is_kept_where_those_that_began_with_it_go_on(here, capsys, monkeypatch):
+    of = ["--dataset", MAZE, "--threads", "1"]
+    shutil.rmtree(here)
+    monkeypatch.setenv("FLP_CHECKPOINT_SECONDS", "0")
+    with monkeypatch.context() as patch:
+        patch.setattr(Resume, "clear", interrupted)
+        assert offline_train.main(of) == 1  # both have begun together
+    shutil.rmtree(here)
+    assert offline_train.main([*of, "--config", "offline={tasks: [4]}"]) == 0
+    alone = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in here.glob("task4_seed0/*")}
+    capsys.readouterr()
+    assert offline_train.main(of) == 0
+    assert "going on from" in capsys.readouterr().err and (here / "task1_seed0/policy.json").exists()
+    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in here.glob("task4_seed0/*")} == alone
+
+
+def interrupted(resume):
+    raise InterruptedJobError("stopped")
+
+
+@pytest.mark.slow(10)
 def test_what_learns_online_only_starts_untrained(here, tmp_path):
     of = ["--dataset", MAZE, "--agent", "rlpd", "--threads", "1", "--device", "cpu"]
     for name in (layout.FLOW, layout.LATENT):  # it reads neither
@@ -149,3 +207,22 @@ def test_batched_and_sharded_runs_agree(trained, here):
     for name, tensor in batched.items():
         torch.testing.assert_close(sharded[name], tensor, rtol=1e-4, atol=1e-5)
     assert torch.isfinite(batched["agent/policy.net.weights.0"]).all()
+
+
+@pytest.mark.parametrize(
+    ("changed", "main", "more", "named"),
+    [
+        ("download={seed: 7}", pretrain_flow, ["--seed", "0"], f"data/{MAZE}"),
+        ("flow={steps: 21}", invert_to_latent, ["--seed", "0"], "flow/model/seed0/flow"),
+        ("flow={steps: 21}", offline_train, ["--seeds", "0"], "flow/model/seed0/flow"),
+        ("invert={likelihood_samples: 7}", offline_train, ["--seeds", "0"], "latent"),
+        ("download={seed: 7}", offline_train, ["--seeds", "0", "--agent", "iql"], f"data/{MAZE}"),
+        ("flow={steps: 21}", online_finetune, ["--seeds", "0"], "flow/model/seed0/flow"),
+    ],
+)
+def test_no_stage_reads_what_was_made_of_other_parameters(here, tmp_path, changed, main, more, named, capsys):
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if ".flp" not in path.parts}
+    assert main.main(["--dataset", MAZE, "--threads", "1", *more, "--config", changed]) == 2
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert named in told and "was made with other parameters or by another version of the source" in told
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if ".flp" not in path.parts} == before

@@ -23,6 +23,7 @@ def _stand_in(stage: str, argv: list[str], log: str) -> None:
     from flp.experiment.keys import Keys
     from flp.params.loading import load_params
     from flp.system.forced import forced
+    from flp.system.layout import RUN_FILES
 
     given = dict(zip(argv[::2], argv[1::2], strict=True))
     words = [given.get(name) for name in ("--dataset", "--agent", "--figure")] if len(given) > 2 else ["report"]
@@ -67,7 +68,8 @@ def _stand_in(stage: str, argv: list[str], log: str) -> None:
         run_keys[run.name] = artifact.key
         if not run.exists():
             run.mkdir(parents=True)
-            (run / "policy.safetensors").write_text(uuid.uuid4().hex)
+            for name in RUN_FILES:
+                (run / name).write_text(uuid.uuid4().hex)
     for other in Path(artifact.files[0]).parent.glob("task*") if artifact.runs else ():
         if str(other) not in artifact.runs:
             shutil.rmtree(other)
