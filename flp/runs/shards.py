@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkContext, ForkProcess, SpawnContext, SpawnProcess
 from pathlib import Path
 from typing import Any, cast
@@ -169,27 +169,38 @@ class _Family:
     """The shards' processes, and the signals passed on to them."""
 
     def __init__(self, context: ForkContext | SpawnContext, work: Work, shards: Sequence[Shard], threads: int) -> None:
+        self.context, self.work, self.shards = context, work, shards
         self.steps, self.holders = SharedNumbers(len(shards)), SharedNumbers(len(shards))
         self.permits = Permits(threads) if len(shards) > threads else None
-        self.pipes, self.processes = [], []
-        for index, shard in enumerate(shards):
-            receiver, sender = context.Pipe(duplex=False)
-            process = context.Process(
-                target=_child,
-                args=(work, shard, Turns(index, self.permits, self.steps, self.holders), sender),
-                name=f"shard {index}",
-            )
-            self.pipes.append(receiver)
-            self.processes.append(process)
-            process.start()
-            sender.close()
+        self.pipes: list[Connection[Any, Any]] = []
+        self.processes: list[ForkProcess | SpawnProcess] = []
+        self.parent = os.getpid()
 
     def __enter__(self) -> _Family:
+        """Start them, already listening: a signal that comes in between is for all of them too."""
         self.old = {number: signal.getsignal(number) for number in SIGNALS}
         STOP.listen(self._pass_on)
+        try:
+            for index, shard in enumerate(self.shards):
+                self._start(index, shard)
+        except BaseException:
+            self.__exit__()
+            raise
         if STOP.signal is not None:  # asked before there was anyone to tell
             self._pass_on()
         return self
+
+    def _start(self, index: int, shard: Shard) -> None:
+        receiver, sender = self.context.Pipe(duplex=False)
+        process = self.context.Process(
+            target=_child,
+            args=(self.work, shard, Turns(index, self.permits, self.steps, self.holders), sender),
+            name=f"shard {index}",
+        )
+        process.start()
+        self.pipes.append(receiver)
+        self.processes.append(process)
+        sender.close()
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self.old.items():
@@ -199,6 +210,8 @@ class _Family:
                 process.kill()
 
     def _pass_on(self) -> None:
+        if os.getpid() != self.parent:  # a copy that does not listen by itself yet
+            return
         for process in self.processes:
             if process.pid is not None and process.is_alive():
                 os.kill(process.pid, signal.SIGTERM)
@@ -231,6 +244,8 @@ def _child(work: Work, shard: Shard, turns: Turns, sender: Any) -> None:
     # The terminal sends Ctrl-C to everyone; the parent decides and passes on SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a copy has its parent's; until there is a state it just ends
+    if STOP.signal is not None:  # asked as a copy, or its parent before
+        sys.exit(1)
     try:
         work(shard, turns)
     except InterruptedJobError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import signal
@@ -13,7 +14,7 @@ import time
 import pytest
 
 from flp.params.run import Run
-from flp.runs.shards import Shard, deal, plan, run_shards
+from flp.runs.shards import Shard, _Family, deal, plan, run_shards
 from flp.runs.turns import Permits, SharedNumbers, Turns
 from flp.system import layout
 from flp.system.errors import FLPError
@@ -186,6 +187,27 @@ def test_nobody_waits_for_a_dead_shards_turn(started, tmp_path):
 def test_a_signal_reaches_every_shard(started, tmp_path, signals):
     with pytest.raises(InterruptedJobError, match="stopped by SIGTERM; the state is saved"):
         run_shards(stop_when_asked, make_shards(tmp_path, 2), 2)
+
+
+def wait_to_be_stopped(shard, turns):
+    (shard.folder.parent / f"ready{shard.runs[0].task}").touch()
+    time.sleep(60)
+
+
+@pytest.mark.parametrize("started_before", [0, 1, 2])
+def test_a_signal_between_two_starts_reaches_every_shard(started, started_before, tmp_path, signals, monkeypatch):
+    start, count = _Family._start, itertools.count()
+
+    def asked(family, index, shard):
+        if next(count) == started_before:
+            os.kill(os.getpid(), signal.SIGTERM)
+        start(family, index, shard)
+
+    monkeypatch.setattr(_Family, "_start", asked)
+    began = time.monotonic()
+    with pytest.raises(InterruptedJobError, match="stopped by SIGTERM"):
+        run_shards(wait_to_be_stopped, make_shards(tmp_path, 3), 3)
+    assert time.monotonic() - began < 30 and not multiprocessing.active_children()
 
 
 def test_only_a_process_without_other_threads_is_copied():
