@@ -58,6 +58,38 @@ def observation_dim(space: Any, what: str) -> int:
     return int(length)
 
 
+def order_of(name: str, kwargs: dict[str, Any], space: Any, source: str) -> Any:
+    """The environment's space of observations, in whose order data of several parts (`space`) have to lie.
+
+    A dictionary of the environment's may have its keys in another order than the data's, which were sorted when they
+    were written. None where the data are no dictionary or tuple.
+
+    Raises:
+        FLPError: the two have other parts.
+    """
+    if not isinstance(space, (spaces.Dict, spaces.Tuple)):
+        return None
+    env = open_environment(name, kwargs)
+    env.close()
+    if _parts(env.observation_space) != _parts(space):
+        raise FLPError(f"{name} has observations {env.observation_space}, {source} has {space}")
+    return env.observation_space
+
+
+def _parts(space: Any) -> Any:
+    """What a space consists of, whatever the order of its keys."""
+    if isinstance(space, spaces.Dict):
+        return {key: _parts(part) for key, part in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(map(_parts, space.spaces))
+    return type(space), space.shape, getattr(space, "n", None)
+
+
+def is_bounded(space: Any) -> bool:
+    """Whether actions have a finite range, or are none that could have one."""
+    return not isinstance(space, spaces.Box) or bool(np.isfinite([space.low, space.high]).all())
+
+
 def action_range(space: Any, what: str) -> Bounds:
     """The least and the greatest action, flat.
 

@@ -86,12 +86,20 @@ def gather(asked: Asked) -> Gathered:
         from flp.own import adapter
 
         data = open_minari(asked.source)
-        adapter.action_range(data.action_space, asked.source)
+        bounded = asked.actions is None or adapter.is_bounded(data.action_space)
+        if bounded:
+            adapter.action_range(data.action_space, asked.source)
+        if bounded and asked.actions is not None:
+            raise FLPError(f"{asked.dataset}: {asked.source} tells the range of actions itself; leave out actions")
         adapter.observation_dim(data.observation_space, asked.source)
         if environment == OF_DATASET:
             environment, own = environment_of(data, asked.source)
             kwargs = {**own, **kwargs}
-        parts, space, reference = [read_minari(data, asked.source)], data.action_space, reference_of(data)
+        order = None
+        if environment is not None:
+            order = adapter.order_of(environment, kwargs, data.observation_space, asked.source)
+        parts, reference = [read_minari(data, asked.source, order)], reference_of(data)
+        space = data.action_space if bounded else None
     else:
         paths = own_files(asked.path) or [user_path(asked.path)]
         if extra := unused(paths[0]):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flp.own.log_file import Rows
+from flp.own.log_file import REMEDY, Rows
 from flp.system.errors import FLPError
 from flp.system.surroundings import user_path
 
@@ -41,7 +42,7 @@ def local_folder(name: str) -> Path | None:
 def reference_of(data: Any) -> tuple[float, float] | None:
     """The returns of a random policy and of an expert, where a dataset tells both."""
     low, high = (data.storage.metadata.get(key) for key in ("ref_min_score", "ref_max_score"))
-    told = isinstance(low, (int, float)) and isinstance(high, (int, float)) and low != high
+    told = all(isinstance(score, (int, float)) and math.isfinite(score) for score in (low, high)) and low != high
     return (float(low), float(high)) if told else None
 
 
@@ -67,16 +68,27 @@ def environment_of(data: Any, name: str) -> tuple[str, dict[str, Any]]:
     return spec.id, kwargs
 
 
-def read_minari(data: Any, name: str) -> Rows:
+def read_minari(data: Any, name: str, space: Any = None) -> Rows:
     """Read the transitions, as `flp.own.log_file.read_file` gives them; actions in the environment's units.
 
+    Args:
+        data: the dataset.
+        name: what it is called in messages.
+        space: in whose order observations of several parts are flattened, the environment's; the data's if None.
+
     Raises:
-        FLPError: no episodes, or values that are no numbers.
+        FLPError: no episodes, one that is damaged, or values that are no numbers.
     """
     parts: dict[str, list[NDArray[Any]]] = {}
-    for episode in data.iterate_episodes():
-        for key, array in _rows(episode, data.observation_space).items():
-            parts.setdefault(key, []).append(array)
+    episodes, count = iter(data.iterate_episodes()), 0
+    try:
+        for episode in episodes:
+            for key, array in _rows(episode, data.observation_space if space is None else space).items():
+                parts.setdefault(key, []).append(array)
+            count += 1
+    except Exception as error:  # Minari and what it reads with raise of all kinds
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise FLPError(f"{name}: episode {count} (from 0) cannot be read ({reason}); {REMEDY}") from error
     if not parts:
         raise FLPError(f"{name} has no episodes")
     rows = {key: np.concatenate(arrays) for key, arrays in parts.items()}
@@ -87,13 +99,21 @@ def read_minari(data: Any, name: str) -> Rows:
 
 
 def _rows(episode: Any, space: Any) -> Rows:
-    """One episode: a row more than it has steps."""
+    """One episode: a row more than it has steps; `ValueError` where its parts are of other lengths, or no flags."""
     steps = len(episode)
+    rewards, ended = (np.asarray(part, np.float32) for part in (episode.rewards, episode.terminations))
+    actions = np.asarray(episode.actions, np.float32).reshape(steps, -1)
+    observations = _flat(episode.observations, space, steps + 1)
+    lengths = {"observations": len(observations) - 1, "rewards": len(rewards), "terminations": len(ended)}
+    if wrong := {key: length for key, length in lengths.items() if length != steps}:
+        raise ValueError(f"of {steps} actions it has {wrong}")
+    if not np.isin(ended, (0, 1)).all():
+        raise ValueError("terminations are not all true or false")
     return {
-        "observations": _flat(episode.observations, space, steps + 1),
-        "actions": _padded(np.asarray(episode.actions, np.float32).reshape(steps, -1), 0.0),
-        "rewards": _padded(np.asarray(episode.rewards, np.float32), 0.0),
-        "masks": _padded(1 - np.asarray(episode.terminations, np.float32), 1.0),
+        "observations": observations,
+        "actions": _padded(actions, 0.0),
+        "rewards": _padded(rewards, 0.0),
+        "masks": _padded(1 - ended, 1.0),
         "terminals": np.arange(steps + 1) == steps,
     }
 
