@@ -78,8 +78,12 @@ def load_dataset(name: str | Path, *, validation: bool = False) -> load.Dataset:
 
 
 def _spec(name: str, manifest: str) -> EnvironmentSpec:
-    """OGBench's by that name, or a user's task by the manifest of its data."""
+    """OGBench's by that name, or a user's task: as the checkout's params.yaml has it, or the manifest of its data."""
     if name not in known_datasets() and Path(manifest).exists():
+        from flp.params.loading import load_params
+
+        if Path("params.yaml").exists() and name in (params := load_params()).tasks:
+            return params.spec(name)  # what success is may have changed since the data were made
         return spec_from(read_json(manifest).get("task"), manifest)
     return specification(name)
 
@@ -109,7 +113,9 @@ def evaluate(
         FLPError: unknown dataset or task, or actions that are none.
     """
     task = getattr(policy, "task", None) if task is None else task
-    spec = _spec(dataset, layout.DATA.format(dataset=dataset) + ".json") if dataset else getattr(policy, "spec", None)
+    spec = getattr(policy, "spec", None)
+    if dataset and (spec is None or dataset != spec.dataset):
+        spec = _spec(dataset, layout.DATA.format(dataset=dataset) + ".json")
     if spec is None or task is None:
         raise FLPError("a function has no environment of its own; give dataset and task")
     if not 1 <= task <= spec.num_tasks:

@@ -53,9 +53,8 @@ def make(job: Job, key: str) -> None:
     else:
         found = bring_task_in(own.asked(name), train, validation)
         spec = found.spec
-        reference = found.reference if own.reference is None else (own.reference.random, own.reference.expert)
         said = {"source": "own", "label": "a task of the user's", "parameters": own.model_dump(mode="json")}
-        said |= {"task": found.spec.described(), "reference": reference}
+        said |= {"task": found.spec.described(), "reference": found.reference}
     if content := job.keys.content(name):
         said["content"] = content
         if Keys(job.keys.params).content(name) != content:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import gymnasium
@@ -92,3 +93,26 @@ def test_the_manifest_says_what_was_found_out(pendulum):
     manifest = json.loads(Path("data/pendulum.json").read_text())
     assert manifest["task"]["environment"] == "Pendulum-v1" and manifest["task"]["horizon"] == 50
     assert manifest["content"][0].startswith(".npz:")
+    assert manifest["reference"] is None  # the data's own; the user's is params.yaml's alone
+
+
+@pytest.mark.slow(2)
+def test_what_success_is_now_counts_wherever_it_is_asked(pendulum, tmp_path, monkeypatch):
+    shutil.copytree(pendulum, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    policy = flp.load_policy(RUN)
+    as_trained = flp.evaluate(policy, episodes=2).success.tolist()
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    params["tasks"]["pendulum"]["success"] = "return >= 0"
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    assert flp.evaluate(policy, episodes=2, dataset="pendulum").success.tolist() == as_trained
+    params["tasks"]["pendulum"]["success"] = "return >= -9999"
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+
+    def still(observations):
+        return np.zeros((len(observations), 1))
+
+    assert flp.evaluate(still, 1, episodes=2, dataset="pendulum").success.tolist() == [1, 1]
+    params["tasks"]["pendulum"]["success"] = "return >= 0"
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    assert flp.evaluate(still, 1, episodes=2, dataset="pendulum").success.tolist() == [0, 0]
