@@ -2,7 +2,8 @@
 
 Reads the dataset and, for FLP, the flows and the latents; writes results/{dataset}/offline/{agent}/seed{seeds}/:
 one folder per run with its parameters, evaluations, log and trajectories, and a manifest. Runs that are there
-already with the right key are kept, and those that a figure has trained beside them are taken over.
+already with the right key are kept, and those that a figure, or a job of other seeds together, has trained are taken
+over.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def run(job: Job) -> None:
     keys = {run.name: job.keys.offline_run(name, agent, run) for run in runs}
     assignment = Assignment("offline-train", name, agent, job.params, job.args.device, folder, keys)
     key = job.keys.offline_job(name, agent, seeds)
-    lenders = layout.sweep_folders(name, agent, seeds)
+    lenders = [*layout.siblings(folder), *layout.sweep_folders(name, agent, seeds)]
     carry_out(assignment, runs, key, partial(train, assignment), job.args.threads, lenders=lenders)
 
 

@@ -43,7 +43,8 @@ def run(job: Job) -> None:
     }
     assignment = Assignment("online-finetune", name, agent, job.params, job.args.device, folder, keys)
     key = job.keys.online_job(name, agent, seeds)
-    carry_out(assignment, runs, key, partial(finetune, assignment, before), job.args.threads, capacity=steps)
+    work, lenders = partial(finetune, assignment, before), layout.siblings(folder)
+    carry_out(assignment, runs, key, work, job.args.threads, capacity=steps, lenders=lenders)
 
 
 def finetune(assignment: Assignment, before: dict[str, tuple[Path, str]], shard: Shard, turns: Turns) -> None:

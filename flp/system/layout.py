@@ -43,6 +43,11 @@ FIGURE_SUFFIXES = (".svg", ".csv", ".json")
 TABLE_SUFFIXES = (".html", ".md", ".csv", ".json")
 
 
+def siblings(folder: Path) -> list[Path]:
+    """The folders of the same algorithm's jobs with other seeds, which may hold finished runs of this one's."""
+    return sorted(other for other in folder.parent.glob("seed*") if other != folder)
+
+
 def join_seeds(seeds: Sequence[int]) -> str:
     """`[0, 1]` → `0-1`, the seeds' part of a path.
 

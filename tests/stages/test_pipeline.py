@@ -17,7 +17,7 @@ from flp.data.environments import specification
 from flp.experiment.graph import graph
 from flp.experiment.keys import Keys
 from flp.params.loading import load_params
-from flp.runs import run_folder
+from flp.runs import run_folder, session
 from flp.stages import invert_to_latent, offline_train, online_finetune, pretrain_flow
 from flp.system import layout
 from flp.system.artifacts import load_tensors
@@ -169,6 +169,21 @@ def test_a_finished_run_is_kept_where_those_that_began_with_it_go_on(here, capsy
     assert offline_train.main(of) == 0
     assert "going on from" in capsys.readouterr().err and (here / "task1_seed0/policy.json").exists()
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in here.glob("task4_seed0/*")} == alone
+
+
+@pytest.mark.slow(10)
+def test_finished_runs_are_taken_over_where_other_seeds_join_their_job(here, monkeypatch):
+    of = ["--dataset", MAZE, "--threads", "1"]
+    made = {path.relative_to(here): path.read_bytes() for path in here.glob("task*/policy.*")}
+    here.rename(here.with_name("seed1-0"))  # a job that trained them beside another seed
+
+    def none(*arguments, **more):
+        raise FLPError("nothing is to be trained")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "run_shards", none)
+        assert offline_train.main([*of, "--seeds", "0"]) == 0
+    assert {path.relative_to(here): path.read_bytes() for path in here.glob("task*/policy.*")} == made
 
 
 def interrupted(resume):
