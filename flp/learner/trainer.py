@@ -2,7 +2,8 @@
 
 A chunk is `CHUNK` updates. Their indices and noise are drawn per run from its own stream before the chunk, so
 the updates themselves are pure tensor code without host synchronisation: on CUDA a whole chunk is captured
-once and replayed; on CPU the same code runs eagerly.
+once and replayed; on CPU the same code runs eagerly. A chunk is drawn whole, wherever training stops to look: how
+often that is changes no number.
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ from flp.system.progress import Progress
 
 # Fixed, for the order in which a run's stream is read must not depend on machine or neighbours.
 CHUNK = 10
+
+
+Drawn = tuple[Tensor, dict[str, Tensor]]
+"""Indices `[count, R, B]` and noise `[count, R, ...]` of updates."""
 
 
 class Source(Protocol):
@@ -67,6 +72,7 @@ class Trainer:
         self.observation_noise, self.prepare = observation_noise, prepare
         self.step = self.logged = 0
         self.totals: Logs = {}
+        self.left: Drawn | None = None  # of the chunk that was drawn last
         self.updates: Callable[[Tensor, dict[str, Tensor]], Logs] = self._updates
         if capture and streams.device.type == "cuda":
             self.updates = _Captured(self._updates)
@@ -103,11 +109,10 @@ class Trainer:
                 with turn(self.step):
                     if before_update is not None:
                         before_update()
-                    count = min(chunk, stop - self.step)
                     with progress.section("data"):
-                        drawn = self.draw(count)
+                        indices, noise = self._next(chunk, stop - self.step)
                     with progress.section("update"):
-                        logs = self.take(*drawn)
+                        count, logs = len(indices), self.take(indices, noise)
                         self.totals = {k: v * count + self.totals.get(k, 0.0) for k, v in logs.items()}
                         self.logged += count
                 progress.update(self.step)
@@ -124,7 +129,14 @@ class Trainer:
         """Draw what `count` updates need, and take them."""
         return self.take(*self.draw(count))
 
-    def draw(self, count: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def _next(self, chunk: int, most: int) -> Drawn:
+        """What is left of the last chunk that was drawn, or a new one; at most so many updates of it."""
+        indices, noise = self.left or self.draw(chunk)
+        rest = {name: value[most:].clone() for name, value in noise.items()}
+        self.left = (indices[most:].clone(), rest) if most < len(indices) else None
+        return indices[:most], {name: value[:most] for name, value in noise.items()}
+
+    def draw(self, count: int) -> Drawn:
         """Indices `[count, R, B]` and noise `[count, R, ...]` of the next updates."""
         indices = self._indices(count).transpose(0, 1).contiguous()
         noise = self.learner.draw(self.streams, count, self.batch_size)
@@ -154,6 +166,8 @@ class Trainer:
         tensors = {f"learner/{k}": v for k, v in self.learner.state_dict().items()}
         tensors |= {f"optimizer/{k}": v for k, v in self.learner.optimizer_state().items()}
         tensors |= {f"total/{k}": v for k, v in self.totals.items()}
+        if self.left is not None:
+            tensors |= {"drawn": self.left[0]} | {f"noise/{name}": value for name, value in self.left[1].items()}
         return tensors | {"streams": self.streams.state()}, {"step": self.step, "logged": self.logged}
 
     def restore(self, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
@@ -165,6 +179,8 @@ class Trainer:
         self.learner.load_state_dict(group("learner/"))
         self.learner.load_optimizer_state(group("optimizer/"))
         self.totals = {k: v.to(self.streams.device) for k, v in group("total/").items()}
+        noise = {k: v.to(self.streams.device) for k, v in group("noise/").items()}
+        self.left = (tensors["drawn"].to(self.streams.device), noise) if "drawn" in tensors else None
         self.streams.restore(tensors["streams"])
         self.step, self.logged = info["step"], info["logged"]
 

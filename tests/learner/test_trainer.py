@@ -138,9 +138,31 @@ def test_checkpoints_come_between_chunks_and_after_stops():
         ("checkpoint", CHUNK),
         ("stop", CHUNK + 5),
         ("checkpoint", CHUNK + 5),
+        ("checkpoint", 2 * CHUNK),  # a chunk is drawn whole, and what is left of it taken first
         ("stop", 2 * CHUNK + 5),
         ("checkpoint", 2 * CHUNK + 5),
     ]
+
+
+@pytest.mark.parametrize("stops", [(15,), (25,), (7, 20)])
+def test_how_often_it_stops_to_look_changes_nothing(stops):
+    seldom, often = make_trainer(), make_trainer()
+    fit(seldom, 60, (20,))
+    fit(often, 60, stops)
+    often.totals, seldom.totals = {}, {}
+    assert_equal_states(snapshot(seldom), snapshot(often))
+
+
+def test_what_is_left_of_a_chunk_is_taken_after_a_break():
+    whole, first, later = (make_trainer() for _ in range(3))
+    fit(whole, 60, (20,))
+    kept = []
+    fit(first, 45, (25,), checkpoint=lambda: kept.append(snapshot(first)))
+    state = next(state for state in kept if state[1]["step"] == 25)
+    assert len(state[0]["drawn"]) == 5
+    later.restore(*state)
+    fit(later, 60, (25,))
+    assert_equal_states(snapshot(whole), snapshot(later))
 
 
 def test_training_is_deterministic():
