@@ -229,7 +229,7 @@ def test_a_broken_run_goes_on_bit_by_bit(at):
         for parameter in resumed.learner.parameters():
             parameter += 1  # nothing of the fresh agent may remain
     resumed.restore(*saved[0])
-    assert resumed.step == (35 if at == 30 else at)  # the stop at 25 shifts the chunks
+    assert resumed.step == at
     fit(resumed, 45, (25,), record)
     assert_equal_states(snapshot(whole), snapshot(resumed))
     assert logs.keys() == whole_logs.keys()
