@@ -25,12 +25,16 @@ def given(figure: str, offline: Offline) -> list[float]:
 
 def is_implied(figure: str, offline: Offline) -> bool:
     """Whether a figure takes the paper's values for want of a sweep, which it then says."""
-    return figure in PAPER and not given(figure, offline)
+    return figure in PAPER and not given(figure, offline) and not offline.without_effect(QUANTITY[figure])
 
 
 def values(figure: str, offline: Offline) -> list[float]:
-    """The values a figure compares, ascending, the experiment's own value among them."""
+    """The values a figure compares, ascending, the experiment's own value among them, which stands alone where another
+    would make no difference.
+    """
     own: float = getattr(offline, QUANTITY[figure])
+    if offline.without_effect(QUANTITY[figure]):
+        return [own]
     if figure == "figure3":
         return [WITHOUT, own if own > WITHOUT else WITH]
     return sorted({own, *(given(figure, offline) or PAPER[figure])})

@@ -15,6 +15,7 @@ import pandas as pd
 from flp.experiment import variants
 from flp.experiment.keys import Keys
 from flp.paper.sheet import Legend, sheet
+from flp.params.sections import Offline
 from flp.report import charts
 from flp.report.charts import AGENT_COLORS, FLOW_COLOR, SERIES_COLORS, Line
 from flp.report.collect import EVALUATED, read_table
@@ -91,12 +92,30 @@ def notes(keys: Keys, figure: str) -> list[str]:
         f"{'N' if quantity == 'alpha' else 'α'} = {fixed}, {steps} offline steps, {seeds} seed{'s' * (seeds > 1)}, "
         f"mean of the last {keys.params.report.average_last} evaluations; 95 % intervals are {sampling}."
     )
+    found += sorted({told for p in settings.values() for told in _unlike_the_paper(p.offline)})
+    found += sorted(
+        {f"Nothing is compared: {why}." for p in settings.values() if (why := p.offline.without_effect(quantity))}
+    )
     if any(variants.is_implied(figure, p.offline) for p in settings.values()):
         values = ", ".join(exact(value) for value in variants.PAPER[figure])
         found.append(f"offline.sweep.{quantity} is empty, so {symbol} takes the paper's values: {values}.")
     if figure == "figure3":
         found.append("α is the same for both; the paper tunes it anew without best-of-N.")
     return found
+
+
+def _unlike_the_paper(offline: Offline) -> list[str]:
+    """What else decides by which of the candidates it acts, and learns."""
+    told = []
+    if offline.selection != "argmax":
+        told.append(
+            f"Among N it is resampled, at a temperature of {exact(offline.temperature)}; the paper takes the best."
+        )
+    if offline.acting_noise != 1:
+        told.append(f"It acts by {exact(offline.acting_noise)} of the policy's deviation; the paper by all of it.")
+    if offline.target_candidates is not None:
+        told.append(f"Targets have an N of their own, {offline.target_candidates}; the paper's have that of acting.")
+    return told
 
 
 def draw(keys: Keys, figure: str, table: pd.DataFrame, levels: dict[str, float]) -> str:

@@ -206,12 +206,21 @@ class Offline(Section):
 
     @model_validator(mode="after")
     def _sweep_changes_something(self) -> Offline:
-        if self.sweep.candidates and self.acting_noise == 0 and self.target_candidates is not None:
-            raise ValueError(
-                "sweep.candidates would train one policy again and again: with acting_noise 0 it acts by its mean, "
-                "and targets have a number of their own; raise acting_noise, or set target_candidates to null"
-            )
+        for quantity in ("candidates", "alpha"):
+            if getattr(self.sweep, quantity) and (why := self.without_effect(quantity)):
+                raise ValueError(f"sweep.{quantity} would train one policy again and again: {why}")
         return self
+
+    def without_effect(self, quantity: str) -> str:
+        """Why another value of what can be swept would change no policy, and what to do; empty where it would."""
+        if quantity == "candidates" and self.acting_noise == 0 and self.target_candidates is not None:
+            return (
+                "with acting_noise 0 it acts by its mean, and targets have a number of their own; raise acting_noise, "
+                "or set target_candidates to null"
+            )
+        if quantity == "alpha" and self.kl_budget is not None:
+            return "with kl_budget alpha is only where it starts, and follows from the budget; set kl_budget to null"
+        return ""
 
 
 class Online(Section):

@@ -13,6 +13,7 @@ from small_experiment import tiny
 from flp.experiment import variants
 from flp.experiment.graph import graph
 from flp.experiment.keys import Keys, TableKeys
+from flp.paper.sweep_figures import notes
 from flp.params.loading import load_params, merge, parse, read_yaml
 from flp.runs.run_folder import adopt
 from flp.stages import download_dataset, figure, invert_to_latent, offline_sweep, offline_train, pretrain_flow
@@ -126,7 +127,8 @@ def test_without_flp_there_is_no_sweep_to_draw() -> None:
 def test_finished_runs_are_taken_over_and_others_are_not(tmp_path: Path) -> None:
     def put(folder: Path, key: str, text: str) -> None:
         write_json(folder / "policy.json", {"format_version": 1, "key": key})
-        (folder / "policy.safetensors").write_text(text)
+        for name in layout.RUN_FILES[:-1]:
+            (folder / name).write_text(text)
 
     job, figure = tmp_path / "offline", tmp_path / "figure4"
     put(job / "own", "k1", "own")
@@ -197,3 +199,31 @@ def test_a_figures_runs_are_trained_beside_the_experiments_and_taken_over_by_its
     assert all(path.stat().st_mtime_ns < began for path in policies), "a finished run was trained again"
     assert graph(Keys(load_params(params)))[f"offline_train/{DATASET}/flp/seed0"].is_current()
     assert offline_sweep.main([*common, "--figure", "figure3"]) == 2  # nothing is left for it
+
+
+@pytest.mark.parametrize(
+    ("figure", "offline"),
+    [
+        ("figure3", {"acting_noise": 0.0, "target_candidates": 1}),
+        ("figure5", {"acting_noise": 0.0, "target_candidates": 1}),
+        ("figure4", {"kl_budget": 0.5}),
+    ],
+)
+def test_what_would_make_no_difference_is_not_trained_and_the_figure_says_so(
+    figure: str, offline: dict[str, Any]
+) -> None:
+    known = keys(**offline)
+    assert not known.extra_runs(DATASET, figure, [0])
+    shown = known.figure_runs(DATASET, figure, [0]).values()
+    assert len({getattr(run, variants.QUANTITY[figure]) for run in shown}) == 1
+    assert any(note.startswith("Nothing is compared: with ") for note in notes(known, figure))
+
+
+def test_a_figure_tells_how_it_acts_where_that_is_not_the_papers() -> None:
+    papers = {"selection": "argmax", "acting_noise": 1.0, "target_candidates": None}
+    assert not [n for n in notes(keys(**papers), "figure5") if "the paper" in n and "takes the" not in n]
+    others = {"selection": "resample", "temperature": 0.3, "acting_noise": 0.6, "target_candidates": 1}
+    told = " ".join(notes(keys(**others), "figure5"))
+    assert (
+        "resampled, at a temperature of 0.3" in told and "0.6 of the policy's" in told and "N of their own, 1" in told
+    )

@@ -210,6 +210,9 @@ def test_a_sweep_may_hold_the_experiments_own_value_and_one_beside_it():
 
 
 def test_a_sweep_over_n_must_change_what_is_trained_or_how_it_acts():
+    budget = merge(DEFAULT, {"offline": {"kl_budget": 0.5, "sweep": {"alpha": [1.0, 2.0]}}})
+    assert "sweep.alpha would train one policy again and again: with kl_budget" in refusal(budget)
+
     def swept(**values):
         return merge(DEFAULT, {"offline": {"sweep": {"candidates": [1, 4]}, **values}})
 
