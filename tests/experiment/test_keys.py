@@ -16,6 +16,7 @@ from flp.params.loading import Params, merge, parse, read_yaml
 from flp.params.sections import AgentName
 from flp.system.artifacts import write_json
 from flp.system.hashing import hash_of
+from flp.system.layout import RUN_FILES
 
 ROOT = Path(__file__).resolve().parents[2]
 DATASETS = ["pointmaze-medium-navigate", "cube-single-play"]
@@ -183,6 +184,9 @@ def test_current_means_whole_and_of_this_key(tmp_path: Path) -> None:
     (tmp_path / "a/page.html").write_text("x")
     assert not artifact.is_current(tmp_path)
     (tmp_path / "a/run").mkdir()
+    for name in RUN_FILES:
+        assert not artifact.is_current(tmp_path)
+        (tmp_path / "a/run" / name).write_text("x")
     assert artifact.is_current(tmp_path)
     write_json(tmp_path / "a/manifest.json", {"key": "other"})
     assert artifact.exists(tmp_path) and not artifact.is_current(tmp_path)
