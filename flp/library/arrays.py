@@ -12,13 +12,31 @@ from torch import Tensor
 from flp.system.errors import FLPError
 
 
+def placed(device: torch.device | str) -> torch.device:
+    """The device of that name, which is there.
+
+    Raises:
+        FLPError: it is not.
+    """
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise FLPError(f"device {device!r}: there is none of that name; use cpu, cuda or cuda:1") from None
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise FLPError(f"device {device}: no such CUDA device is available here; use cpu")
+    return found
+
+
 def batch_of(values: ArrayLike, width: int, what: str, device: torch.device) -> tuple[Tensor, bool]:
     """Float32 `[1, B, width]` on the device, of one vector or a batch; and whether it was one.
 
     Raises:
         FLPError: another shape, or NaN or infinite values.
     """
-    array = np.array(values, np.float32)
+    try:
+        array = np.array(values, np.float32)
+    except (ValueError, TypeError) as error:
+        raise FLPError(f"{what} are no array of numbers ({error}), expected [{width}] or [batch, {width}]") from error
     if array.ndim not in (1, 2) or array.shape[-1] != width:
         raise FLPError(f"{what} have shape {list(array.shape)}, expected [{width}] or [batch, {width}]")
     if not np.isfinite(array).all():

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from flp.flow.behavior import Flow
 from flp.flow.checkpoint import load_flow as read_flow
-from flp.library.arrays import as_given, batch_of, paired
+from flp.library.arrays import as_given, batch_of, paired, placed
 from flp.randomness.streams import RunStreams
 from flp.system.errors import FLPError
 
@@ -89,7 +89,8 @@ def load_flow(path: Path | str, *, device: torch.device | str = "cpu", seed: int
         FLPError: missing, damaged or foreign files, by name.
     """
     file = Path(path) if Path(path).suffix == ".safetensors" else Path(path) / "flow.safetensors"
+    device = placed(device)
     flow, (manifest,) = read_flow([str(file)], device)
-    loaded = BehaviorFlow(flow, manifest, torch.device(device))
+    loaded = BehaviorFlow(flow, manifest, device)
     loaded.reset(seed)
     return loaded

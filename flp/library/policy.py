@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from flp.agents import make_agent
 from flp.data.environments import EnvironmentSpec, specification
 from flp.flow.checkpoint import load_flow
-from flp.library.arrays import as_given, batch_of, paired
+from flp.library.arrays import as_given, batch_of, paired, placed
 from flp.own.task import spec_from
+from flp.params.own_tasks import NAME
 from flp.params.sections import AgentName, Offline
 from flp.parts.base import Agent, Spec
 from flp.randomness.streams import RunStreams
@@ -24,7 +25,7 @@ from flp.runs.run_folder import restore_parameters
 from flp.system.artifacts import load_tensors
 from flp.system.errors import FLPError
 
-_LARGEST = 2**16  # of any size in a manifest
+_LARGEST, MOST_CANDIDATES = 2**16, 1024  # of any size in a manifest, and of the draws it chooses among
 
 
 class Policy:
@@ -70,6 +71,8 @@ class Policy:
             FLPError: another shape, or values that are no numbers.
         """
         observations, single = batch_of(observation, self.observation_dim, "observations", self.device)
+        if observations.shape[1] == 0:  # every episode is over
+            return np.zeros((0, self.action_dim), np.float32)
         return as_given(self.act(observations, self._streams), single)
 
     @property
@@ -92,8 +95,8 @@ class Policy:
     def candidates(self, count: int) -> None:
         if not self._learner.chooses:
             raise FLPError(f"{self.agent} does not choose among candidates")
-        if not isinstance(count, int) or not 1 <= count <= 1024:
-            raise FLPError(f"candidates must be a whole number from 1 to 1024, not {count!r}")
+        if not isinstance(count, int) or not 1 <= count <= MOST_CANDIDATES:
+            raise FLPError(f"candidates must be a whole number from 1 to {MOST_CANDIDATES}, not {count!r}")
         self._learner.candidates = (count,)
 
     @torch.inference_mode()
@@ -105,6 +108,8 @@ class Policy:
         """
         widths = self.observation_dim, self.action_dim
         observations, actions, single = paired(observation, action, widths, self.device)
+        if observations.shape[1] == 0:
+            return np.zeros(0, np.float32)
         values = self._learner.value(observations, actions)
         if values is None:
             raise FLPError(f"{self.agent} has no critic")
@@ -112,6 +117,20 @@ class Policy:
 
     def __repr__(self) -> str:
         return f"<Policy {self.agent} of {self.dataset}, task {self.task}, step {self.manifest.get('step')}>"
+
+
+class _Said(BaseModel):
+    """What is read of a manifest, which may be anyone's: names that can be parts of paths, sizes that can be had."""
+
+    model_config = ConfigDict(strict=True)
+
+    agent: str
+    dataset: Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
+    task: Annotated[int, Field(ge=1)]
+    seed: Annotated[int, Field(ge=0)]
+    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    candidates: Annotated[int, Field(ge=1, le=MOST_CANDIDATES)]
+    model: dict[str, Any]
 
 
 def load_policy(
@@ -130,18 +149,24 @@ def load_policy(
     Raises:
         FLPError: missing, damaged or foreign files, by name.
     """
-    file = _policy_file(Path(path))
+    file, device = _policy_file(Path(path)), placed(device)
     tensors, manifest = load_tensors(file, device)
     if manifest.get("kind") != "run":
         raise FLPError(f"{file} is no policy but a {manifest.get('kind')!r}")
     if "model" not in manifest:
         raise FLPError(f"{file} was written by an flp that did not note what is needed to load it; train it again")
     try:
-        learner = _build(file, tensors, manifest, flow, torch.device(device))
+        _Said.model_validate(manifest)
+    except ValidationError as error:
+        (wrong, *_) = error.errors()
+        place = ".".join(map(str, wrong["loc"]))
+        raise FLPError(f"{file}: its manifest's {place} is none that flp writes ({wrong['msg']})") from None
+    try:
+        learner = _build(file, tensors, manifest, flow, device)
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         first = next(iter(str(error).splitlines()), type(error).__name__)
         raise FLPError(f"{file}: its manifest describes another model than the file holds ({first})") from error
-    policy = Policy(learner, manifest, torch.device(device))
+    policy = Policy(learner, manifest, device)
     policy.reset(seed)
     return policy
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 
 from flp.data.environments import EnvironmentSpec, Family
 from flp.system.errors import FLPError
@@ -94,6 +95,8 @@ def spec_from(described: Any, source: str, **changed: Any) -> OwnSpec:
     names = {f.name for f in fields(OwnSpec)}
     try:
         values = {**described, **changed}
-        return OwnSpec(**(values | {"low": tuple(values["low"]), "high": tuple(values["high"])}))
-    except (KeyError, TypeError) as error:
+        if unknown := values.keys() - names:
+            raise KeyError(*unknown)
+        return TypeAdapter(OwnSpec).validate_python(values | {side: tuple(values[side]) for side in ("low", "high")})
+    except (KeyError, TypeError, ValidationError) as error:
         raise FLPError(f"{source} does not describe a task ({', '.join(sorted(names))}); make the data anew") from error

@@ -15,7 +15,7 @@ from flp.own.success import success_rule
 from flp.own.task import package_version
 from flp.params.fields import AsReal, Float, Section
 
-_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,98}[A-Za-z0-9])?")
+NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,98}[A-Za-z0-9])?")  # of a dataset or task, fit for folders
 # What folders and pages of the results are called already.
 _TAKEN = ("report", "figures", "videos", "keys", "index", "sha256")
 
@@ -134,7 +134,7 @@ class OwnTask(Section):
 def named(tasks: dict[str, OwnTask]) -> dict[str, OwnTask]:
     """The tasks, whose names must be fit for folders and pages, and nobody else's (`ValueError`)."""
     for name in tasks:
-        if not _NAME.fullmatch(name):
+        if not NAME.fullmatch(name):
             raise ValueError(f"{name!r} is no name for a task; take letters, digits, - and _, at most 100")
         if yaml.safe_load(name) != name:  # on a command line it would be another thing
             raise ValueError(f"{name!r} is a number, a date or the like to YAML; take another name")

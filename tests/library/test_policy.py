@@ -55,7 +55,8 @@ def test_one_observation_or_a_batch(run_of):
     one, many = policy(states()[0]), policy(states().tolist())
     assert one.shape == (2,) and many.shape == (5, 2) and one.dtype == many.dtype == np.float32
     assert np.abs(many).max() <= 1
-    for wrong in (states()[:, :1], states()[None], 1.0, [np.nan, 0.0]):
+    assert policy(np.zeros((0, 2))).shape == (0, 2) and policy.value(np.zeros((0, 2)), np.zeros((0, 2))).shape == (0,)
+    for wrong in (states()[:, :1], states()[None], 1.0, [np.nan, 0.0], [[1, 2], [1]], "abc", None):
         with pytest.raises(flp.FLPError, match="observations"):
             policy(wrong)
 
@@ -141,7 +142,7 @@ def _by_hand(folder, agent, batch, actions):
                 x = x * tensors[f"{prefix}.scales.{layer}"][member] + tensors[f"{prefix}.shifts.{layer}"][member]
         members.append(x[:, 0])
     both = torch.stack(members) / (10 if agent == "calql" else 1)  # the scale of its rewards
-    return (both.mean(0) if agent in ("flp", "fql", "fawac", "fbrac", "rlpd") else both.amin(0)).numpy()
+    return (both.mean(0) if agent in ("flp", "fql", "fawac", "fbrac") else both.amin(0)).numpy()
 
 
 def test_what_it_has_learnt_cannot_be_trained_on(run_of):
@@ -184,7 +185,11 @@ def test_a_policy_of_another_flow_is_refused(run_of, experiment):
         ({"kind": "flow"}, "no policy"),
         ({"agent": "os"}, "algorithm 'os'"),
         ({"agent": "bc"}, "another model"),
-        ({"alpha": None}, "another model"),
+        ({"alpha": None}, "its manifest's alpha is none that flp writes"),
+        ({"candidates": 10**9}, "its manifest's candidates is none"),
+        ({"dataset": "../../elsewhere"}, "its manifest's dataset is none"),
+        ({"task": "1"}, "its manifest's task is none"),
+        ({"seed": -1}, "its manifest's seed is none"),
         ({"model": {}}, "another model"),
         ({"model.observation_dim": 3}, "another model"),
         ({"model.action_dim": 10**9}, "another model"),
@@ -228,3 +233,20 @@ def test_on_a_gpu_it_acts_alike(agent, run_of):
     folder = run_of(agent)
     here, there = flp.load_policy(folder), flp.load_policy(folder, device="cuda")
     np.testing.assert_allclose(there(states()), here(states()), atol=1e-4)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", 3.5])
+def test_a_device_that_is_not_there_is_told_before_any_file_is_blamed(device, run_of, experiment):
+    flow = experiment / "results/pointmaze-medium-navigate/flow/model/seed0"
+    for load, path in ((flp.load_policy, run_of("flp")), (flp.load_flow, flow)):
+        with pytest.raises(flp.FLPError, match=r"^device '?(gpu|cuda:99|3\.5)'?: "):
+            load(path, device=device)
+
+
+def test_a_manifest_may_lack_what_it_is_named_by(run_of):
+    file = run_of("flp") / "policy.json"
+    manifest = json.loads(file.read_text())
+    del manifest["dataset"]
+    file.write_text(json.dumps(manifest))
+    with pytest.raises(flp.FLPError, match="its manifest's dataset is none that flp writes"):
+        flp.load_policy(file.parent)
