@@ -60,8 +60,8 @@ class Archive:
 
     @property
     def keys(self) -> list[str]:
-        """The arrays' names, in the file's order."""
-        return [name.removesuffix(".npy") for name in dict.fromkeys(self._names)]
+        """The arrays' names, in the file's order; whatever else lies in it is none."""
+        return [name.removesuffix(".npy") for name in dict.fromkeys(self._names) if name.endswith(".npy")]
 
     def bad(self, problem: str) -> FLPError:
         """The error for a problem of this file."""

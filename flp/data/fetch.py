@@ -10,6 +10,7 @@ import ipaddress
 import os
 import random
 import shutil
+import string
 import time
 import urllib.error
 import urllib.request
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from flp.data.archive import MAX_BYTES
 from flp.data.environments import simulator_importable, specification
@@ -120,7 +121,10 @@ def _is_loopback(host: str) -> bool:
 
 
 def _check_url(url: str) -> None:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise FLPError(f"'{url}' is no address ({error}); correct it") from None
     if not (parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(parts.hostname or ""))):
         raise FLPError(f"'{url}' is not an https:// address; use https (http only on this machine)")
 
@@ -174,7 +178,7 @@ class _Getter:
 
     def _download(self, url: str, temporary: Path) -> None:
         with open(temporary, "wb") as file, Progress(self.name, None, "B", quiet=not self.progress) as bar:
-            download = _Download(url, file, self.timeout, bar)
+            download = _Download(quote(url, safe=string.punctuation), file, self.timeout, bar)
             for attempt in range(self.retries + 1):
                 try:
                     download.go_on()

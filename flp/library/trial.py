@@ -123,6 +123,9 @@ def evaluate(
     device: Any = "cpu"
     timing = "pre"
     if isinstance(policy, Policy):
+        ours, theirs = ((p.observation_dim, p.action_dim) for p in (policy, spec))
+        if ours != theirs:
+            raise FLPError(f"the policy has observations and actions of {ours} numbers, {spec.dataset} of {theirs}")
         act: rollout.Act = policy.act
         device = policy.device
         timing = policy.manifest["model"]["offline"]["success_timing"]

@@ -145,7 +145,7 @@ class Adapter(gymnasium.Wrapper[Any, Any, Any, Any]):  # type: ignore[misc]
             return False
         try:
             return self._rule(info, self._total)
-        except (KeyError, TypeError, ValueError) as error:
+        except (LookupError, TypeError, ValueError) as error:
             has = ", ".join(map(str, info)) or "nothing"
             raise FLPError(
                 f"{self._name}: success is '{self._success}', which its information does not tell (it has: {has})"

@@ -108,7 +108,7 @@ def columns(path: Path) -> Iterator[Columns]:
     try:
         with h5py.File(path, "r") as file:
             yield Hdf5(path, file)
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise FLPError(f"{path} is not a whole HDF5 file: {explained(error, REMEDY)}") from error
 
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 _RULE = re.compile(r"(return|info(?:\.\w+)+)(?:\s*(>=|<=|>|<)\s*([-+]?[\d.]+(?:e[-+]?\d+)?))?", re.IGNORECASE)
 _COMPARE: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
@@ -40,7 +42,9 @@ class Success:
             value = info
             for name in self.path:
                 value = value[name]
-        return bool(value) if self.comparison is None else _COMPARE[self.comparison](float(value), self.level)
+        if self.comparison is None:
+            return bool(value)
+        return _COMPARE[self.comparison](float(np.asarray(value).item()), self.level)  # an array of one is a number
 
 
 def success_rule(text: str) -> Success | None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from flp.experiment.program import program
 from flp.system.artifacts import atomic_write
+from flp.system.errors import FLPError
 
 ENDINGS = {"torch": ".pt2", "onnx": ".onnx"}
 CHOICE: dict[str, dict[str, Any]] = {
@@ -33,6 +34,8 @@ def command(args: argparse.Namespace) -> int:
     from flp.library.policy import load_policy
 
     torch.set_num_threads(1)
+    if args.output and (not Path(args.output).name or Path(args.output).is_dir()):
+        raise FLPError(f"--output {args.output} is a folder; name a file in it")
     policy = load_policy(args.policy)
     written, contract = export(policy, args.format)
     run_name = f"{policy.agent}-{policy.dataset}-task{policy.task}-seed{policy.manifest.get('seed')}"

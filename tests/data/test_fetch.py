@@ -283,3 +283,16 @@ def test_full_disk_is_reported_as_such(server, get, tmp_path, monkeypatch):
         get(mirrors=[f"{server.url}/other"])
     assert len(server.requests) == 1, "another mirror would not help"
     assert files(tmp_path) == []
+
+
+def test_an_address_may_hold_any_letters(server, site, get, tmp_path, originals):
+    (site / "für uns").mkdir()
+    for name in (TRAIN, VAL):
+        (site / name).rename(site / "für uns" / name)
+    get(mirrors=[f"{server.url}/für uns"])
+    assert (tmp_path / "data" / "a.npz").read_bytes() == (originals / TRAIN).read_bytes()
+
+
+def test_what_is_no_address_is_told_in_a_line(get):
+    with pytest.raises(FLPError, match=r"'https://\[::1/x' is no address .*; correct it"):
+        get(mirrors=["https://[::1/x"])

@@ -10,7 +10,7 @@ import pytest
 from flp.data.archive import write_npz
 from flp.data.environments import specification
 from flp.data.load import load_dataset, validate
-from flp.data.own_file import bring_in, own_files
+from flp.data.own_file import bring_in, check_successors, own_files
 from flp.system.errors import FLPError
 
 NAME = "scene-play"
@@ -354,3 +354,21 @@ def test_held_out_episodes_are_never_taken_for_the_file_itself(tmp_path):
     assert own_files(tmp_path / "mine.npz") == []
     with pytest.raises(FLPError, match=r"mine\.npz does not exist"):
         bring_in(NAME, tmp_path / "mine.npz", tmp_path / "a.npz", tmp_path / "a-val.npz")
+
+
+@pytest.mark.parametrize(("scale", "offset"), [(1, 0), (1, 5.3e6), (1e-6, 0), (1e4, -2e6)])
+def test_shuffled_successors_are_told_in_any_unit(scale, offset):
+    rows = np.random.default_rng(0).normal(size=(400, 3)).cumsum(0)
+    observations = (scale * rows + offset).astype(np.float32)
+    following, ends = np.roll(observations, -1, 0), np.zeros(400, bool)
+    ends[-1] = True
+    noise = np.random.default_rng(1).normal(size=following.shape) * 1e-5 * scale
+    check_successors(Refused(), observations, (following + noise).astype(np.float32), ends)
+    order = np.random.default_rng(2).permutation(400)
+    with pytest.raises(FLPError, match="is not 'observations' of the row after"):
+        check_successors(Refused(), observations[order], following[order], ends)
+
+
+class Refused:
+    def bad(self, problem):
+        return FLPError(problem)

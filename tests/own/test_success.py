@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from flp.own.success import success_rule
@@ -51,3 +52,13 @@ def test_what_is_no_rule_is_refused(text):
 
 def test_none_is_no_success():
     assert success_rule("none") is None
+
+
+def test_an_array_of_one_is_a_number_and_of_more_is_none():
+    rule = success_rule("info.vec.x > 0.1")
+    assert rule({"vec": {"x": np.array([0.5])}}, 0.0) and not rule({"vec": {"x": np.array(0.05)}}, 0.0)
+    for wrong in (np.array([0.5, 0.6]), "far", None):
+        with pytest.raises((TypeError, ValueError)):
+            rule({"vec": {"x": wrong}}, 0.0)
+    with pytest.raises(LookupError):
+        rule({"vec": np.array([1.0])}, 0.0)
