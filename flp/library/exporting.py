@@ -186,15 +186,17 @@ def verify(policy: Policy, noise: Sequence[Noise], run: Run, observations: NDArr
     tried again with other noise.
 
     Raises:
-        FLPError: an action differs by more than the tolerance, which is of a range from -1 to 1.
+        FLPError: an action differs by more than the tolerance, which is of a range from -1 to 1, and what float32
+            rounds in the environment's own.
     """
     low, high = map(np.array, policy.spec.bounds)
+    allowed = TOLERANCE + getattr(policy.spec, "rounding", 0.0)
     for batch in (observations, observations[:1]):
         left = np.arange(len(batch))
         for seed in range(5):
             actions, inputs = inputs_of(policy, noise, batch, seed)
-            gaps = np.abs(2 * (run(inputs) - low) / (high - low) - 1 - actions).max(1)
-            differ = np.flatnonzero(~(gaps <= TOLERANCE))
+            gaps = np.abs(2 * (run(inputs) - low) / (high - low) - 1 - actions)
+            differ = np.flatnonzero(~(gaps <= allowed).all(1))
             left = np.intersect1d(left, differ)
             if not left.size or len(differ) > 1 + _TIES * len(batch):
                 break

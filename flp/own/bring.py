@@ -173,7 +173,7 @@ def _fit(source: str, spec: OwnSpec, rows: Rows) -> None:
 
 def _scaled(source: str, spec: OwnSpec, actions: NDArray[np.float32]) -> NDArray[np.float64]:
     scaled = spec.scaled(actions)
-    if np.abs(scaled).max() > 1 + 1e-6:
+    if (np.abs(scaled) > 1 + 1e-6 + spec.rounding).any():
         column = int(np.abs(scaled).max(0).argmax())
         least, greatest = actions[:, column].min(), actions[:, column].max()
         told = "actions: {low: …, high: …}" if spec.environment is None else "the environment's action space"

@@ -57,6 +57,12 @@ class OwnSpec(EnvironmentSpec):
         compare(env, f"{self.dataset}: {self.environment}", self.observation_dim, (self.low, self.high))
         return Adapter(env, self.dataset, self.success, self.unscaled)
 
+    @property
+    def rounding(self) -> NDArray[np.float64]:
+        """What float32 may round an action in the environment's units by, in those of [-1, 1]."""
+        low, high = np.array(self.low), np.array(self.high)
+        return np.asarray(4 * np.finfo(np.float32).eps * np.maximum(abs(low), abs(high)) / (high - low), np.float64)
+
     def scaled(self, actions: NDArray[Any]) -> NDArray[np.float64]:
         """Actions in the environment's units `[n, a]`, to [-1, 1]."""
         low, high = np.array(self.low), np.array(self.high)

@@ -9,7 +9,7 @@ import pytest
 from own_tasks import logged
 
 from flp.data.load import load_dataset
-from flp.own.bring import Asked, bring_in
+from flp.own.bring import Asked, bring_in, gather
 from flp.own.log_file import as_rows, read_file
 from flp.system.errors import FLPError
 
@@ -141,3 +141,16 @@ def test_a_neighbour_holds_the_held_out_episodes(tmp_path):
     save(tmp_path / "mine-val.npz", **logged(3, 20))
     bring_in(asked(tmp_path / "mine.npz", actions=((-2.0,), (2.0,))), tmp_path / "a.npz", tmp_path / "b.npz")
     assert (len(load_dataset(tmp_path / "a.npz")), len(load_dataset(tmp_path / "b.npz"))) == (40, 60)
+
+
+@pytest.mark.parametrize(("low", "high"), [(293.15, 303.15), (101225.1, 101425.3), (-0.3, 0.1)])
+def test_a_saturated_action_is_within_its_range_however_float32_rounds_it(tmp_path, low, high):
+    values = logged(4, 20)
+    ends = np.where(values["actions"] > 0, high, low)
+    np.savez(tmp_path / "x.npz", **values | {"actions": ends})
+    found = gather(Asked("x", str(tmp_path / "x.npz"), None, None, {}, "none", ((low,), (high,))))
+    done = ~found.parts[0]["terminals"]
+    assert np.abs(found.parts[0]["actions"][done]).min() > 1 - 1e-3 and np.abs(found.parts[0]["actions"]).max() <= 1
+    with pytest.raises(FLPError, match="outside"):
+        np.savez(tmp_path / "y.npz", **values | {"actions": ends + 0.01 * (high - low)})
+        gather(Asked("y", str(tmp_path / "y.npz"), None, None, {}, "none", ((low,), (high,))))
