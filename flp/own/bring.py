@@ -166,9 +166,10 @@ def _fit(source: str, spec: OwnSpec, rows: Rows) -> None:
         raise FLPError(f"{source}: the held-out episodes have other widths than the others; {REMEDY}")
     if rows["terminals"].all():
         raise FLPError(f"{source}: an episode ends in every row, so there are no transitions; {REMEDY}")
+    rows["actions"][rows["terminals"]] = spec.low  # nothing is done there, and 0 may be out of range
     for piece in pieces(rows["actions"]):
         piece[:] = _scaled(source, spec, piece)
-    rows["actions"][rows["terminals"]] = 0  # nothing is done there
+    rows["actions"][rows["terminals"]] = 0
 
 
 def _scaled(source: str, spec: OwnSpec, actions: NDArray[np.float32]) -> NDArray[np.float64]:
