@@ -53,7 +53,14 @@ torture: .venv/.dev ## Kill every long stage at random moments, KILLS times each
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13) and "flp needs Python 3.11 or 3.12, and $(PYTHON) is %s: install one, then make PYTHON=python3.12 $(or $(MAKECMDGOALS),run)" % sys.version.split()[0])'
 	@$(PYTHON) -m venv .venv
 
-.venv/.run: .venv/bin/python pyproject.toml constraints.txt
+# An environment knows the folder that it was made in.
+.PHONY: in-place
+in-place:
+	@[ ! -e .venv/bin/snakemake ] || [ -x "$$(sed -n '1s/^#!\([^ ]*\).*/\1/p' .venv/bin/snakemake)" ] \
+	  || { echo 'error: .venv was made in another folder, from which this was moved: make clean-venv, and again' >&2; exit 2; }
+
+.venv/.run: .venv/bin/python pyproject.toml constraints.txt | in-place
+	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv .venv # half made
 	@echo 'installing the pinned packages into .venv …'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	@touch $@

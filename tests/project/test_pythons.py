@@ -54,6 +54,27 @@ def test_make_says_which_python_it_needs_and_how_to_give_it(tmp_path: Path, vers
         )
 
 
+@pytest.mark.parametrize(("interpreter", "moved"), [("/nowhere/.venv/bin/python", True), (sys.executable, False)])
+def test_make_says_that_the_environment_was_made_elsewhere(tmp_path: Path, interpreter: str, moved: bool) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / ".venv/bin/snakemake").write_text(f"#!{interpreter}\n")
+    done = subprocess.run(["make", "-C", str(tmp_path), "in-place"], capture_output=True, text=True)
+    assert (done.returncode != 0) is moved
+    assert ("make clean-venv" in done.stderr) is moved
+
+
+def test_make_mends_an_environment_that_is_half_made(tmp_path: Path) -> None:
+    """As one is whose making was killed between Python and pip."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / ".venv"], check=True)
+    for name in ("pyproject.toml", "constraints.txt"):
+        (tmp_path / name).touch()
+    make = ["make", "-C", str(tmp_path), ".venv/.run", f"PYTHON={sys.executable}"]
+    done = subprocess.run(make, capture_output=True, text=True, env={**os.environ, "PIP_NO_INDEX": "1"})
+    assert (tmp_path / ".venv/bin/pip").exists() and "No module named pip" not in done.stderr
+
+
 def test_pythons_that_are_not_at_hand_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
