@@ -214,7 +214,7 @@ def check_successors(
     A column may differ by a thousandth of its own deviation and what float32 rounds, whatever its unit or offset.
     """
     largest = np.maximum(np.abs(observations.max(0)), np.abs(observations.min(0)))
-    near = 1e-3 * _deviations(observations) + 4 * np.spacing(largest)
+    near = 1e-3 * deviations(observations) + 4 * np.spacing(largest)
     for first in range(0, len(observations) - 1, 2**14):
         rows = slice(first, min(first + 2**14, len(observations) - 1))
         after = observations[rows.start + 1 : rows.stop + 1]
@@ -227,8 +227,8 @@ def check_successors(
             )
 
 
-def _deviations(observations: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Each column's standard deviation."""
+def deviations(observations: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Each column's standard deviation, `[o]`."""
     total = squares = np.zeros(observations.shape[1])
     for piece in pieces(observations):
         moved = piece.astype(np.float64) - observations[0]

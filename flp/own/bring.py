@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from flp.data.archive import pieces, write_npz
 from flp.data.load import OWN_FORMAT
-from flp.data.own_file import held_out, own_files
+from flp.data.own_file import deviations, held_out, own_files
 from flp.own.log_file import REMEDY, Rows, read_file, unused
 from flp.own.minari_data import environment_of, local_folder, open_minari, read_minari, reference_of
 from flp.own.task import OwnSpec
@@ -108,6 +108,7 @@ def gather(asked: Asked) -> Gathered:
     spec = _spec(asked, environment, kwargs, space, parts[0])
     for rows in parts:
         _fit(asked.source, spec, rows)
+    _warn_of_coarse(asked.source, parts[0]["observations"])
     return Gathered(spec, parts, reference)
 
 
@@ -170,6 +171,17 @@ def _fit(source: str, spec: OwnSpec, rows: Rows) -> None:
     for piece in pieces(rows["actions"]):
         piece[:] = _scaled(source, spec, piece)
     rows["actions"][rows["terminals"]] = 0
+
+
+def _warn_of_coarse(source: str, observations: NDArray[np.float32]) -> None:
+    """Tell of columns in which float32, as networks compute, has fewer than a hundred steps to a deviation."""
+    spread, largest = deviations(observations), np.maximum(abs(observations.max(0)), abs(observations.min(0)))
+    for column in np.flatnonzero((spread > 0) & (np.spacing(largest) > 0.01 * spread)):
+        print(
+            f"warning: {source}: column {column} of the observations reaches {largest[column]:g} and varies by "
+            f"{spread[column]:g}, of which float32 keeps little; subtract an offset in your file",
+            file=sys.stderr,
+        )
 
 
 def _scaled(source: str, spec: OwnSpec, actions: NDArray[np.float32]) -> NDArray[np.float64]:

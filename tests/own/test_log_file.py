@@ -154,3 +154,14 @@ def test_a_saturated_action_is_within_its_range_however_float32_rounds_it(tmp_pa
     with pytest.raises(FLPError, match="outside"):
         np.savez(tmp_path / "y.npz", **values | {"actions": ends + 0.01 * (high - low)})
         gather(Asked("y", str(tmp_path / "y.npz"), None, None, {}, "none", ((low,), (high,))))
+
+
+@pytest.mark.parametrize(("offset", "told"), [(1.7e9, True), (1e4, False), (0.0, False)])
+def test_what_float32_cannot_tell_apart_is_warned_of(tmp_path, capsys, offset, told):
+    values = logged(4, 20)
+    del values["next_observations"]
+    seen = values["observations"].astype(np.float64)
+    seen[:, 1] = offset + 3 * np.arange(len(seen))
+    np.savez(tmp_path / "x.npz", **values | {"observations": seen})
+    gather(Asked("x", str(tmp_path / "x.npz"), None, None, {}, "none", ((-2.0,), (2.0,))))
+    assert ("column 1 of the observations reaches 1.7e+09" in capsys.readouterr().err) is told
