@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from flp.data.archive import write_npz
 from flp.data.environments import specification
 from flp.data.load import load_dataset, validate
-from flp.data.own_file import bring_in, check_successors, own_files
+from flp.data.own_file import OwnFile, bring_in, check_successors, own_files
 from flp.system.errors import FLPError
 
 NAME = "scene-play"
@@ -372,3 +373,13 @@ def test_shuffled_successors_are_told_in_any_unit(scale, offset):
 class Refused:
     def bad(self, problem):
         return FLPError(problem)
+
+
+def test_what_is_no_array_in_the_file_does_not_count(tmp_path):
+    np.savez(tmp_path / "mine.npz", observations=np.zeros((9, 2)))
+    with zipfile.ZipFile(tmp_path / "mine.npz", "a") as archive:
+        archive.writestr("rewards", "none")
+        archive.writestr("notes/read me.txt", "")
+    with pytest.raises(FLPError, match="actions") as error:
+        OwnFile(tmp_path / "mine.npz", NAME)
+    assert "rewards" not in str(error.value).partition(";")[0]

@@ -116,3 +116,5 @@ def test_what_success_is_now_counts_wherever_it_is_asked(pendulum, tmp_path, mon
     params["tasks"]["pendulum"]["success"] = "return >= 0"
     Path("params.yaml").write_text(yaml.safe_dump(params))
     assert flp.evaluate(still, 1, episodes=2, dataset="pendulum").success.tolist() == [0, 0]
+    with pytest.raises(flp.FLPError, match=r"of \(3, 1\) numbers, pointmaze-medium-navigate of \("):
+        flp.evaluate(policy, dataset="pointmaze-medium-navigate")
