@@ -58,7 +58,7 @@ def atomic_write(path: Path | str, mode: str = "wb") -> Iterator[IO[Any]]:
 
 def _beside(path: Path) -> Path:
     """The name of a temporary file beside `path`; `FLPError` where that names none."""
-    if not path.name or path.is_dir():
+    if not path.name:
         raise FLPError(f"{path} is a folder; name a file")
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 

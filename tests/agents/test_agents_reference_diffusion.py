@@ -69,12 +69,13 @@ class AdamW:
 
     def __init__(self, parameters, cosine=True, decay=0.0):
         self.parameters, self.cosine, self.decay, self.t = list(parameters), cosine, decay, 0
+        self.rested = 0  # updates of the learner that moved nothing here, in which the rate falls too
         self.m, self.v = ([torch.zeros_like(p) for p in self.parameters] for _ in range(2))
 
     def step(self, loss):
         rate = SETTINGS["learning_rate"]
         if self.cosine:
-            rate *= 0.5 * (1 + math.cos(math.pi * min(self.t, STEPS) / STEPS))
+            rate *= 0.5 * (1 + math.cos(math.pi * min(self.t + self.rested, STEPS) / STEPS))
         self.t += 1
         gradients = torch.autograd.grad(loss, self.parameters)
         with torch.no_grad():
@@ -198,6 +199,8 @@ class ReferenceSRPO(ReferenceDiffusion):
         self.count += 1
         if self.count > self.own.get("actor_start", 0):
             self.adams[3].step(mean(losses))
+        else:
+            self.adams[3].rested += 1
         return logs | {"actor_loss": mean(losses), "actor_q": mean(values)}
 
 

@@ -241,14 +241,6 @@ class TestBothWriters:
         with pytest.raises(FLPError, match=r"cannot write .*file/x"):
             make(tmp_path / "file" / "x")
 
-    @pytest.mark.parametrize("place", [".", "folder", "/"])
-    def test_a_folder_is_no_file(self, tmp_path, monkeypatch, make, place):
-        monkeypatch.chdir(tmp_path)
-        (tmp_path / "folder").mkdir()
-        with pytest.raises(FLPError, match="is a folder; name a file"):
-            make(Path(place))
-        assert not list((tmp_path / "folder").iterdir())
-
     @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT, errno.ESTALE])
     @pytest.mark.parametrize("call", ["fsync", "replace"])
     def test_a_failing_disk_leaves_the_old_file(self, tmp_path, monkeypatch, make, call, number):

@@ -16,7 +16,8 @@ import yaml
 
 from flp import cli
 from flp.experiment.program import guarded
-from flp.system.errors import _ADVICE, explained, user_error
+from flp.system.artifacts import write_text
+from flp.system.errors import _ADVICE, FLPError, explained, user_error
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 SPACE = ("space", "quota")
@@ -96,6 +97,12 @@ def test_a_folder_where_a_file_should_be(folder, capsys):
     (folder / "params.yaml").unlink()
     (folder / "params.yaml").mkdir()
     assert "cannot read params.yaml: Is a directory; a folder stands" in stage(capsys, *DOWNLOAD)
+
+
+@pytest.mark.parametrize("place", ["/", "."])
+def test_a_folder_without_a_name(place):
+    with pytest.raises(FLPError, match="is a folder; name a file"):
+        write_text(place, "x")
 
 
 @pytest.mark.parametrize("name", ["x" * 300 + ".npz", "loop.npz", "folder.npz", "params.yaml/x.npz"])

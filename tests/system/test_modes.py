@@ -14,6 +14,7 @@ import torch
 
 from flp.runs.run_folder import adopt, write_trajectories
 from flp.system.artifacts import atomic_write, save_tensors, write_csv, write_json, write_text, write_verified
+from flp.system.layout import RUN_FILES
 from flp.system.locks import alone
 from flp.system.profile import profiled
 from flp.system.resume import Resume
@@ -58,10 +59,12 @@ def test_every_writer_follows_the_umask(tmp_path: Path, mask: int, monkeypatch: 
 def test_what_is_copied_follows_the_umask_and_not_its_source(tmp_path: Path, mask: int, own: int) -> None:
     """Another user's file, or one that a cache keeps from being written."""
     save_tensors(tmp_path / "there/run/policy.safetensors", TENSORS, key="k")
+    for name in RUN_FILES[1:3]:
+        (tmp_path / "there/run" / name).touch()
     for file in (tmp_path / "there/run").iterdir():
         file.chmod(own)
     (tmp_path / "there/run").chmod(0o700)
     adopt(tmp_path / "here", {"run": "k"}, [tmp_path / "there"])
     write_verified(tmp_path / "here/copy", lambda temporary: shutil.copy(tmp_path / "there/run/policy.json", temporary))
-    assert len(list((tmp_path / "here").rglob("*"))) == 4
+    assert len(list((tmp_path / "here").rglob("*"))) == 6
     assert strangers(tmp_path / "here", mask) == {}
