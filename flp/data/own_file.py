@@ -40,8 +40,12 @@ _REMEDY = "correct your file (it is left as it is)"
 def own_files(path: Path | str) -> list[Path]:
     """A user's file and its neighbour with the held-out episodes, where there is one; none without the file itself."""
     path = user_path(str(path))
-    files = path, path.with_name(f"{path.stem}-val{path.suffix}")
-    return [file for file in files if file.exists()] if path.exists() else []
+    return [file for file in (path, neighbour_of(path)) if file.exists()] if path.exists() else []
+
+
+def neighbour_of(path: Path) -> Path:
+    """Where the held-out episodes of a file lie, if they have one of their own: `{stem}-val` beside it."""
+    return path.with_name(f"{path.stem}-val{path.suffix}")
 
 
 def bring_in(dataset: str, path: Path | str, train_path: Path | str, val_path: Path | str) -> None:
@@ -60,7 +64,7 @@ def bring_in(dataset: str, path: Path | str, train_path: Path | str, val_path: P
         FLPError: a missing or bad file, or nothing to hold out.
     """
     path = user_path(str(path))
-    neighbour = path.with_name(f"{path.stem}-val.npz")
+    neighbour = neighbour_of(path)
     own = [OwnFile(file, dataset) for file in own_files(path) or [path]]
     for file in own:
         if file.changes:
@@ -213,8 +217,8 @@ def check_successors(
 
     A column may differ by a thousandth of its own deviation and what float32 rounds, whatever its unit or offset.
     """
-    largest = np.maximum(np.abs(observations.max(0)), np.abs(observations.min(0)))
-    near = 1e-3 * deviations(observations) + 4 * np.spacing(largest)
+    spread, largest = scales(observations)
+    near = 1e-3 * spread + 4 * np.spacing(largest)
     for first in range(0, len(observations) - 1, 2**14):
         rows = slice(first, min(first + 2**14, len(observations) - 1))
         after = observations[rows.start + 1 : rows.stop + 1]
@@ -227,14 +231,15 @@ def check_successors(
             )
 
 
-def deviations(observations: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Each column's standard deviation, `[o]`."""
+def scales(observations: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """Each column's standard deviation and largest magnitude, `[o]` each."""
     total = squares = np.zeros(observations.shape[1])
     for piece in pieces(observations):
         moved = piece.astype(np.float64) - observations[0]
         total, squares = total + moved.sum(0), squares + np.square(moved).sum(0)
     mean = total / len(observations)
-    return np.sqrt(np.maximum(squares / len(observations) - np.square(mean), 0))
+    largest = np.maximum(np.abs(observations.max(0)), np.abs(observations.min(0)))
+    return np.sqrt(np.maximum(squares / len(observations) - np.square(mean), 0)), largest
 
 
 def cast(archive: Refuser, key: str, dtype: np.dtype[Any], piece: NDArray[Any]) -> NDArray[Any]:

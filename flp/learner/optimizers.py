@@ -66,7 +66,7 @@ class Adam:
     def step(self, gradients: Sequence[Tensor]) -> None:
         """Move the parameters down their gradients, in the parameters' order."""
         rate, gradients = self.rate(), self.clipped(gradients)
-        self.rest()
+        self.updates.add_(1)
         if torch.compiler.is_dynamo_compiling():
             self._step_in_parts(gradients, rate)
             return

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from flp.data import load
 from flp.data.environments import EnvironmentSpec, known_datasets, specification
+from flp.data.own_file import neighbour_of
 from flp.evaluation import rollout
 from flp.library.policy import Policy
 from flp.own.task import spec_from
@@ -70,7 +71,7 @@ def load_dataset(name: str | Path, *, validation: bool = False) -> load.Dataset:
     """
     path = Path(name)
     if path.suffix == ".npz":
-        path = path.with_name(f"{path.stem}-val.npz") if validation else path
+        path = neighbour_of(path) if validation else path
         return load.load_dataset(path, remedy="correct it, or let `download.path` convert it (it is left as it is)")
     file = layout.DATA.format(dataset=name)
     spec = _spec(str(name), f"{file}.json")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from flp.data.archive import pieces, write_npz
 from flp.data.load import OWN_FORMAT
-from flp.data.own_file import deviations, held_out, own_files
+from flp.data.own_file import held_out, own_files, scales
 from flp.own.log_file import REMEDY, Rows, read_file, unused
 from flp.own.minari_data import environment_of, local_folder, open_minari, read_minari, reference_of
 from flp.own.task import OwnSpec
@@ -89,8 +89,8 @@ def gather(asked: Asked) -> Gathered:
         bounded = asked.actions is None or adapter.is_bounded(data.action_space)
         if bounded:
             adapter.action_range(data.action_space, asked.source)
-        if bounded and asked.actions is not None:
-            raise FLPError(f"{asked.dataset}: {asked.source} tells the range of actions itself; leave out actions")
+            if asked.actions is not None:
+                raise FLPError(f"{asked.dataset}: {asked.source} tells the range of actions itself; leave out actions")
         adapter.observation_dim(data.observation_space, asked.source)
         if environment == OF_DATASET:
             environment, own = environment_of(data, asked.source)
@@ -175,7 +175,7 @@ def _fit(source: str, spec: OwnSpec, rows: Rows) -> None:
 
 def _warn_of_coarse(source: str, observations: NDArray[np.float32]) -> None:
     """Tell of columns in which float32, as networks compute, has fewer than a hundred steps to a deviation."""
-    spread, largest = deviations(observations), np.maximum(abs(observations.max(0)), abs(observations.min(0)))
+    spread, largest = scales(observations)
     for column in np.flatnonzero((spread > 0) & (np.spacing(largest) > 0.01 * spread)):
         print(
             f"warning: {source}: column {column} of the observations reaches {largest[column]:g} and varies by "

@@ -34,7 +34,7 @@ def command(args: argparse.Namespace) -> int:
     from flp.library.policy import load_policy
 
     torch.set_num_threads(1)
-    if args.output and (not Path(args.output).name or Path(args.output).is_dir()):
+    if args.output and Path(args.output).is_dir():
         raise FLPError(f"--output {args.output} is a folder; name a file in it")
     policy = load_policy(args.policy)
     written, contract = export(policy, args.format)
