@@ -171,13 +171,19 @@ class OwnFile:
         return shapes
 
     def _find_ends(self, archive: Archive) -> NDArray[np.bool_]:
-        """Where episodes end by any of the keys that may say so."""
+        """Where episodes end by any of the keys that may say so.
+
+        OGBench's compact form marks an episode's last transition in `terminals` and the state after it in `valids`: a
+        flag in the row before an invalid one does not end the episode by itself.
+        """
         ends = np.zeros(self._shapes["observations"][0], np.bool_)
         sources = [key for key in ENDS if key in self._shapes]
         for key in sources:
             flags = self._read(archive, key, np.dtype(np.bool_)) == ENDS[key]
             if flags.all():
                 raise archive.bad(f"'{key}' ends an episode in every row, so there are no transitions")
+            if key == "valids":
+                ends[:-1] &= ~flags[1:]
             ends |= flags
         told = " or ".join(map(repr, sources))
         if sources != ["terminals"]:

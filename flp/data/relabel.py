@@ -24,8 +24,8 @@ def relabel(
         dataset: a spec, or one of OGBench's names.
         task: 1 to `num_tasks`.
         data: the loaded dataset.
-        success_timing: `pre` judges the state before the action (OGBench >= 1.2), `post` the one after it
-            (OGBench 1.1, FQL).
+        success_timing: `pre` judges the state before the action (OGBench >= 1.2); `post` the one after it, as
+            environments of OGBench 1.1 do. Its datasets, with which FQL trained, were labelled `pre` even then.
 
     Returns:
         `(rewards, masks)`, float32 `[n]`: 0 for success and -1 for each part of the task that is not

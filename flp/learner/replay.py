@@ -95,6 +95,15 @@ class Replay:
         """The dataset's mean reward by each run's task, `[R]`."""
         return self.rewards.mean(1)[self.task_of_run[:, 0]]
 
+    def average_value(self, discount: float) -> Tensor:
+        """A value to start critics from, by each run's task, `[R]`: of a policy that earns the average reward r̄.
+
+        The lower of r̄ / (1 − γ), where nothing ends, and r̄ / (1 − γ m̄), where episodes end as often as the data's (m̄ is
+        the mean mask): an optimistic start would persist wherever no data correct it.
+        """
+        reward, mask = self.average_reward(), self.masks.mean(1)[self.task_of_run[:, 0]]
+        return torch.minimum(reward / (1 - discount), reward / (1 - discount * mask))
+
     def add(self, transition: Batch) -> None:
         """Store one transition per run, each entry `[R, ...]`."""
         if self.capacity == 0:

@@ -153,7 +153,8 @@ class Offline(Section):
     critic_layer_norm: bool
     """Layer normalisation in the critic."""
     critic_start: Literal["zero", "average"] = "zero"
-    """What critics say at first: `zero` (the papers), or what the dataset's average reward is worth for ever."""
+    """Initial critic value: `zero` (the papers), or `average`: of the mean reward, lasting or ending as in the data,
+    whichever is lower."""
     critics: Annotated[int, Field(gt=0, le=64)]
     """Members of the critic ensemble."""
     aggregation: Literal["mean", "min"]

@@ -119,7 +119,7 @@ class Batchwork:
             action_of_run = [0] * len(self.runs)
         replay = self._replay(data, actions, action_of_run, capacity, spec.discount, returns=agent.uses_returns)
         if offline.critic_start == "average":
-            start_values(agent, agent.value_scale * replay.average_reward() / (1 - self._first_discount))
+            start_values(agent, agent.value_scale * replay.average_value(self._first_discount))
         return agent, replay
 
     def trainer(self, agent: Agent, replay: Replay, phase: str, steps: int, *, capture: bool = True) -> Trainer:

@@ -19,6 +19,7 @@ from flp.data.load import Dataset, load_dataset
 from flp.data.moments import observation_moments
 from flp.evaluation.rollout import Act
 from flp.learner.devices import to_device
+from flp.learner.returns import last_of, monte_carlo
 from flp.parts.base import Agent
 from flp.parts.fitted_q import Logged, fitted_q
 from flp.randomness.seeds import seed_of
@@ -143,11 +144,12 @@ def _starts(data: Dataset) -> NDArray[np.int64]:
 
 
 def _discounted(data: Dataset, discount: float) -> float:
-    """The mean discounted return of the episodes as they were logged."""
-    assert data.rewards is not None
-    ends = np.append(_starts(data)[1:], len(data.rewards))
-    returns = [
-        float(np.polynomial.polynomial.polyval(discount, data.rewards[first:end].astype(np.float64)))
-        for first, end in zip(_starts(data), ends, strict=True)
-    ]
-    return float(np.mean(returns))
+    """The mean discounted return of the logged episodes.
+
+    An episode that was cut off continues at its last reward: fitted-Q evaluation looks beyond the cut as well.
+    """
+    assert data.rewards is not None and data.masks is not None
+    rows = data.transitions
+    rewards, masks = (torch.from_numpy(of[rows]).double()[None] for of in (data.rewards, data.masks))
+    returns = monte_carlo(rewards, masks, last_of(torch.from_numpy(rows)), discount)[0]
+    return float(returns[np.searchsorted(rows, _starts(data))].mean())

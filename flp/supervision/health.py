@@ -94,7 +94,7 @@ class Health:
         self.lowest: list[float] = (worst / (1 - offline.discount)).tolist()
         self.highest: list[float] = (best / (1 - offline.discount) + 0.0).tolist()  # never -0
         constant = replay.rewards.amin(1) == replay.rewards.amax(1)
-        self.own = own
+        self.own, self.replay, self.discount = own, replay, offline.discount
         self.unreached = (constant if own else replay.masks.amin(1) > 0)[tasks].tolist()
         self.failed: dict[str, dict[str, Any]] = {}
         self.warned: set[str] = set()
@@ -118,6 +118,7 @@ class Health:
             HopelessError: no run is left.
         """
         self.step = step
+        self._widen_limits()
         columns = {name: value.tolist() for name, value in logs.items()}
         whole = _finite_runs(self.agent, len(self.names))
         for i, name in enumerate(self.names):
@@ -132,6 +133,13 @@ class Health:
             self.good = step
         else:
             raise HopelessError
+
+    def _widen_limits(self) -> None:
+        """Rewards earned online may lie beyond all those of the dataset."""
+        if count := min(self.replay.added, self.replay.capacity):
+            rewards = self.replay.online["rewards"][:, :count] / (1 - self.discount)
+            self.lowest = list(map(min, self.lowest, rewards.amin(1).tolist()))
+            self.highest = list(map(max, self.highest, rewards.amax(1).tolist()))
 
     def _judge(self, i: int, row: dict[str, float]) -> None:
         values = [row[name] for name in _Q_LOGS if name in row]

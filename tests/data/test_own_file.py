@@ -202,10 +202,14 @@ def test_d4rls_false_terminals_are_no_single_episode(bring, arrays):
     assert sum(map(len, data)) == 20 * 24
 
 
-def test_ogbenchs_compact_form_keeps_to_its_valid_rows(bring, arrays):
+@pytest.mark.parametrize("before", [True, False], ids=["terminals before the last state too", "no terminals"])
+def test_ogbenchs_compact_form_keeps_to_its_valid_rows(bring, arrays, before):
+    """`load_dataset(compact_dataset=True)`: terminals 0 0 1 1, valids 1 1 1 0 are an episode of three transitions."""
     ends = arrays["terminals"]
-    data, _ = bring({**arrays, "terminals": np.zeros(500), "valids": 1.0 - ends})
+    terminals = ends | np.roll(ends, -1) if before else np.zeros(500)
+    data, _ = bring({**arrays, "terminals": terminals, "valids": 1.0 - ends})
     same(data, arrays, ends)
+    assert sum(map(len, data)) == 20 * 24
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -128,3 +128,11 @@ def test_one_step_is_what_was_put_in():
 def test_the_average_reward_is_a_step_s():
     rewards = torch.tensor([[-1.0, -2.0, -3.0]])
     assert make_replay([3], rewards, torch.ones(1, 3), n_step=3, runs=1).average_reward().item() == -2
+
+
+@pytest.mark.parametrize(("sign", "expected"), [(-1.0, -2 / 0.5), (1.0, 2 / (1 - 0.5 * 2 / 3))])
+def test_the_average_value_is_the_lower_of_lasting_and_ending_ones(sign, expected):
+    """With rewards above 0, where episodes end, what the average reward is worth for ever would be too much."""
+    rewards, masks = sign * torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[1.0, 1.0, 0.0]])
+    replay = make_replay([3], rewards, masks, n_step=1, runs=1)
+    assert replay.average_value(0.5).item() == pytest.approx(expected)

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import flp
+from flp.data.load import Dataset
 from flp.experiment.keys import Keys
 from flp.params.loading import load_params
 from flp.parts.fitted_q import MEMBERS, Logged, fitted_q
@@ -39,8 +40,27 @@ def test_what_the_data_earned_is_their_discounted_return(plant):
     data = flp.load_dataset("plant")
     episodes = np.split(data.rewards[data.transitions].astype(np.float64), 5)
     weights = load_params().offline.discount ** np.arange(50)
-    expected = np.mean([(episode * weights).sum() for episode in episodes])
+    gamma = load_params().offline.discount
+    tail = gamma**50 / (1 - gamma)  # cut off by time: the last reward persists
+    expected = np.mean([(episode * weights).sum() + tail * episode[-1] for episode in episodes])
     assert pd.read_csv(RUN / "evaluations.csv").iloc[-1]["data_value"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "masks", "ends", "expected"),
+    [
+        ([1, 1, 1, 9], [1, 1, 0, 1], [0, 0, 0, 1], 1.75),
+        ([1, 1, 1, 9], [1, 1, 1, 1], [0, 0, 0, 1], 2.0),
+        ([1, 1, 1, 9, 100, 1, 1, 9], [1, 1, 0, 1, 1, 1, 0, 1], [0, 0, 0, 1, 1, 0, 0, 1], 1.625),
+    ],
+    ids=["ended by itself", "cut off: its last reward persists", "an episode of one row earns nothing"],
+)
+def test_what_an_episode_earned_ends_as_its_values_do(rewards, masks, ends, expected):
+    rewards, masks = np.array(rewards, np.float32), np.array(masks, np.float32)
+    empty, ends = np.zeros((len(rewards), 1), np.float32), np.array(ends, bool)
+    rows = np.flatnonzero(~ends)
+    data = Dataset(empty, empty, ends, rows, None, None, None, rewards, masks, 0.0, "")
+    assert estimates._discounted(data, 0.5) == pytest.approx(expected)
 
 
 @pytest.mark.slow(2)

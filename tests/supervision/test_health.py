@@ -49,6 +49,17 @@ def test_a_single_value_or_a_mean_by_chance_above_the_best_is_silent(capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_rewards_earned_online_widen_the_limits(capsys):
+    replay = make_replay(capacity=4)
+    health = Health("flp", ["a", "b"], OFFLINE, replay, make_agent([1, 2]), own=True)
+    zeros = {"observations": torch.zeros(2, 3), "actions": torch.zeros(2, 2), "next_observations": torch.zeros(2, 3)}
+    replay.add({**zeros, "rewards": torch.tensor([-50.0, 50.0]), "masks": torch.ones(2)})  # γ = 0.99: ∓5,000 for ever
+    health.look(10, {"q": torch.tensor([-4900.0, 4900.0])})
+    assert capsys.readouterr().err == "" and not health.failed
+    health.look(20, {"q": torch.tensor([60_000.0, 4900.0])})  # what its neighbour earned allows run a nothing
+    assert list(health.failed) == ["a"]
+
+
 def test_a_task_without_a_success_is_told_at_the_start(capsys):
     make_health().start()
     told = capsys.readouterr().err
