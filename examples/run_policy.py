@@ -1,6 +1,6 @@
-"""Run an exported policy where flp is not installed: observations as lines of JSON in, actions as lines of JSON out.
+"""Run an exported policy without flp: one JSON observation per line in, one JSON action per line out.
 
-A .pt2 needs torch, a .onnx onnxruntime:  echo '[0.5, 1.0]' | python run_policy.py policy.pt2
+A .pt2 needs torch, a .onnx needs onnxruntime:  echo '[0.5, 1.0]' | python run_policy.py policy.pt2
 """
 
 import json
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def load(path):
-    """The policy as a function of arrays, and the contract that its file carries."""
+    """The policy as a function of arrays, and the contract stored in its file."""
     if path.endswith(".pt2"):
         import torch
 
@@ -26,7 +26,7 @@ def load(path):
 
 
 policy, contract = load(sys.argv[1])
-generator = np.random.default_rng(0)  # the seed of the policy's noise: the same one gives the same actions
+generator = np.random.default_rng(0)  # the policy's noise: the same seed gives the same actions
 draw = {"standard normal": generator.standard_normal, "uniform in [0, 1)": generator.random}
 for line in sys.stdin:
     observation = np.array([json.loads(line)], np.float32)
