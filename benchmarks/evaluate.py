@@ -36,8 +36,8 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from benchmarks.measure import as_ogbench_has_it, row
 from flp.agents import make_agent
 from flp.data.environments import make_environment, seeded_reset, specification
+from flp.evaluation.evaluator import one_thread
 from flp.evaluation.pool import EnvironmentPool
-from flp.evaluation.rollout import one_thread
 from flp.flow.behavior import Flow
 from flp.flow.velocity import VelocityField
 from flp.params.loading import load_params

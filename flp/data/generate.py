@@ -6,9 +6,7 @@ import hashlib
 import itertools
 import json
 import multiprocessing
-import os
 import signal
-import threading
 import traceback
 import zipfile
 from collections.abc import Generator
@@ -28,6 +26,7 @@ from flp.data.episodes import Arrays, Collector, Recipe
 from flp.system.artifacts import versions
 from flp.system.errors import FLPError
 from flp.system.progress import Progress
+from flp.system.stopping import end_with_parent
 from flp.system.surroundings import environment_variable
 
 POLICIES = ("scripted", "random")
@@ -258,14 +257,7 @@ def _join(collector: Collector, span: Span) -> Arrays:
 def _work(recipe: Recipe, channel: Channel) -> None:
     """A worker: answers each span with its arrays; leaves Ctrl-C to the parent, and ends when it is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def end_with_parent() -> None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    end_with_parent()
     try:
         collector = Collector(recipe)
         while True:

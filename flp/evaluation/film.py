@@ -1,6 +1,6 @@
 """An evaluation's episode played once more, for the eye: the same start, the same noise, and pictures of it.
 
-Nothing here is counted: an evaluation's numbers come from `flp.evaluation.rollout` alone.
+Nothing here is counted: an evaluation's numbers come from `flp.evaluation.evaluator` alone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from flp.data.environments import EnvironmentSpec, make_environment, numpy_seeded, seeded_reset, spec_of
-from flp.evaluation.rollout import Act
+from flp.evaluation.evaluator import Act
 from flp.params.sections import Evaluation
 from flp.randomness.streams import RunStreams, seed_of
 

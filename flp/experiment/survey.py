@@ -8,13 +8,12 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -30,6 +29,7 @@ from flp.supervision.foresight import has_bfloat16
 from flp.supervision.speeds import COMPILE, CROWDING, Book, Piece, Pieces
 from flp.supervision.stopwatch import Stopwatch
 from flp.system.errors import FLPError
+from flp.system.stopping import end_with_parent
 
 SHARE = 0.5  # of the budget, for all that needs no compiler
 Found = dict[Piece, float]
@@ -241,7 +241,7 @@ def _compile_apart(sender: Connection, pieces: Pieces, agent: str, precision: st
     """Time a compiled update and send what came of it; the compiler's own processes end with this one's group."""
     os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent(lambda: os.killpg(0, signal.SIGKILL))
     watch = Stopwatch(pieces.spec, set_up(1, device, precision), slice_)
     told: Any
     try:
@@ -249,13 +249,6 @@ def _compile_apart(sender: Connection, pieces: Pieces, agent: str, precision: st
     except FLPError as error:
         told = str(error)
     sender.send(told)
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os.killpg(0, signal.SIGKILL)
 
 
 def _end_group(leader: int | None) -> None:

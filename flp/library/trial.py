@@ -14,7 +14,7 @@ from torch import Tensor
 from flp.data import load
 from flp.data.environments import EnvironmentSpec, known_datasets, specification
 from flp.data.own_file import neighbour_of
-from flp.evaluation import rollout
+from flp.evaluation import evaluator
 from flp.library.policy import Policy
 from flp.own.task import spec_from
 from flp.randomness.streams import RunStreams
@@ -97,7 +97,7 @@ def evaluate(
     seed: int = 0,
     dataset: str | None = None,
     workers: int = 0,
-    watch: rollout.Watch | None = None,
+    watch: evaluator.Watch | None = None,
 ) -> Trial:
     """Let a policy play seeded episodes: with the same seed and number, those of the pipeline's evaluations.
 
@@ -127,7 +127,7 @@ def evaluate(
         ours, theirs = ((p.observation_dim, p.action_dim) for p in (policy, spec))
         if ours != theirs:
             raise FLPError(f"the policy has observations and actions of {ours} numbers, {spec.dataset} of {theirs}")
-        act: rollout.Act = policy.act
+        act: evaluator.Act = policy.act
         device = policy.device
         timing = policy.manifest["model"]["offline"]["success_timing"]
     else:
@@ -137,5 +137,5 @@ def evaluate(
             return np.asarray(function(observations[0].numpy()))[None]
 
     options = {"episodes": episodes, "seed": seed, "workers": workers, "success_timing": timing, "device": device}
-    found = rollout.evaluate(act, spec, [task], watch=watch, **options)
+    found = evaluator.evaluate(act, spec, [task], watch=watch, **options)
     return Trial(found.success[0], found.returns[0], found.lengths[0])

@@ -15,20 +15,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from flp.data.environments import EnvironmentSpec
 from flp.data.load import Dataset, load_dataset
 from flp.data.moments import observation_moments
-from flp.evaluation.rollout import Act
+from flp.evaluation.evaluator import Act, Row, Value
 from flp.learner.devices import to_device
 from flp.learner.returns import last_of, monte_carlo
 from flp.parts.base import Agent
 from flp.parts.fitted_q import Logged, fitted_q
 from flp.randomness.seeds import seed_of
 from flp.randomness.streams import RunStreams
-from flp.runs.batchwork import Batchwork
+from flp.runs.run_batch import RunBatch
 from flp.system import layout
 from flp.system.errors import FLPError
 
-Row = dict[str, Any]
 _PIECE = 4096  # states acted in at a time
 
 
@@ -40,21 +40,29 @@ class Estimate:
         starts: where the held-out episodes begin, `[R, E, o]`.
         actions: the policies' there, `[R, E, a]`.
         likelihood: mean log-density of their actions under the behaviour flow, in nats, `[R]`.
+        trajectories: None: no episode is played.
     """
 
     starts: Tensor
     actions: Tensor
     likelihood: Tensor
 
-    def rows(self, agent: Agent, behavior: bool) -> list[Row]:
-        """What is written of each run; the behaviour's actions are not what a critic's value is of."""
+    trajectories: None = None
+
+    def rows(self, spec: EnvironmentSpec, value: Value) -> list[Row]:
+        """Each run's columns of `evaluations.csv`: no episode was played.
+
+        Args:
+            spec: unused: success and returns are not measured.
+            value: the critic's value, averaged over the actions at the episodes' starts.
+        """
         with torch.inference_mode():
-            value = None if behavior else agent.value(self.starts, self.actions)
-        values = [None] * len(self.likelihood) if value is None else value.mean(1).tolist()
-        empty = {"success": None, "episodes": 0, "return": None, "length": None}
+            values = value(self.starts, self.actions)
+        means = [None] * len(self.likelihood) if values is None else values.mean(1).tolist()
+        unmeasured = {"success": None, "episodes": 0, "return": None, "length": None}
         return [
-            {**empty, "value": value, "likelihood": likelihood}
-            for value, likelihood in zip(values, self.likelihood.tolist(), strict=True)
+            {**unmeasured, "value": mean, "likelihood": likelihood}
+            for mean, likelihood in zip(means, self.likelihood.tolist(), strict=True)
         ]
 
 
@@ -62,18 +70,18 @@ class Estimator:
     """Takes an evaluator's place for a task without a simulator.
 
     Args:
-        work: the runs.
+        batch: the runs.
     """
 
     record = 0
 
-    def __init__(self, work: Batchwork) -> None:
-        self.work, self.device = work, work.device
-        file = layout.DATA.format(dataset=work.dataset)
+    def __init__(self, batch: RunBatch) -> None:
+        self.batch, self.device = batch, batch.device
+        file = layout.DATA.format(dataset=batch.dataset)
         self.train, self.held_out = load_dataset(f"{file}.npz"), load_dataset(f"{file}-val.npz")
-        self.flow, _ = work.load_flow(self.train)
+        self.flow, _ = batch.load_flow(self.train)
         rows = self.held_out.transitions
-        states = rows[:: max(1, len(rows) // max(1, work.params.invert.likelihood_samples))]
+        states = rows[:: max(1, len(rows) // max(1, batch.params.invert.likelihood_samples))]
         self.starts, self.states = (
             self._shared(self.held_out.observations[at]) for at in (_starts(self.held_out), states)
         )
@@ -81,7 +89,7 @@ class Estimator:
 
     def _shared(self, array: NDArray[Any]) -> Tensor:
         """The same states for every run, `[R, n, o]`."""
-        return to_device(array, self.device).expand(len(self.work.runs), -1, -1)
+        return to_device(array, self.device).expand(len(self.batch.runs), -1, -1)
 
     def evaluate(self, act: Act) -> Estimate:
         """Let policies act in held-out states."""
@@ -91,12 +99,12 @@ class Estimator:
 
     def _actions(self, act: Act, states: Tensor, purpose: str) -> Tensor:
         """The policies' actions `[R, n, a]`, a piece at a time; `FLPError` where they are no numbers."""
-        seed = self.work.params.evaluation.seed
-        streams = RunStreams([seed_of(purpose, seed, run.task) for run in self.work.runs], "cpu", self.device)
+        seed = self.batch.params.evaluation.seed
+        streams = RunStreams([seed_of(purpose, seed, run.task) for run in self.batch.runs], "cpu", self.device)
         pieces = []
         for piece in torch.split(states, _PIECE, 1):
             if self._interrupted:
-                raise FLPError(f"the evaluation of {self.work.dataset} was interrupted")
+                raise FLPError(f"the evaluation of {self.batch.dataset} was interrupted")
             pieces.append(torch.as_tensor(act(piece, streams)).float().clamp(-1, 1))
         return torch.cat(pieces, 1)
 
@@ -105,7 +113,7 @@ class Estimator:
 
         Fitted on bootstrap samples of the training episodes; the interval is the estimates' spread. `tick` may stop it.
         """
-        data, offline = self.train, self.work.params.offline
+        data, offline = self.train, self.batch.params.offline
         assert data.rewards is not None and data.masks is not None
 
         def act(observations: Tensor, streams: RunStreams) -> Tensor:
@@ -121,8 +129,8 @@ class Estimator:
         begins = to_device(np.searchsorted(rows, starts), self.device)
         earned = _discounted(data, offline.discount)
         found = []
-        for i, run in enumerate(self.work.runs):
-            seed = seed_of("fitted-Q", self.work.dataset, self.work.agent, run.task, run.seed, run.variant) % 2**62
+        for i, run in enumerate(self.batch.runs):
+            seed = seed_of("fitted-Q", self.batch.dataset, self.batch.agent, run.task, run.seed, run.variant) % 2**62
             transitions = Logged(s, a, r, masks, s_after, after[i].clone(), begins, first[i].clone())
             estimates = fitted_q(transitions, offline, (moments[0], moments[1]), seed, tick)
             mean, spread = float(estimates.mean()), 1.96 * float(estimates.std())

@@ -12,7 +12,7 @@ from flp.evaluation.pool import EnvironmentPool
 from flp.learner.trainable import Batch
 from flp.parts.base import Agent
 from flp.randomness.seeds import seed_of
-from flp.runs.batchwork import Batchwork
+from flp.runs.run_batch import RunBatch
 from flp.supervision.health import Health
 
 
@@ -23,21 +23,21 @@ class Interaction:
     stands exactly where the killed one stood.
 
     Args:
-        work: the runs.
+        batch: the runs.
         workers: processes that step the environments.
         health: the runs' health: failed ones stand still.
     """
 
-    def __init__(self, work: Batchwork, workers: int, health: Health) -> None:
-        self.work, self.health = work, health
-        self.streams = work.streams("online acting")
-        tasks = [run.task for run in work.runs]
+    def __init__(self, batch: RunBatch, workers: int, health: Health) -> None:
+        self.batch, self.health = batch, health
+        self.streams = batch.streams("online acting")
+        tasks = [run.task for run in batch.runs]
         # A single environment or worker would only add latency: those are stepped in this process.
         self.pool = EnvironmentPool(
-            work.spec,
+            batch.spec,
             tasks,
             workers=min(workers, len(tasks)) if min(workers, len(tasks)) > 1 else 0,
-            success_timing=work.params.offline.success_timing,
+            success_timing=batch.params.offline.success_timing,
         )
         self.episodes = [0] * len(tasks)
         self.taken: list[list[np.ndarray[Any, Any]]] = [[] for _ in tasks]
@@ -47,7 +47,7 @@ class Interaction:
     def _reset(self, runs: range | list[int]) -> np.ndarray[Any, Any]:
         seeds = [
             seed_of(
-                "online episode", self.work.dataset, self.work.runs[r].task, self.work.runs[r].seed, self.episodes[r]
+                "online episode", self.batch.dataset, self.batch.runs[r].task, self.batch.runs[r].seed, self.episodes[r]
             )
             for r in runs
         ]
@@ -84,7 +84,7 @@ class Interaction:
         return transition
 
     def _tensor(self, array: Any) -> Tensor:
-        return torch.as_tensor(np.array(array), dtype=torch.float32).to(self.work.device)
+        return torch.as_tensor(np.array(array), dtype=torch.float32).to(self.batch.device)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The acting streams, each episode's number and its actions so far."""

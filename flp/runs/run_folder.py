@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ def restore_parameters(agent: Agent, saved: Sequence[dict[str, Tensor]]) -> None
     )
 
 
-def write_trajectories(path: Path, trajectories: dict[str, Sequence[np.ndarray[Any, Any]]]) -> None:
+def write_trajectories(path: Path, trajectories: Mapping[str, Sequence[np.ndarray[Any, Any]]]) -> None:
     """Write `{name: [paths [T, 2]]}` as an npz of `{name}_{i}`, atomically."""
     arrays = {f"{name}_{i}": p for name, paths in trajectories.items() for i, p in enumerate(paths)}
     with atomic_write(path) as file:

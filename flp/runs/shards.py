@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -26,7 +25,7 @@ from flp.system import layout
 from flp.system.errors import FLPError, user_error
 from flp.system.hashing import hash_of
 from flp.system.resume import begin, begun
-from flp.system.stopping import SIGNALS, STOP, InterruptedJobError
+from flp.system.stopping import SIGNALS, STOP, InterruptedJobError, end_with_parent
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ def plan(
     return shards
 
 
-Work = Callable[[Shard, Turns], None]
+TrainShard = Callable[[Shard, Turns], None]
 """Called in a process of its own with a shard and its turns."""
 
 _DONE = 2**62
@@ -115,11 +114,11 @@ def _cost(shard: Sequence[Run]) -> int:
     return len(shard) * (8 + max(map(_candidates, shard)))
 
 
-def run_shards(work: Work, shards: Sequence[Shard], threads: int, *, together: bool = True) -> None:
-    """Run `work` on every shard, at most `threads` computing at a time; a single shard runs right here.
+def run_shards(train: TrainShard, shards: Sequence[Shard], threads: int, *, together: bool = True) -> None:
+    """Train every shard, at most `threads` computing at a time; a single shard runs right here.
 
     Args:
-        work: what to do with a shard.
+        train: trains a shard.
         shards: the shards.
         threads: CPU threads of the job.
         together: each in a process of its own; otherwise one after the other in this one (on a GPU).
@@ -129,13 +128,13 @@ def run_shards(work: Work, shards: Sequence[Shard], threads: int, *, together: b
         InterruptedJobError: a signal came; every shard has saved its state.
     """
     if together and len(shards) > 1:
-        with _Family(_context(), work, shards, threads) as family:
+        with _Family(_context(), train, shards, threads) as family:
             problems = family.watch()
     else:
         problems = []
         for shard in shards:
             try:
-                work(shard, Turns())
+                train(shard, Turns())
             except InterruptedJobError:
                 raise
             except FLPError as error:
@@ -168,8 +167,10 @@ def _release_memory() -> None:
 class _Family:
     """The shards' processes, and the signals passed on to them."""
 
-    def __init__(self, context: ForkContext | SpawnContext, work: Work, shards: Sequence[Shard], threads: int) -> None:
-        self.context, self.work, self.shards = context, work, shards
+    def __init__(
+        self, context: ForkContext | SpawnContext, train: TrainShard, shards: Sequence[Shard], threads: int
+    ) -> None:
+        self.context, self.train, self.shards = context, train, shards
         self.steps, self.holders = SharedNumbers(len(shards)), SharedNumbers(len(shards))
         self.permits = Permits(threads) if len(shards) > threads else None
         self.pipes: list[Connection[Any, Any]] = []
@@ -194,7 +195,7 @@ class _Family:
         receiver, sender = self.context.Pipe(duplex=False)
         process = self.context.Process(
             target=_child,
-            args=(self.work, shard, Turns(index, self.permits, self.steps, self.holders), sender),
+            args=(self.train, shard, Turns(index, self.permits, self.steps, self.holders), sender),
             name=f"shard {index}",
         )
         process.start()
@@ -239,29 +240,22 @@ class _Family:
             return f"a training process died ({cause}); is there enough memory? Finished runs are kept: run again"
 
 
-def _child(work: Work, shard: Shard, turns: Turns, sender: Any) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def _child(train: TrainShard, shard: Shard, turns: Turns, sender: Any) -> None:
+    end_with_parent()
     # The terminal sends Ctrl-C to everyone; the parent decides and passes on SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a copy has its parent's; until there is a state it just ends
     if STOP.signal is not None:  # asked as a copy, or its parent before
         sys.exit(1)
     try:
-        work(shard, turns)
+        train(shard, turns)
     except InterruptedJobError:
         sys.exit(1)
     except FLPError as error:
         sender.send(str(error))
         sys.exit(2)
     except OSError as error:
-        if (told := user_error(error)) is None:
+        if (message := user_error(error)) is None:
             raise
-        sender.send(str(told))
+        sender.send(str(message))
         sys.exit(2)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

@@ -17,7 +17,7 @@ from flp.flow.checkpoint import load_flow
 from flp.flow.saturation import learnable, saturated
 from flp.params.loading import load_params
 from flp.params.run import Run
-from flp.runs.batchwork import Batchwork
+from flp.runs.run_batch import RunBatch
 from flp.system import layout
 from flp.system.artifacts import load_tensors
 
@@ -98,7 +98,7 @@ def test_who_learns_actions_sees_the_stored_ones(trained, monkeypatch, agent):
     monkeypatch.chdir(trained)
     params = load_params(Path("params.yaml"))
     run = Run(task=1, seed=0, alpha=1.0, candidates=1)
-    _, replay = Batchwork(MAZE, agent, [run], params, torch.device("cpu")).load()
+    _, replay = RunBatch(MAZE, agent, [run], params, torch.device("cpu")).load()
     data = load_dataset(layout.DATA.format(dataset=MAZE) + ".npz")
     assert np.array_equal(replay.actions[0].numpy(), data.actions[data.transitions])
     assert replay.actions.abs().max() == LIMIT

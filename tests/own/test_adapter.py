@@ -9,8 +9,8 @@ import gymnasium
 import numpy as np
 import pytest
 
+from flp.evaluation.evaluator import Evaluator
 from flp.evaluation.pool import EnvironmentPool
-from flp.evaluation.rollout import Evaluator
 from flp.own.adapter import action_range
 from flp.own.task import OwnSpec, spec_from
 from flp.system.errors import FLPError

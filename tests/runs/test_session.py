@@ -15,7 +15,7 @@ import yaml
 from prepared_maze import DATASET, train
 
 from flp.agents.flp import FLP
-from flp.evaluation.rollout import Evaluator
+from flp.evaluation.evaluator import Evaluator
 from flp.runs import session, shards
 from flp.system.progress import Progress
 from flp.system.resume import Resume
@@ -62,7 +62,7 @@ def test_an_evaluation_is_seen_to_go_on(here, monkeypatch):
 
 def test_evaluations_beside_training_change_nothing(foreground, here, monkeypatch):
     evaluate_at_30()
-    monkeypatch.setattr(session, "evaluates_beside", lambda device: True)
+    monkeypatch.setattr(session, "evaluates_concurrently", lambda device: True)
     reached, update, evaluate = [0], FLP.update, Evaluator.evaluate
 
     def counted(self, batch, noise):
@@ -92,7 +92,7 @@ def test_evaluations_beside_training_change_nothing(foreground, here, monkeypatc
 
 def test_a_stop_keeps_what_is_under_evaluation(foreground, here, monkeypatch, capsys):
     evaluate_at_30()
-    monkeypatch.setattr(session, "evaluates_beside", lambda device: True)
+    monkeypatch.setattr(session, "evaluates_concurrently", lambda device: True)
     with monkeypatch.context() as patch:
         update, count, saved = FLP.update, iter(range(100)), []
 
@@ -120,7 +120,7 @@ def test_a_stop_keeps_what_is_under_evaluation(foreground, here, monkeypatch, ca
 
 
 def test_a_policy_that_fails_beside_training_is_marked_at_its_own_step(here, monkeypatch, capsys):
-    monkeypatch.setattr(session, "evaluates_beside", lambda device: True)
+    monkeypatch.setattr(session, "evaluates_concurrently", lambda device: True)
     act = FLP.act
 
     def broken(self, observations, streams):

@@ -16,8 +16,9 @@ import pytest
 import torch
 
 from flp.data.environments import make_environment, numpy_seeded, seeded_reset
+from flp.evaluation.background import BackgroundEvaluator
+from flp.evaluation.evaluator import Evaluation, Evaluator, evaluate
 from flp.evaluation.pool import EnvironmentPool
-from flp.evaluation.rollout import BackgroundEvaluator, Evaluation, Evaluator, evaluate
 from flp.randomness.streams import RunStreams
 from flp.system.errors import FLPError
 

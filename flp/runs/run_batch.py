@@ -38,7 +38,7 @@ from flp.system.artifacts import load_tensors
 
 
 @dataclass(frozen=True)
-class Batchwork:
+class RunBatch:
     """The runs of one dataset and agent that train together.
 
     Attributes:
