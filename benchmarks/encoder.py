@@ -65,7 +65,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     data, held_out = (load_dataset(layout.DATA.format(dataset=arguments.dataset) + s) for s in (".npz", "-val.npz"))
-    mean, deviation = map(torch.as_tensor, observation_moments(data.observations))
+    mean, deviation = observation_moments(data.observations)
     train, validation = pairs(arguments.dataset, data), pairs(arguments.dataset, held_out)
     some = validation.transitions[:INVERTED]
     for name, (hidden, encoder, draws) in FLOWS.items():

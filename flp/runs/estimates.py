@@ -123,7 +123,7 @@ class Estimator:
         with torch.inference_mode():
             after = self._actions(act, self._shared(data.observations[rows + 1]), "fitted-Q noise")
             first = self._actions(act, self._shared(data.observations[starts]), "fitted-Q starts")
-        moments = tuple(to_device(moment, self.device) for moment in observation_moments(data.observations))
+        moments = observation_moments(data.observations, self.device)
         arrays = (data.observations[rows], data.actions[rows], data.rewards[rows], data.masks[rows])
         s, a, r, masks, s_after = (to_device(array, self.device) for array in (*arrays, data.observations[rows + 1]))
         begins = to_device(np.searchsorted(rows, starts), self.device)
@@ -132,7 +132,7 @@ class Estimator:
         for i, run in enumerate(self.batch.runs):
             seed = seed_of("fitted-Q", self.batch.dataset, self.batch.agent, run.task, run.seed, run.variant) % 2**62
             transitions = Logged(s, a, r, masks, s_after, after[i].clone(), begins, first[i].clone())
-            estimates = fitted_q(transitions, offline, (moments[0], moments[1]), seed, tick)
+            estimates = fitted_q(transitions, offline, moments, seed, tick)
             mean, spread = float(estimates.mean()), 1.96 * float(estimates.std())
             found.append({"fqe": mean, "fqe_low": mean - spread, "fqe_high": mean + spread, "data_value": earned})
         return found

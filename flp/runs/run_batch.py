@@ -20,7 +20,6 @@ from flp.data.relabel import relabel
 from flp.flow.behavior import Flow
 from flp.flow.checkpoint import load_flow
 from flp.learner.compiled import Compiled
-from flp.learner.devices import to_device
 from flp.learner.nets import standardize
 from flp.learner.replay import Replay
 from flp.learner.returns import discount_at
@@ -108,7 +107,7 @@ class RunBatch:
         )
         agent = make_agent(self.agent, spec)
         if offline.observation_scale is not None:
-            mean, std = (to_device(moment, self.device) for moment in observation_moments(data.observations))
+            mean, std = observation_moments(data.observations, self.device)
             standardize(agent, mean, std, offline.observation_scale, skip=flow)
         if agent.uses_latents:
             seeds = sorted(digests)
@@ -177,8 +176,8 @@ class RunBatch:
         noise = self.params.offline.observation_noise
         if noise == 0:
             return None
-        _, std = observation_moments(replay.observations.cpu().numpy())
-        return noise * to_device(std, self.device)
+        _, std = observation_moments(replay.observations.cpu().numpy(), self.device)
+        return noise * std
 
     def load_flow(self, data: Dataset) -> tuple[Flow, dict[int, str]]:
         """The pretrained flows, one per run, and each seed's digest; `FLPError` where they are of other data."""

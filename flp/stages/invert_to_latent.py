@@ -87,7 +87,7 @@ def invert_dataset(job: Job, path: str, key: str) -> None:
         resume.stop_if_asked(lambda: ({"latents": latents, "errors": errors}, {"step": len(latents)}))
 
     pairs = Pairs(observations, latents.to(device), torch.arange(len(latents), device=device))
-    mean, std = (to_device(moment, device) for moment in observation_moments(train.observations))
+    mean, std = observation_moments(train.observations, device)
     scale = Scale(mean, std, manifest["parameters"].get("observation_scale") or 1.0)
     quality["two_sample"] = compare(flow, pairs, held, scale, manifest, checkpoint)
     quality["warning"] = warning(quality, manifest["parameters"], settings.max_distinguishable)

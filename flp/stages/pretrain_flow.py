@@ -58,7 +58,7 @@ def train_flow(job: Job, path: str, key: str) -> None:
     init = RunStreams([seed_of("flow init", name, seed)], place=device)
     field = VelocityField(init, train.observation_dim, train.action_dim, settings.hidden, settings.encoder)
     if settings.observation_scale is not None:
-        mean, std = (to_device(moment, device) for moment in observation_moments(train.observations))
+        mean, std = observation_moments(train.observations, device)
         standardize(field.first, mean, std, settings.observation_scale)
     decay_steps = settings.steps if settings.schedule == "cosine" else None
     learner = FlowLearner(field, settings.learning_rate, decay_steps, settings.draws)

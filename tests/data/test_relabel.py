@@ -8,7 +8,7 @@ from flp.data.archive import write_npz
 from flp.data.environments import make_environment, seeded_reset, specification
 from flp.data.episodes import Collector, Recipe
 from flp.data.load import Dataset, load_dataset
-from flp.data.relabel import maze_map, relabel
+from flp.data.relabel import relabel
 from flp.system.errors import FLPError
 
 FAMILIES = [
@@ -118,13 +118,3 @@ def test_data_of_another_environment_are_refused(family):
     other = "cube-single-play" if name != "cube-single-play" else "scene-play"
     with pytest.raises(FLPError, match="'qpos' of the data does not have the environment's 21 columns"):
         relabel(other, 1, load_dataset(path))
-
-
-def test_maze_map():
-    layout = maze_map("pointmaze-medium-navigate")
-    assert layout.walls.shape == (8, 8) and layout.walls[0].all() and not layout.walls[1, 1]
-    x, y = layout.goals[0]
-    row, column = round((y + layout.offset) / layout.unit), round((x + layout.offset) / layout.unit)
-    assert (row, column) == (6, 6) and layout.goal_radius == 1.0
-    assert maze_map("antsoccer-arena-navigate").goals.shape == (5, 2)
-    assert maze_map("scene-play") is None
