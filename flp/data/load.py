@@ -102,7 +102,7 @@ def validate(path: Path | str, dataset: EnvironmentSpec | str | None = None, rem
         pass
 
 
-def load_dataset(path: Path | str, dataset: EnvironmentSpec | str | None = None, remedy: str = _REMEDY) -> Dataset:
+def read_dataset(path: Path | str, dataset: EnvironmentSpec | str | None = None, remedy: str = _REMEDY) -> Dataset:
     """Load and check a dataset file; takes little more memory than its arrays.
 
     Args:

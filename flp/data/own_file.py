@@ -48,7 +48,7 @@ def neighbour_of(path: Path) -> Path:
     return path.with_name(f"{path.stem}-val{path.suffix}")
 
 
-def bring_in(dataset: str, path: Path | str, train_path: Path | str, val_path: Path | str) -> None:
+def import_file(dataset: str, path: Path | str, train_path: Path | str, val_path: Path | str) -> None:
     """Copy a user's dataset file and its `-val.npz` neighbour, converted to OGBench's format where they differ.
 
     What was converted, and which keys are not used, is told on standard error.
@@ -76,7 +76,7 @@ def bring_in(dataset: str, path: Path | str, train_path: Path | str, val_path: P
         own[0].copy(train_path)
         own[1].copy(val_path)
     else:
-        split = held_out(own[0].ends, path, f"put a validation file at {neighbour}")
+        split = validation_split(own[0].ends, path, f"put a validation file at {neighbour}")
         write_npz(train_path, own[0].arrays(slice(split)))
         write_npz(val_path, own[0].arrays(slice(split, None)))
 
@@ -263,7 +263,7 @@ def cast(archive: Refuser, key: str, dtype: np.dtype[Any], piece: NDArray[Any]) 
     return found
 
 
-def held_out(terminals: NDArray[np.bool_], source: Path | str, hint: str) -> int:
+def validation_split(terminals: NDArray[np.bool_], source: Path | str, hint: str) -> int:
     """The row at which validation begins: both parts are whole episodes with transitions in them.
 
     Raises:

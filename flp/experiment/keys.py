@@ -76,7 +76,7 @@ class Keys:
             params = self.dataset_params(dataset)
             files, own = list[Path](), params.tasks.get(dataset)
             if own is not None:
-                files = own.asked(dataset).files()
+                files = own.source(dataset).files()
             elif params.download.source == "path":
                 files = own_files(params.download.path or "")
             self._contents[dataset] = contents(files) or self._recorded_content(dataset)

@@ -72,10 +72,10 @@ def load_dataset(name: str | Path, *, validation: bool = False) -> load.Dataset:
     path = Path(name)
     if path.suffix == ".npz":
         path = neighbour_of(path) if validation else path
-        return load.load_dataset(path, remedy="correct it, or let `download.path` convert it (it is left as it is)")
+        return load.read_dataset(path, remedy="correct it, or let `download.path` convert it (it is left as it is)")
     file = layout.DATA.format(dataset=name)
     spec = _spec(str(name), f"{file}.json")
-    return load.load_dataset(file + ("-val.npz" if validation else ".npz"), spec)
+    return load.read_dataset(file + ("-val.npz" if validation else ".npz"), spec)
 
 
 def _spec(name: str, manifest: str) -> EnvironmentSpec:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flp.data.environments import EnvironmentSpec
-from flp.data.load import Dataset, load_dataset
+from flp.data.load import Dataset, read_dataset
 from flp.data.moments import observation_moments
 from flp.evaluation.evaluator import Act, Row, Value
 from flp.learner.devices import to_device
@@ -78,8 +78,8 @@ class Estimator:
     def __init__(self, batch: RunBatch) -> None:
         self.batch, self.device = batch, batch.device
         file = layout.DATA.format(dataset=batch.dataset)
-        self.train, self.held_out = load_dataset(f"{file}.npz"), load_dataset(f"{file}-val.npz")
-        self.flow, _ = batch.load_flow(self.train)
+        self.train, self.held_out = read_dataset(f"{file}.npz"), read_dataset(f"{file}-val.npz")
+        self.flow, _ = batch.load_flows(self.train)
         rows = self.held_out.transitions
         states = rows[:: max(1, len(rows) // max(1, batch.params.invert.likelihood_samples))]
         self.starts, self.states = (

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from flp.agents import make_agent
 from flp.data.environments import EnvironmentSpec
-from flp.data.load import Dataset, load_dataset
+from flp.data.load import Dataset, read_dataset
 from flp.data.moments import observation_moments
 from flp.data.relabel import relabel
 from flp.flow.behavior import Flow
-from flp.flow.checkpoint import load_flow
+from flp.flow.checkpoint import load_flows
 from flp.learner.compiled import Compiled
 from flp.learner.nets import standardize
 from flp.learner.replay import Replay
@@ -92,9 +92,9 @@ class RunBatch:
         Raises:
             FLPError: a missing or altered artifact, or latents of another flow or dataset.
         """
-        data = load_dataset(layout.DATA.format(dataset=self.dataset) + ".npz")
+        data = read_dataset(layout.DATA.format(dataset=self.dataset) + ".npz")
         offline = self.params.offline
-        flow, digests = self.load_flow(data) if starts_from_flow(self.agent, offline) else (None, {})
+        flow, digests = self.load_flows(data) if starts_from_flow(self.agent, offline) else (None, {})
         spec = Spec(
             streams=self.streams("init", place=self.device),
             observation_dim=data.observation_dim,
@@ -179,10 +179,10 @@ class RunBatch:
         _, std = observation_moments(replay.observations.cpu().numpy(), self.device)
         return noise * std
 
-    def load_flow(self, data: Dataset) -> tuple[Flow, dict[int, str]]:
+    def load_flows(self, data: Dataset) -> tuple[Flow, dict[int, str]]:
         """The pretrained flows, one per run, and each seed's digest; `FLPError` where they are of other data."""
         paths = [str(self.flow_file(run)) for run in self.runs]
-        flow, manifests = load_flow(paths, self.device, dataset_sha256=data.sha256)
+        flow, manifests = load_flows(paths, self.device, dataset_sha256=data.sha256)
         return flow, {run.seed: m["sha256"] for run, m in zip(self.runs, manifests, strict=True)}
 
     def _latents(self, seed: int, data: Dataset, flow_sha256: str) -> Tensor:

@@ -16,10 +16,10 @@ from flp.data.environments import EnvironmentSpec
 from flp.data.fetch import fetch
 from flp.data.generate import generate
 from flp.data.load import validate
-from flp.data.own_file import bring_in
+from flp.data.own_file import import_file
 from flp.experiment.keys import Keys
 from flp.experiment.program import Job, stage
-from flp.own.bring import bring_in as bring_task_in
+from flp.own.importing import import_task
 from flp.params.sections import Download
 from flp.supervision.foresight import check, generate_needs
 from flp.supervision.status import Status
@@ -51,7 +51,7 @@ def make(job: Job, key: str) -> None:
         said: dict[str, Any] = {"source": settings.source, "label": label(settings), "parameters": settings.keyed()}
         spec: EnvironmentSpec = job.params.spec(name)
     else:
-        found = bring_task_in(own.asked(name), train, validation)
+        found = import_task(own.source(name), train, validation)
         spec = found.spec
         said = {"source": "own", "label": "a task of the user's", "parameters": own.model_dump(mode="json")}
         said |= {"task": found.spec.described(), "reference": found.reference}
@@ -96,7 +96,7 @@ def obtain(name: str, settings: Download, train: Path, validation: Path, resume:
         )
     elif settings.source == "path":
         assert settings.path is not None
-        bring_in(name, settings.path, train, validation)
+        import_file(name, settings.path, train, validation)
     else:
         fetch(
             name,

@@ -17,16 +17,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flp.data.load import load_dataset
+from flp.data.load import read_dataset
 from flp.data.moments import observation_moments
 from flp.experiment.graph import require_current
 from flp.experiment.program import BOARDS, Job, stage
 from flp.flow.behavior import Flow
 from flp.flow.card import percents, picture, quality_card
-from flp.flow.checkpoint import load_flow
+from flp.flow.checkpoint import load_flows
 from flp.flow.inversion import invert
 from flp.flow.matching import Pairs, spread
-from flp.flow.quality import held_out, judge, likelihoods, two_samples, warning
+from flp.flow.quality import judge, likelihoods, two_samples, validation_rows, warning
 from flp.flow.saturation import learnable
 from flp.flow.two_sample import BATCH, Rows, Scale, two_sample_test
 from flp.learner.devices import set_up, to_device
@@ -58,9 +58,9 @@ def invert_dataset(job: Job, path: str, key: str) -> None:
     require_current(job.keys, name, [seed])
     device = set_up(job.args.threads, job.args.device)
     threads = torch.get_num_threads() if device.type == "cpu" else 1
-    train, validation = (load_dataset(layout.DATA.format(dataset=name) + suffix) for suffix in (".npz", "-val.npz"))
+    train, validation = (read_dataset(layout.DATA.format(dataset=name) + suffix) for suffix in (".npz", "-val.npz"))
     flow_path = layout.FLOW.format(dataset=name, seed=seed) + ".safetensors"
-    flow, (manifest,) = load_flow([flow_path], device, dataset_sha256=train.sha256)
+    flow, (manifest,) = load_flows([flow_path], device, dataset_sha256=train.sha256)
     noise = manifest["parameters"].get("saturation_noise", 0.0)  # what this flow has learnt is what is inverted
     observations = to_device(train.observations[train.transitions], device)
     actions = to_device(learnable(train, noise, name, seed, "train")[train.transitions], device)
@@ -68,7 +68,7 @@ def invert_dataset(job: Job, path: str, key: str) -> None:
     resume = Resume(layout.resume_folder("invert-to-latent", key), made_by=made_by)
     status = Status(resume.file.parent, len(actions), stage="invert-to-latent", dataset=name, makes=path)
     latents, errors = invert_all(flow, observations, actions, settings.batch_size, threads, resume, status.reach)
-    held = held_out(validation, learnable(validation, noise, name, seed, "validation"), device)
+    held = validation_rows(validation, learnable(validation, noise, name, seed, "validation"), device)
     quality = {
         "key": key,
         "dataset": name,
@@ -81,7 +81,7 @@ def invert_dataset(job: Job, path: str, key: str) -> None:
         "solver_steps": flow.steps,
         "solver_grading": flow.grading,
     }
-    check(quality, settings.max_roundtrip_error, flow_path)
+    check_roundtrip(quality, settings.max_roundtrip_error, flow_path)
 
     def checkpoint() -> None:
         resume.stop_if_asked(lambda: ({"latents": latents, "errors": errors}, {"step": len(latents)}))
@@ -147,7 +147,7 @@ def invert_all(
     return tensors["latents"], tensors["errors"]
 
 
-def check(quality: dict[str, Any], limit: float, path: str) -> None:
+def check_roundtrip(quality: dict[str, Any], limit: float, path: str) -> None:
     """Refuse a flow that does not invert.
 
     Raises:

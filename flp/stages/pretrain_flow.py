@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from flp.data.load import Dataset, load_dataset
+from flp.data.load import Dataset, read_dataset
 from flp.data.moments import observation_moments
 from flp.experiment.graph import require_current
 from flp.experiment.program import BOARDS, Job, stage
@@ -54,7 +54,7 @@ def train_flow(job: Job, path: str, key: str) -> None:
     name, seed, settings = job.args.dataset, job.args.seed, job.params.flow
     require_current(job.keys, name)
     device = set_up(job.args.threads, job.args.device)
-    train, validation = (load_dataset(layout.DATA.format(dataset=name) + suffix) for suffix in (".npz", "-val.npz"))
+    train, validation = (read_dataset(layout.DATA.format(dataset=name) + suffix) for suffix in (".npz", "-val.npz"))
     init = RunStreams([seed_of("flow init", name, seed)], place=device)
     field = VelocityField(init, train.observation_dim, train.action_dim, settings.hidden, settings.encoder)
     if settings.observation_scale is not None:

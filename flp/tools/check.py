@@ -14,7 +14,7 @@ import numpy as np
 from flp.data.environments import seeded_reset
 from flp.experiment.keys import Keys
 from flp.experiment.program import tool
-from flp.own.bring import Asked, gather
+from flp.own.importing import TaskSource, read_task
 from flp.supervision.foresight import EMULATED, emulates
 from flp.tools.bench import CORES, estimate
 
@@ -23,7 +23,7 @@ def check(keys: Keys, args: argparse.Namespace) -> int:
     """Say what would be trained; that the parameters could be read is the check."""
     for name in keys.params.datasets:
         if name in keys.params.tasks:
-            print(f"{name}: {task(keys.params.tasks[name].asked(name))}")
+            print(f"{name}: {task(keys.params.tasks[name].source(name))}")
     jobs, online = list(keys.jobs()), list(keys.online_jobs())
     if any(emulates(keys.agent_params(dataset, agent)) for dataset, agent, _ in jobs):
         print(f"warning: trained here without a GPU: {EMULATED}", file=sys.stderr)
@@ -37,13 +37,13 @@ def check(keys: Keys, args: argparse.Namespace) -> int:
     return 0
 
 
-def task(asked: Asked) -> str:
+def task(asked: TaskSource) -> str:
     """What is found out of a task, in a line.
 
     Raises:
         FLPError: its data are not whole, or do not fit its environment.
     """
-    found = gather(asked)
+    found = read_task(asked)
     spec, rows = found.spec, sum(int((~part["terminals"]).sum()) for part in found.parts)
     with closing(spec.make(1)) if spec.simulated else nullcontext() as env:
         if env is not None:

@@ -10,8 +10,8 @@ import pytest
 
 from flp.data.archive import write_npz
 from flp.data.environments import specification
-from flp.data.load import load_dataset, validate
-from flp.data.own_file import OwnFile, bring_in, check_successors, own_files
+from flp.data.load import read_dataset, validate
+from flp.data.own_file import OwnFile, check_successors, import_file, own_files
 from flp.system.errors import FLPError
 
 NAME = "scene-play"
@@ -50,14 +50,14 @@ def bring(tmp_path, capsys):
         before = {file: file.read_bytes() for file in tmp_path.glob("mine*")}
         out = [tmp_path / "data" / name for name in ("a.npz", "a-val.npz")]
         try:
-            bring_in(NAME, path, *out)
+            import_file(NAME, path, *out)
         finally:
             assert {file: file.read_bytes() for file in tmp_path.glob("mine*")} == before
         for file in out:
             validate(file, NAME)  # strictly OGBench's format
             with np.load(file) as found:
                 assert set(found) == set(make_arrays(1))
-        return [load_dataset(file) for file in out], capsys.readouterr().err.splitlines()
+        return [read_dataset(file) for file in out], capsys.readouterr().err.splitlines()
 
     return call
 
@@ -173,7 +173,7 @@ def test_a_large_file_takes_little_memory(tmp_path):
     del arrays
     tracemalloc.start()
     try:
-        bring_in(NAME, tmp_path / "mine.npz", tmp_path / "a.npz", tmp_path / "a-val.npz")
+        import_file(NAME, tmp_path / "mine.npz", tmp_path / "a.npz", tmp_path / "a-val.npz")
         assert tracemalloc.get_traced_memory()[1] < 0.8 * size
     finally:
         tracemalloc.stop()
@@ -303,10 +303,10 @@ def test_a_bad_validation_file_is_the_one_that_is_named(bring, tmp_path, arrays)
 def test_no_npz_is_refused(tmp_path, content):
     path, out = tmp_path / "mine.npz", (tmp_path / "a.npz", tmp_path / "a-val.npz")
     with pytest.raises(FLPError, match=r"mine\.npz does not exist; correct download\.path"):
-        bring_in(NAME, path, *out)
+        import_file(NAME, path, *out)
     path.write_bytes(content)
     with pytest.raises(FLPError, match=r"mine\.npz is not a whole \.npz file .*; correct your file"):
-        bring_in(NAME, path, *out)
+        import_file(NAME, path, *out)
 
 
 # Held out
@@ -358,7 +358,7 @@ def test_held_out_episodes_are_never_taken_for_the_file_itself(tmp_path):
     np.savez(tmp_path / "mine-val.npz", observations=np.zeros((9, 2)))
     assert own_files(tmp_path / "mine.npz") == []
     with pytest.raises(FLPError, match=r"mine\.npz does not exist"):
-        bring_in(NAME, tmp_path / "mine.npz", tmp_path / "a.npz", tmp_path / "a-val.npz")
+        import_file(NAME, tmp_path / "mine.npz", tmp_path / "a.npz", tmp_path / "a-val.npz")
 
 
 @pytest.mark.parametrize(("scale", "offset"), [(1, 0), (1, 5.3e6), (1e-6, 0), (1e4, -2e6)])

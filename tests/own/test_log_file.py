@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from own_tasks import logged
 
-from flp.data.load import load_dataset
-from flp.own.bring import Asked, bring_in, gather
+from flp.data.load import read_dataset
+from flp.own.importing import TaskSource, import_task, read_task
 from flp.own.log_file import as_rows, read_file
 from flp.system.errors import FLPError
 
@@ -117,9 +117,9 @@ def test_an_hdf5_that_points_elsewhere_is_refused(tmp_path):
         read_file(tmp_path / "broken.h5")
 
 
-def asked(path: Path, **changes) -> Asked:
+def asked(path: Path, **changes) -> TaskSource:
     known = {"minari": None, "environment": None, "kwargs": {}, "success": "none", "actions": None}
-    return Asked("mine", str(path), **(known | changes))
+    return TaskSource("mine", str(path), **(known | changes))
 
 
 def test_without_a_simulator_the_task_says_the_range_of_actions(tmp_path):
@@ -127,9 +127,9 @@ def test_without_a_simulator_the_task_says_the_range_of_actions(tmp_path):
     path = save(tmp_path / "mine.npz", **values)
     out = tmp_path / "a.npz", tmp_path / "b.npz"
     with pytest.raises(FLPError, match=r"actions reach from -2 to 2 in column 0, outside -1 to 1"):
-        bring_in(asked(path), *out)
-    found = bring_in(asked(path, actions=((-4.0,), (4.0,))), *out)
-    data = load_dataset(out[0], found.spec)
+        import_task(asked(path), *out)
+    found = import_task(asked(path, actions=((-4.0,), (4.0,))), *out)
+    data = read_dataset(out[0], found.spec)
     np.testing.assert_allclose(data.actions[data.transitions], values["actions"][:60] / 4, rtol=1e-6)
     assert not found.spec.simulated and found.spec.horizon == 20
     with pytest.raises(FLPError, match="has no simulator"):
@@ -139,8 +139,8 @@ def test_without_a_simulator_the_task_says_the_range_of_actions(tmp_path):
 def test_a_neighbour_holds_the_held_out_episodes(tmp_path):
     save(tmp_path / "mine.npz", **logged(2, 20))
     save(tmp_path / "mine-val.npz", **logged(3, 20))
-    bring_in(asked(tmp_path / "mine.npz", actions=((-2.0,), (2.0,))), tmp_path / "a.npz", tmp_path / "b.npz")
-    assert (len(load_dataset(tmp_path / "a.npz")), len(load_dataset(tmp_path / "b.npz"))) == (40, 60)
+    import_task(asked(tmp_path / "mine.npz", actions=((-2.0,), (2.0,))), tmp_path / "a.npz", tmp_path / "b.npz")
+    assert (len(read_dataset(tmp_path / "a.npz")), len(read_dataset(tmp_path / "b.npz"))) == (40, 60)
 
 
 @pytest.mark.parametrize(("low", "high"), [(293.15, 303.15), (101225.1, 101425.3), (-0.3, 0.1)])
@@ -148,12 +148,12 @@ def test_a_saturated_action_is_within_its_range_however_float32_rounds_it(tmp_pa
     values = logged(4, 20)
     ends = np.where(values["actions"] > 0, high, low)
     np.savez(tmp_path / "x.npz", **values | {"actions": ends})
-    found = gather(Asked("x", str(tmp_path / "x.npz"), None, None, {}, "none", ((low,), (high,))))
+    found = read_task(TaskSource("x", str(tmp_path / "x.npz"), None, None, {}, "none", ((low,), (high,))))
     done = ~found.parts[0]["terminals"]
     assert np.abs(found.parts[0]["actions"][done]).min() > 1 - 1e-3 and np.abs(found.parts[0]["actions"]).max() <= 1
     with pytest.raises(FLPError, match="outside"):
         np.savez(tmp_path / "y.npz", **values | {"actions": ends + 0.01 * (high - low)})
-        gather(Asked("y", str(tmp_path / "y.npz"), None, None, {}, "none", ((low,), (high,))))
+        read_task(TaskSource("y", str(tmp_path / "y.npz"), None, None, {}, "none", ((low,), (high,))))
 
 
 @pytest.mark.parametrize(("offset", "told"), [(1.7e9, True), (1e4, False), (0.0, False)])
@@ -163,5 +163,5 @@ def test_what_float32_cannot_tell_apart_is_warned_of(tmp_path, capsys, offset, t
     seen = values["observations"].astype(np.float64)
     seen[:, 1] = offset + 3 * np.arange(len(seen))
     np.savez(tmp_path / "x.npz", **values | {"observations": seen})
-    gather(Asked("x", str(tmp_path / "x.npz"), None, None, {}, "none", ((-2.0,), (2.0,))))
+    read_task(TaskSource("x", str(tmp_path / "x.npz"), None, None, {}, "none", ((-2.0,), (2.0,))))
     assert ("column 1 of the observations reaches 1.7e+09" in capsys.readouterr().err) is told

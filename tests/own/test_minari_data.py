@@ -13,7 +13,7 @@ import yaml
 from own_tasks import experiment, run_stages, swing
 
 import flp
-from flp.own.bring import Asked, gather
+from flp.own.importing import TaskSource, read_task
 from flp.own.minari_data import open_minari, read_minari
 from flp.stages import download_dataset, report
 from flp.tools import check
@@ -73,10 +73,10 @@ def test_a_local_dataset_goes_through_all_stages_without_a_network(pendulum, tmp
 
 @pytest.mark.slow(3)
 def test_its_references_count_whoever_names_the_environment(pendulum):
-    named = Asked("x", None, str(pendulum), "Pendulum-v1", {"max_episode_steps": 30}, "none", None)
-    found = gather(named)
+    named = TaskSource("x", None, str(pendulum), "Pendulum-v1", {"max_episode_steps": 30}, "none", None)
+    found = read_task(named)
     assert found.reference == (-400, -100) and found.spec.horizon == 30
-    without = gather(Asked("x", None, str(pendulum), None, {}, "none", None)).spec
+    without = read_task(TaskSource("x", None, str(pendulum), None, {}, "none", None)).spec
     assert not without.simulated and (without.low, without.high) == ((-2.0,), (2.0,))  # Minari tells the range
 
 

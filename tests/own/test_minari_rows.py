@@ -14,7 +14,7 @@ import pytest
 from gymnasium import spaces
 
 from flp.own import adapter, bring
-from flp.own.bring import Asked, gather
+from flp.own.importing import TaskSource, read_task
 from flp.own.minari_data import read_minari, reference_of
 from flp.system.errors import FLPError
 
@@ -68,7 +68,7 @@ def arm(monkeypatch):
 def gathered(monkeypatch, data: Any, **asked: Any) -> Any:
     monkeypatch.setattr(bring, "open_minari", lambda name: data)
     given = {"environment": "dataset", "kwargs": {}, "success": "none", "actions": None} | asked
-    return gather(Asked("arm", None, "arm/x-v0", **given))
+    return read_task(TaskSource("arm", None, "arm/x-v0", **given))
 
 
 def test_the_data_s_dictionaries_lie_in_the_environment_s_order(arm, monkeypatch):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from flp.data.archive import pieces, write_npz
 from flp.data.load import OWN_FORMAT
-from flp.data.own_file import held_out, own_files, scales
+from flp.data.own_file import own_files, scales, validation_split
 from flp.own.log_file import REMEDY, Rows, read_file, unused
 from flp.own.minari_data import environment_of, local_folder, open_minari, read_minari, reference_of
 from flp.own.task import OwnSpec
@@ -26,7 +26,7 @@ Range = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 @dataclass(frozen=True)
-class Asked:
+class TaskSource:
     """What a task of `params.yaml` says of its data and its environment.
 
     Attributes:
@@ -61,7 +61,7 @@ class Asked:
 
 
 @dataclass(frozen=True, eq=False)
-class Gathered:
+class TaskData:
     """The data, read and checked.
 
     Attributes:
@@ -75,71 +75,71 @@ class Gathered:
     reference: tuple[float, float] | None
 
 
-def gather(asked: Asked) -> Gathered:
+def read_task(task: TaskSource) -> TaskData:
     """Read the data and compare them with the environment, which is opened for it.
 
     Raises:
         FLPError: they are not whole or do not fit, in one line.
     """
-    environment, kwargs, space, reference = asked.environment, asked.kwargs, None, None
-    if asked.path is None:
+    environment, kwargs, space, reference = task.environment, task.kwargs, None, None
+    if task.path is None:
         from flp.own import adapter
 
-        data = open_minari(asked.source)
-        bounded = asked.actions is None or adapter.is_bounded(data.action_space)
+        data = open_minari(task.source)
+        bounded = task.actions is None or adapter.is_bounded(data.action_space)
         if bounded:
-            adapter.action_range(data.action_space, asked.source)
-            if asked.actions is not None:
-                raise FLPError(f"{asked.dataset}: {asked.source} tells the range of actions itself; leave out actions")
-        adapter.observation_dim(data.observation_space, asked.source)
+            adapter.action_range(data.action_space, task.source)
+            if task.actions is not None:
+                raise FLPError(f"{task.dataset}: {task.source} tells the range of actions itself; leave out actions")
+        adapter.observation_dim(data.observation_space, task.source)
         if environment == OF_DATASET:
-            environment, own = environment_of(data, asked.source)
+            environment, own = environment_of(data, task.source)
             kwargs = {**own, **kwargs}
         order = None
         if environment is not None:
-            order = adapter.order_of(environment, kwargs, data.observation_space, asked.source)
-        parts, reference = [read_minari(data, asked.source, order)], reference_of(data)
+            order = adapter.order_of(environment, kwargs, data.observation_space, task.source)
+        parts, reference = [read_minari(data, task.source, order)], reference_of(data)
         space = data.action_space if bounded else None
     else:
-        paths = own_files(asked.path) or [user_path(asked.path)]
+        paths = own_files(task.path) or [user_path(task.path)]
         if extra := unused(paths[0]):
             print(f"{paths[0]}: not used: {', '.join(map(repr, extra))}", file=sys.stderr)
         parts = [read_file(path) for path in paths]
-    spec = _spec(asked, environment, kwargs, space, parts[0])
+    spec = _spec(task, environment, kwargs, space, parts[0])
     for rows in parts:
-        _fit(asked.source, spec, rows)
-    _warn_of_coarse(asked.source, parts[0]["observations"])
-    return Gathered(spec, parts, reference)
+        _fit(task.source, spec, rows)
+    _warn_of_coarse(task.source, parts[0]["observations"])
+    return TaskData(spec, parts, reference)
 
 
-def bring_in(asked: Asked, train: Path, validation: Path) -> Gathered:
-    """Write both files of a task's dataset; return what is known now. Errors as `gather`."""
-    found = gather(asked)
+def import_task(task: TaskSource, train: Path, validation: Path) -> TaskData:
+    """Write both files of a task's dataset; return what is known now. Errors as `read_task`."""
+    found = read_task(task)
     parts = found.parts
     if len(parts) == 1:
         whole = parts[0]
-        hint = "put a validation file beside it, with -val at the end of its name" if asked.path else "record more"
-        split = held_out(whole["terminals"], asked.source, hint)
+        hint = "put a validation file beside it, with -val at the end of its name" if task.path else "record more"
+        split = validation_split(whole["terminals"], task.source, hint)
         parts = [{key: array[rows] for key, array in whole.items()} for rows in (slice(split), slice(split, None))]
     for path, rows in zip((train, validation), parts, strict=True):
         write_npz(path, {key: rows[key] for key in OWN_FORMAT})
     return found
 
 
-def _spec(asked: Asked, environment: str | None, kwargs: dict[str, Any], space: Any, rows: Rows) -> OwnSpec:
+def _spec(task: TaskSource, environment: str | None, kwargs: dict[str, Any], space: Any, rows: Rows) -> OwnSpec:
     """What is known of the task; its range of actions is the environment's, or the dataset's, or what the task says."""
     sizes = {"observation_dim": rows["observations"].shape[1], "action_dim": rows["actions"].shape[1]}
-    known: dict[str, Any] = {"dataset": asked.dataset, "success": asked.success, **sizes}
+    known: dict[str, Any] = {"dataset": task.dataset, "success": task.success, **sizes}
     if environment is not None:
         from flp.own import adapter
 
-        what = f"{asked.dataset}: {environment}"
+        what = f"{task.dataset}: {environment}"
         env = adapter.open_environment(environment, kwargs)
         try:
             low, high = adapter.action_range(env.action_space, what)
             if len(low) != sizes["action_dim"]:
                 raise FLPError(f"{what} has actions of {len(low)} numbers, the data have {sizes['action_dim']}")
-            told = (low, high) if space is None else adapter.action_range(space, asked.source)
+            told = (low, high) if space is None else adapter.action_range(space, task.source)
             adapter.compare(env, what, sizes["observation_dim"], told)
             horizon = adapter.horizon_of(env)
         finally:
@@ -148,14 +148,14 @@ def _spec(asked: Asked, environment: str | None, kwargs: dict[str, Any], space: 
     if space is not None:
         from flp.own import adapter
 
-        low, high = adapter.action_range(space, asked.source)
+        low, high = adapter.action_range(space, task.source)
     else:
-        low, high = ((-1.0,), (1.0,)) if asked.actions is None else asked.actions
+        low, high = ((-1.0,), (1.0,)) if task.actions is None else task.actions
         low, high = (bound * sizes["action_dim"] if len(bound) == 1 else bound for bound in (low, high))
     for bound in (low, high):
         if len(bound) != sizes["action_dim"]:
             said = f"the range of actions has {len(bound)} numbers, an action {sizes['action_dim']}"
-            raise FLPError(f"{asked.dataset}: {said}")
+            raise FLPError(f"{task.dataset}: {said}")
     longest = int(np.diff(np.flatnonzero(rows["terminals"]), prepend=-1).max()) - 1
     return OwnSpec(**known, horizon=max(1, longest), low=low, high=high)
 
