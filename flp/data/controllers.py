@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from flp.arm.known import is_known
+from flp.arm.ogbench_version import is_known_version
 from flp.data.environments import OGBenchSpec
 
 # Draws go to numpy's global generator, as do OGBench's oracles and mazes; the caller seeds it.
@@ -191,8 +191,8 @@ def _oracle(task: str, kind: str) -> Any:
     """OGBench's `CubePlanOracle` and its like."""
     module = import_module(f"ogbench.manipspace.oracles.{kind}.{task}_{kind}")
     oracle = getattr(module, f"{task.title()}{kind.title()}Oracle")
-    if kind == "plan" and is_known():
-        from flp.arm.plans import QuickPlan
+    if kind == "plan" and is_known_version():
+        from flp.arm.plans import FastPlan
 
-        return type(oracle.__name__, (QuickPlan, oracle), {})
+        return type(oracle.__name__, (FastPlan, oracle), {})
     return oracle

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from flp.arm.known import is_known
+from flp.arm.ogbench_version import is_known_version
 from flp.system.errors import FLPError, nearest
 from flp.system.surroundings import environment_variable
 
@@ -221,11 +221,11 @@ def simulator_importable() -> Iterator[None]:
 def _quick(spec: Any) -> Any:
     """The same environment, stepped faster where it is one of the robot arm's and OGBench is as we know it."""
     module, name = spec.entry_point.split(":")
-    if not module.startswith("ogbench.manipspace.") or not is_known():
+    if not module.startswith("ogbench.manipspace.") or not is_known_version():
         return spec
     from flp.arm import scenes
 
-    return dataclasses.replace(spec, entry_point=scenes.QUICK[name])
+    return dataclasses.replace(spec, entry_point=scenes.FAST[name])
 
 
 def _settle_action_space(env: Any) -> None:

@@ -111,7 +111,7 @@ class Share:
                 with self._busy_with(slot):
                     environment = self.environments[slot] = make_environment(self.spec, task, self.success_timing)
                     if self.spec.family == "manipulation":
-                        environment.unwrapped.tells = False  # `step` asks for success alone
+                        environment.unwrapped.reports_info = False  # `step` asks for success alone
                     seeded_reset(environment, 0)  # manipulation compiles its model only now
 
     def reset(self, seeds: dict[int, int]) -> None:
