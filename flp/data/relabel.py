@@ -37,7 +37,7 @@ def relabel(
     if not spec.of_ogbench and data.rewards is not None and data.masks is not None:
         return data.rewards[data.transitions], data.masks[data.transitions]
     if not isinstance(spec, OGBenchSpec) or data.qpos is None:
-        raise FLPError(f"{spec.dataset}: the data are another dataset's, correct the name or make them anew")
+        raise FLPError(f"{spec.dataset}: the data are another dataset's, correct the name or make them again")
     env = make_environment(spec, task, success_timing)
     rows = data.transitions if success_timing == "pre" else data.transitions + 1
     states: dict[str, NDArray[Any]] = {"qpos": data.qpos[rows]}

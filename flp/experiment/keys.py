@@ -12,9 +12,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from flp.data.own_file import own_files
 from flp.experiment import variants
 from flp.experiment.fingerprint import fingerprint
+from flp.own.splitting import own_files
 from flp.params.loading import Params
 from flp.params.run import Run
 from flp.params.sections import OFFLINE_ONLY, ONLINE_ONLY, offline_steps, starts_from_flow

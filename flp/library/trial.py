@@ -13,9 +13,9 @@ from torch import Tensor
 
 from flp.data import load
 from flp.data.environments import EnvironmentSpec, known_datasets, specification
-from flp.data.own_file import neighbour_of
 from flp.evaluation import evaluator
 from flp.library.policy import Policy
+from flp.own.splitting import neighbour_of
 from flp.own.task import spec_from
 from flp.randomness.streams import RunStreams
 from flp.system import layout

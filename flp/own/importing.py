@@ -1,4 +1,4 @@
-"""A user's data brought in: read, compared with the environment, actions scaled, a tenth of the episodes held out."""
+"""Import of a user's data: read, compared with the environment, actions scaled, a tenth of the episodes held out."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from flp.data.archive import pieces, write_npz
 from flp.data.load import OWN_FORMAT
-from flp.data.own_file import own_files, scales, validation_split
-from flp.own.log_file import REMEDY, Rows, read_file, unused
+from flp.own.columns import REMEDY, column_scales
+from flp.own.log_file import Rows, read_file, unused
 from flp.own.minari_data import environment_of, local_folder, open_minari, read_minari, reference_of
+from flp.own.splitting import own_files, validation_split
 from flp.own.task import OwnSpec
 from flp.system.errors import FLPError
 from flp.system.surroundings import user_path
@@ -27,16 +28,16 @@ Range = tuple[tuple[float, ...], tuple[float, ...]]
 
 @dataclass(frozen=True)
 class TaskSource:
-    """What a task of `params.yaml` says of its data and its environment.
+    """What a task of `params.yaml` says about its data and its environment.
 
     Attributes:
         dataset: the task's name.
-        path: the file; None where the data are Minari's.
-        minari: Minari's id or a folder; None where they are a file.
-        environment: gymnasium's id; `dataset` for the one the Minari dataset names; None for no simulator.
-        kwargs: what it is made with.
-        success: the rule.
-        actions: the range of actions where neither environment nor dataset tells it, one number for all or each.
+        path: the file; None for Minari data.
+        minari: Minari's id or a folder; None for a file.
+        environment: gymnasium's id; `dataset` for the one that the Minari dataset names; None for no simulator.
+        kwargs: the environment's arguments.
+        success: the rule of success.
+        actions: the range of actions if neither environment nor dataset gives it; one number for all, or one each.
     """
 
     dataset: str
@@ -53,7 +54,7 @@ class TaskSource:
         return self.path or str(self.minari)
 
     def files(self) -> list[Path]:
-        """The files that are the data, where they are at hand; none for an id of Minari's."""
+        """The data's files, as far as they are on this machine; empty for Minari's ids."""
         if self.path is None:
             folder = local_folder(str(self.minari))
             return sorted(path for path in folder.rglob("*") if path.is_file()) if folder else []
@@ -62,12 +63,12 @@ class TaskSource:
 
 @dataclass(frozen=True, eq=False)
 class TaskData:
-    """The data, read and checked.
+    """A task's data, read and checked.
 
     Attributes:
-        spec: what is known of the task now.
-        parts: all rows, or training and validation where they came in two files; actions in [-1, 1].
-        reference: the returns of a random policy and an expert, where the dataset tells them.
+        spec: the task's environment.
+        parts: all rows, or training and validation rows if they came in two files; actions in [-1, 1].
+        reference: the returns of a random policy and an expert, if the dataset gives them.
     """
 
     spec: OwnSpec
@@ -76,7 +77,7 @@ class TaskData:
 
 
 def read_task(task: TaskSource) -> TaskData:
-    """Read the data and compare them with the environment, which is opened for it.
+    """Read a task's data and compare them with the environment, which is opened to do so.
 
     Raises:
         FLPError: they are not whole or do not fit, in one line.
@@ -113,23 +114,26 @@ def read_task(task: TaskSource) -> TaskData:
 
 
 def import_task(task: TaskSource, train: Path, validation: Path) -> TaskData:
-    """Write both files of a task's dataset; return what is known now. Errors as `read_task`."""
-    found = read_task(task)
-    parts = found.parts
+    """Read a task's data and write both files of its dataset. Errors as `read_task`."""
+    data = read_task(task)
+    parts = data.parts
     if len(parts) == 1:
-        whole = parts[0]
+        (rows,) = parts
         hint = "put a validation file beside it, with -val at the end of its name" if task.path else "record more"
-        split = validation_split(whole["terminals"], task.source, hint)
-        parts = [{key: array[rows] for key, array in whole.items()} for rows in (slice(split), slice(split, None))]
+        split = validation_split(rows["terminals"], task.source, hint)
+        parts = [
+            {key: array[:split] for key, array in rows.items()},
+            {key: array[split:] for key, array in rows.items()},
+        ]
     for path, rows in zip((train, validation), parts, strict=True):
         write_npz(path, {key: rows[key] for key in OWN_FORMAT})
-    return found
+    return data
 
 
 def _spec(task: TaskSource, environment: str | None, kwargs: dict[str, Any], space: Any, rows: Rows) -> OwnSpec:
-    """What is known of the task; its range of actions is the environment's, or the dataset's, or what the task says."""
+    """The task's spec; its range of actions is the environment's, else the dataset's, else what the task says."""
     sizes = {"observation_dim": rows["observations"].shape[1], "action_dim": rows["actions"].shape[1]}
-    known: dict[str, Any] = {"dataset": task.dataset, "success": task.success, **sizes}
+    common: dict[str, Any] = {"dataset": task.dataset, "success": task.success, **sizes}
     if environment is not None:
         from flp.own import adapter
 
@@ -139,12 +143,12 @@ def _spec(task: TaskSource, environment: str | None, kwargs: dict[str, Any], spa
             low, high = adapter.action_range(env.action_space, what)
             if len(low) != sizes["action_dim"]:
                 raise FLPError(f"{what} has actions of {len(low)} numbers, the data have {sizes['action_dim']}")
-            told = (low, high) if space is None else adapter.action_range(space, task.source)
-            adapter.compare(env, what, sizes["observation_dim"], told)
-            horizon = adapter.horizon_of(env)
+            of_data = (low, high) if space is None else adapter.action_range(space, task.source)
+            adapter.compare(env, what, sizes["observation_dim"], of_data)
+            horizon = int(env.spec.max_episode_steps)
         finally:
             env.close()
-        return OwnSpec(**known, horizon=horizon, environment=environment, kwargs=kwargs, low=low, high=high)
+        return OwnSpec(**common, horizon=horizon, environment=environment, kwargs=kwargs, low=low, high=high)
     if space is not None:
         from flp.own import adapter
 
@@ -154,10 +158,10 @@ def _spec(task: TaskSource, environment: str | None, kwargs: dict[str, Any], spa
         low, high = (bound * sizes["action_dim"] if len(bound) == 1 else bound for bound in (low, high))
     for bound in (low, high):
         if len(bound) != sizes["action_dim"]:
-            said = f"the range of actions has {len(bound)} numbers, an action {sizes['action_dim']}"
-            raise FLPError(f"{task.dataset}: {said}")
+            problem = f"the range of actions has {len(bound)} numbers, an action {sizes['action_dim']}"
+            raise FLPError(f"{task.dataset}: {problem}")
     longest = int(np.diff(np.flatnonzero(rows["terminals"]), prepend=-1).max()) - 1
-    return OwnSpec(**known, horizon=max(1, longest), low=low, high=high)
+    return OwnSpec(**common, horizon=max(1, longest), low=low, high=high)
 
 
 def _fit(source: str, spec: OwnSpec, rows: Rows) -> None:
@@ -167,19 +171,19 @@ def _fit(source: str, spec: OwnSpec, rows: Rows) -> None:
         raise FLPError(f"{source}: the held-out episodes have other widths than the others; {REMEDY}")
     if rows["terminals"].all():
         raise FLPError(f"{source}: an episode ends in every row, so there are no transitions; {REMEDY}")
-    rows["actions"][rows["terminals"]] = spec.low  # nothing is done there, and 0 may be out of range
+    rows["actions"][rows["terminals"]] = spec.low  # no action is taken there, and 0 may be out of range
     for piece in pieces(rows["actions"]):
         piece[:] = _scaled(source, spec, piece)
     rows["actions"][rows["terminals"]] = 0
 
 
 def _warn_of_coarse(source: str, observations: NDArray[np.float32]) -> None:
-    """Tell of columns in which float32, as networks compute, has fewer than a hundred steps to a deviation."""
-    spread, largest = scales(observations)
-    for column in np.flatnonzero((spread > 0) & (np.spacing(largest) > 0.01 * spread)):
+    """Warn of columns in which float32, the networks' type, has fewer than 100 steps to a standard deviation."""
+    std, largest = column_scales(observations)
+    for column in np.flatnonzero((std > 0) & (np.spacing(largest) > 0.01 * std)):
         print(
             f"warning: {source}: column {column} of the observations reaches {largest[column]:g} and varies by "
-            f"{spread[column]:g}, of which float32 keeps little; subtract an offset in your file",
+            f"{std[column]:g}, of which float32 keeps little; subtract an offset in your file",
             file=sys.stderr,
         )
 
@@ -189,9 +193,9 @@ def _scaled(source: str, spec: OwnSpec, actions: NDArray[np.float32]) -> NDArray
     if (np.abs(scaled) > 1 + 1e-6 + spec.rounding).any():
         column = int(np.abs(scaled).max(0).argmax())
         least, greatest = actions[:, column].min(), actions[:, column].max()
-        told = "actions: {low: …, high: …}" if spec.environment is None else "the environment's action space"
+        origin = "actions: {low: …, high: …}" if spec.environment is None else "the environment's action space"
         raise FLPError(
             f"{source}: actions reach from {least:g} to {greatest:g} in column {column}, outside "
-            f"{spec.low[column]:g} to {spec.high[column]:g} ({told}); correct the one or the other"
+            f"{spec.low[column]:g} to {spec.high[column]:g} ({origin}); correct the one or the other"
         )
     return np.clip(scaled, -1.0, 1.0)

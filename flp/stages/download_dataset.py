@@ -16,10 +16,10 @@ from flp.data.environments import EnvironmentSpec
 from flp.data.fetch import fetch
 from flp.data.generate import generate
 from flp.data.load import validate
-from flp.data.own_file import import_file
 from flp.experiment.keys import Keys
 from flp.experiment.program import Job, stage
 from flp.own.importing import import_task
+from flp.own.ogbench_file import import_file
 from flp.params.sections import Download
 from flp.supervision.foresight import check, generate_needs
 from flp.supervision.status import Status

@@ -46,6 +46,15 @@ def test_terminations_keep_their_last_reward_and_cuts_lose_a_transition(tmp_path
     assert all(rows[key].dtype == np.float32 for key in ("observations", "actions", "rewards", "masks"))
 
 
+@pytest.mark.parametrize("key", ["dones", "dones_float", "valids"])
+@pytest.mark.parametrize("left", [{"terminals": None}, {"timeouts": None}, {}])
+def test_ends_of_no_kind_are_told_apart_by_the_other_key(tmp_path, key, left):
+    ends = np.isin(O[:, 0], (3, 6)) != (key == "valids")
+    rows = read_file(save(tmp_path / "x.npz", **arrays(**left, **{key: ends})))
+    expected = read_file(save(tmp_path / "y.npz", **arrays()))
+    assert all(np.array_equal(rows[name], expected[name]) for name in expected)
+
+
 @pytest.mark.parametrize("end", [".npz", ".h5"])
 def test_with_next_observations_no_transition_is_lost(tmp_path, end):
     following = O + 1
@@ -79,6 +88,8 @@ def test_every_transition_is_the_one_that_was_logged():
 BAD = {
     "no rewards": ({"rewards": None}, "'rewards' is missing"),
     "no ends": ({"terminals": None, "timeouts": None}, "nothing says where episodes end"),
+    "ends of no kind": ({"terminals": None, "timeouts": None, "dones": O[:, 0] == 3}, "'dones' say where .*, but not how"),
+    "flags too few": ({"timeouts": np.zeros(9, bool)}, "'timeouts' has 9 rows"),
     "unequal": ({"rewards": O[:5, 0]}, "'rewards' has 5 rows"),
     "not a number": ({"rewards": np.full(10, np.nan)}, "NaN"),
     "flags of 2": ({"terminals": O[:, 0]}, "expected 0 and 1"),

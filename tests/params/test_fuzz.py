@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 from flp import cli
 from flp.data.environments import known_datasets
 from flp.data.load import read_dataset
-from flp.data.own_file import import_file
 from flp.flow.checkpoint import load_flows, save_flow
 from flp.flow.velocity import VelocityField
+from flp.own.ogbench_file import import_file
 from flp.randomness.streams import RunStreams
 from flp.system.artifacts import load_tensors, save_tensors
 from flp.system.errors import FLPError
