@@ -105,4 +105,6 @@ def spec_from(described: Any, source: str, **changed: Any) -> OwnSpec:
             raise KeyError(*unknown)
         return TypeAdapter(OwnSpec).validate_python(values | {side: tuple(values[side]) for side in ("low", "high")})
     except (KeyError, TypeError, ValidationError) as error:
-        raise FLPError(f"{source} does not describe a task ({', '.join(sorted(names))}); make the data again") from error
+        raise FLPError(
+            f"{source} does not describe a task ({', '.join(sorted(names))}); make the data again"
+        ) from error

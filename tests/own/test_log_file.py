@@ -88,7 +88,10 @@ def test_every_transition_is_the_one_that_was_logged():
 BAD = {
     "no rewards": ({"rewards": None}, "'rewards' is missing"),
     "no ends": ({"terminals": None, "timeouts": None}, "nothing says where episodes end"),
-    "ends of no kind": ({"terminals": None, "timeouts": None, "dones": O[:, 0] == 3}, "'dones' say where .*, but not how"),
+    "ends of no kind": (
+        {"terminals": None, "timeouts": None, "dones": O[:, 0] == 3},
+        "'dones' say where .*, but not how",
+    ),
     "flags too few": ({"timeouts": np.zeros(9, bool)}, "'timeouts' has 9 rows"),
     "unequal": ({"rewards": O[:5, 0]}, "'rewards' has 5 rows"),
     "not a number": ({"rewards": np.full(10, np.nan)}, "NaN"),
