@@ -1,7 +1,7 @@
-"""What can be said of policies where there is no environment to try them in: estimates, from episodes that were logged.
+"""Off-policy estimates, from logged episodes, for tasks without a simulator.
 
-At every evaluation the critic's own value and the likelihood of the policy's actions under the behaviour flow, both on
-held-out episodes; at the end fitted-Q evaluation. All of it is an opinion of models, none of it a measurement.
+Every evaluation gives the critic's own value and the likelihood of the policy's actions under the behaviour flow, both
+on held-out episodes; the last one adds fitted-Q evaluation. All of these are opinions of models, not measurements.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from flp.runs.run_batch import RunBatch
 from flp.system import layout
 from flp.system.errors import FLPError
 
-_PIECE = 4096  # states acted in at a time
+_PIECE = 4096  # states per forward pass
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,8 +37,8 @@ class Estimate:
     """What policies do in held-out states.
 
     Attributes:
-        starts: where the held-out episodes begin, `[R, E, o]`.
-        actions: the policies' there, `[R, E, a]`.
+        starts: first states of the held-out episodes, `[R, E, o]`.
+        actions: the policies' actions there, `[R, E, a]`.
         likelihood: mean log-density of their actions under the behaviour flow, in nats, `[R]`.
         trajectories: None: no episode is played.
     """
@@ -46,7 +46,6 @@ class Estimate:
     starts: Tensor
     actions: Tensor
     likelihood: Tensor
-
     trajectories: None = None
 
     def rows(self, spec: EnvironmentSpec, value: Value) -> list[Row]:
@@ -67,7 +66,7 @@ class Estimate:
 
 
 class Estimator:
-    """Takes an evaluator's place for a task without a simulator.
+    """Replaces the evaluator for a task without a simulator.
 
     Args:
         batch: the runs.
@@ -88,7 +87,7 @@ class Estimator:
         self._interrupted = False
 
     def _shared(self, array: NDArray[Any]) -> Tensor:
-        """The same states for every run, `[R, n, o]`."""
+        """An array `[n, o]`, the same for every run: `[R, n, o]`."""
         return to_device(array, self.device).expand(len(self.batch.runs), -1, -1)
 
     def evaluate(self, act: Act) -> Estimate:
@@ -98,7 +97,7 @@ class Estimator:
         return Estimate(self.starts, starts, self.flow.log_density(self.states, states).mean(1))
 
     def _actions(self, act: Act, states: Tensor, purpose: str) -> Tensor:
-        """The policies' actions `[R, n, a]`, a piece at a time; `FLPError` where they are no numbers."""
+        """The policies' actions `[R, n, a]`, computed in pieces; `FLPError` if interrupted."""
         seed = self.batch.params.evaluation.seed
         streams = RunStreams([seed_of(purpose, seed, run.task) for run in self.batch.runs], "cpu", self.device)
         pieces = []
@@ -109,9 +108,10 @@ class Estimator:
         return torch.cat(pieces, 1)
 
     def fitted(self, agent: Agent, tick: Callable[[], None] = lambda: None) -> list[Row]:
-        """Fitted-Q evaluation of each run's policy: the estimate and its 95 % interval, beside what the data earned.
+        """Fitted-Q evaluation of each run's policy: the estimate, its 95 % interval, and the data's own return.
 
-        Fitted on bootstrap samples of the training episodes; the interval is the estimates' spread. `tick` may stop it.
+        Each critic is fitted to a bootstrap sample of the training episodes; the interval is ±1.96 standard deviations
+        of their estimates. `tick` is called at every step and may raise to stop it.
         """
         data, offline = self.train, self.batch.params.offline
         assert data.rewards is not None and data.masks is not None
@@ -128,17 +128,19 @@ class Estimator:
         s, a, r, masks, s_after = (to_device(array, self.device) for array in (*arrays, data.observations[rows + 1]))
         begins = to_device(np.searchsorted(rows, starts), self.device)
         earned = _discounted(data, offline.discount)
-        found = []
+        rows_of_runs = []
         for i, run in enumerate(self.batch.runs):
             seed = seed_of("fitted-Q", self.batch.dataset, self.batch.agent, run.task, run.seed, run.variant) % 2**62
             transitions = Logged(s, a, r, masks, s_after, after[i].clone(), begins, first[i].clone())
             estimates = fitted_q(transitions, offline, moments, seed, tick)
-            mean, spread = float(estimates.mean()), 1.96 * float(estimates.std())
-            found.append({"fqe": mean, "fqe_low": mean - spread, "fqe_high": mean + spread, "data_value": earned})
-        return found
+            mean, margin = float(estimates.mean()), 1.96 * float(estimates.std())
+            rows_of_runs.append(
+                {"fqe": mean, "fqe_low": mean - margin, "fqe_high": mean + margin, "data_value": earned}
+            )
+        return rows_of_runs
 
     def interrupt(self) -> None:
-        """Stop an evaluation under way in another thread."""
+        """Stop an evaluation running in another thread."""
         self._interrupted = True
 
     def close(self) -> None:
@@ -146,15 +148,15 @@ class Estimator:
 
 
 def _starts(data: Dataset) -> NDArray[np.int64]:
-    """The rows in which episodes with transitions begin."""
+    """The first rows of episodes with transitions."""
     rows = data.transitions
     return rows[np.flatnonzero(np.diff(rows, prepend=-2) > 1)]
 
 
 def _discounted(data: Dataset, discount: float) -> float:
-    """The mean discounted return of the logged episodes.
+    """Mean discounted return of the logged episodes.
 
-    An episode that was cut off continues at its last reward: fitted-Q evaluation looks beyond the cut as well.
+    An episode that was cut off continues with its last reward: fitted-Q evaluation looks beyond the cut as well.
     """
     assert data.rewards is not None and data.masks is not None
     rows = data.transitions

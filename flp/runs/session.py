@@ -71,7 +71,9 @@ class Session(AbstractContextManager["Session", None]):
         about = {"stage": spec.stage, "dataset": spec.dataset, "agent": spec.agent}
         self.status = Status(shard.folder, steps, **about, makes=str(spec.folder), runs=names)
         self.progress = Progress(label, steps, quiet=turns.index > 0, tell=self.status.reach)
-        self.boards = Boards(params.report, spec.folder, self.batch.shown, {r.name: asdict(r) for r in shard.runs})
+        self.boards = Boards(
+            params.report, spec.folder, self.batch.hyperparameters, {r.name: asdict(r) for r in shard.runs}
+        )
         self.health = Health(
             label,
             names,

@@ -10,7 +10,7 @@ from flp.learner.devices import device_name
 from flp.parts.base import Agent
 from flp.runs.evaluations import Evaluations
 from flp.runs.run_batch import RunBatch
-from flp.runs.run_folder import POLICY, Row, is_finished, open_again, parameters_of, save_run, write_trajectories
+from flp.runs.run_folder import POLICY, Row, is_finished, mark_incomplete, parameters_of, save_run, write_trajectories
 from flp.runs.training_log import TrainingLog
 from flp.system.artifacts import save_tensors, write_json
 from flp.system.resume import Resume
@@ -48,7 +48,7 @@ def write_runs(
         target = folder / run.name
         if is_finished(target, keys[run.name]):
             continue
-        open_again(target)
+        mark_incomplete(target)
         if run.name in failed:
             (target / POLICY).unlink(missing_ok=True)
             write_json(target / FAILED, {"key": keys[run.name], **failed[run.name]})
