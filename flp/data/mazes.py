@@ -19,10 +19,10 @@ class MazeMap:
 
     Attributes:
         walls: bool `[rows, columns]`, true where there is a wall.
-        unit: side of a cell, in the units of the positions in `qpos[:, :2]`.
+        unit: side of a cell, in the units of the positions `qpos[:, :2]`.
         offset: distance of the first cell's centre from the origin, along both axes.
-        goals: float64 `[num_tasks, 2]`, the tasks' goals, x and y.
-        goal_radius: a position this close to the goal is a success.
+        goals: float64 `[num_tasks, 2]`, each task's goal, x and y.
+        goal_radius: distance to the goal within which a position is a success.
     """
 
     walls: NDArray[np.bool_]
@@ -33,7 +33,7 @@ class MazeMap:
 
 
 def maze_map(dataset: EnvironmentSpec | str) -> MazeMap | None:
-    """The layout of a dataset's maze or arena; None where there is none.
+    """The layout of a dataset's maze or arena; None if it has none.
 
     Raises:
         FLPError: unknown dataset.

@@ -17,14 +17,14 @@ def relabel(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Rewards and masks of the transitions for a task.
 
-    Source: OGBench, `ogbench/relabel_utils.py`, which is called: it decides.
+    Computed by OGBench, `ogbench/relabel_utils.py`.
 
     Args:
         dataset: a spec, or one of OGBench's names.
         task: 1 to `num_tasks`.
         data: the loaded dataset.
-        success_timing: `pre` judges the state before the action (OGBench >= 1.2); `post` the one after it, as
-            environments of OGBench 1.1 do. Its datasets, with which FQL trained, were labelled `pre` even then.
+        success_timing: `pre` judges the state before the action (OGBench >= 1.2), `post` the state after it, as the
+            environments of OGBench 1.1 do. Its datasets, on which FQL was trained, were labelled `pre` even then.
 
     Returns:
         `(rewards, masks)`, float32 `[n]`: 0 for success and -1 for each part of the task that is not
@@ -43,7 +43,7 @@ def relabel(
     states: dict[str, NDArray[Any]] = {"qpos": data.qpos[rows]}
     if data.button_states is not None:
         states["button_states"] = data.button_states[rows]
-    with numpy_seeded(0):  # relabelling resets the environment, which must not disturb anyone's numbers
+    with numpy_seeded(0):  # relabelling resets the environment, which must not disturb the global generator
         from ogbench.relabel_utils import relabel_dataset
 
         try:
@@ -56,7 +56,7 @@ def relabel(
 
 
 def _check_states(dataset: str, env: Any, states: dict[str, NDArray[Any]], has_buttons: bool) -> None:
-    """Refuse states of another environment: OGBench would slice them without a word."""
+    """Refuse states of another environment, which OGBench would slice silently."""
     columns = {"qpos": env.model.nq}
     if has_buttons:
         columns["button_states"] = len(env._cur_button_states)

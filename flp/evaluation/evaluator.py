@@ -45,14 +45,14 @@ def one_thread() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What R runs did in E episodes each.
+    """Results of R runs in E episodes each.
 
     Attributes:
-        success: [R, E] float32, 1 where the last step of an episode was a success.
-        returns: [R, E] float64, undiscounted.
-        lengths: [R, E] int64, steps.
-        trajectories: `trajectories[run][episode]` is [length + 1, 2] float32, the robot's xy positions; None
-            unless recorded.
+        success: `[R, E]` float32, 1 where the last step of an episode was a success.
+        returns: `[R, E]` float64, undiscounted.
+        lengths: `[R, E]` int64, in steps.
+        trajectories: `trajectories[run][episode]` is `[length + 1, 2]` float32, the robot's xy positions; None unless
+            recorded.
     """
 
     success: NDArray[np.float32]
@@ -93,7 +93,7 @@ class Evaluator(AbstractContextManager["Evaluator", None]):
     constant.
 
     Args:
-        dataset: a spec, or one of OGBench's names: it decides the environment.
+        dataset: the environment, by spec or by the name of an OGBench dataset.
         tasks: the task of each of the R runs.
         episodes: E, per run, each in its own environment (1 to 7 MB).
         seed: seed of the episodes and of the policies' noise.

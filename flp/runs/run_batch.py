@@ -70,7 +70,7 @@ class RunBatch:
 
     @property
     def model(self) -> dict[str, Any]:
-        """What an agent is built from, besides its α and N, so that its policy can be loaded from the manifest alone."""
+        """What an agent is built from besides its α and N, so that its policy can be loaded from the manifest alone."""
         offline = self.params.offline.model_dump(mode="json")
         sizes = {"observation_dim": self.spec.observation_dim, "action_dim": self.spec.action_dim}
         environment = {"environment": self.spec.described()} if isinstance(self.spec, OwnSpec) else {}
