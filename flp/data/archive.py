@@ -115,7 +115,7 @@ class Archive:
                 piece = np.frombuffer(content, header.dtype)
                 target[first : first + count] = piece if convert is None else convert(piece)
             if member.read(1):  # the checksum is compared only at the end
-                raise EOFError(f"'{key}' goes on too long")
+                raise EOFError(f"'{key}' has trailing data")
         return np.ascontiguousarray(array)
 
 

@@ -139,7 +139,7 @@ class OGBenchSpec(EnvironmentSpec):
 
 @cache
 def _table() -> dict[str, OGBenchSpec]:
-    kinds: dict[object, Any] = {"int": int, "float": float, "bool": "yes".__eq__}
+    kinds: dict[object, Any] = {"int": int, "float": float, "bool": lambda text: text == "yes"}
     text = resources.files("flp.data").joinpath("datasets.csv").read_text(encoding="utf-8")
     specs = [
         OGBenchSpec(**{f.name: kinds.get(f.type, str)(row[f.name]) for f in fields(OGBenchSpec)})

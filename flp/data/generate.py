@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import multiprocessing
 import signal
@@ -228,7 +227,7 @@ def _make_in_processes(recipe: Recipe, spans: list[Span], workers: int) -> Gener
                 theirs.close()
         given = {channel: [] for _, channel in crew}
         # Two shards per worker keep it busy; more would pile up results in memory.
-        for channel, span in zip([*given, *given], waiting, strict=False):
+        for channel, span in zip(2 * list(given), waiting, strict=False):
             given[channel].append(span)
             channel.send(span)
         while any(given.values()):
@@ -237,7 +236,7 @@ def _make_in_processes(recipe: Recipe, spans: list[Span], workers: int) -> Gener
                 if isinstance(arrays, Exception):
                     raise arrays
                 span = given[channel].pop(0)
-                for following in itertools.islice(waiting, 1):
+                if (following := next(waiting, None)) is not None:
                     given[channel].append(following)
                     channel.send(following)
                 yield span, arrays

@@ -33,7 +33,8 @@ def one_thread() -> Iterator[None]:
     """Compute on this thread alone.
 
     Waiting OpenMP threads spin and take cores from the environments: on a busy four-core machine, two threads for the
-    policy made evaluating a maze four times slower. With one thread, sums do not depend on the thread count either.
+    policy made the evaluation of a maze take four times as long. With one thread, sums
+    do not depend on the thread count either.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -143,7 +143,7 @@ class Adapter(gymnasium.Wrapper[Any, Any, Any, Any]):  # type: ignore[misc]
         except (LookupError, TypeError, ValueError) as error:
             has = ", ".join(map(str, info)) or "nothing"
             raise FLPError(
-                f"{self._name}: success is '{self._success}', which its information does not tell (it has: {has})"
+                f"{self._name}: success is '{self._success}', which its info does not contain (it has: {has})"
             ) from error
 
 

@@ -91,7 +91,7 @@ def read_task(task: TaskSource) -> TaskData:
         if bounded:
             adapter.action_range(data.action_space, task.source)
             if task.actions is not None:
-                raise FLPError(f"{task.dataset}: {task.source} tells the range of actions itself; leave out actions")
+                raise FLPError(f"{task.dataset}: {task.source} gives the range of actions itself; leave out actions")
         adapter.observation_dim(data.observation_space, task.source)
         if environment == OF_DATASET:
             environment, own = environment_of(data, task.source)
@@ -119,7 +119,7 @@ def import_task(task: TaskSource, train: Path, validation: Path) -> TaskData:
     parts = data.parts
     if len(parts) == 1:
         (rows,) = parts
-        hint = "put a validation file beside it, with -val at the end of its name" if task.path else "record more"
+        hint = "put a validation file next to it, with -val at the end of its name" if task.path else "record more"
         split = validation_split(rows["terminals"], task.source, hint)
         parts = [
             {key: array[:split] for key, array in rows.items()},

@@ -153,7 +153,7 @@ class Evaluations:
             tensors |= {f"pending/{i}/{name}": tensor for name, tensor in pending.agent.state_dict().items()}
         return tensors, {
             "evaluations": self.rows,
-            "paths": [*self.paths],
+            "paths": list(self.paths),
             "pending": [[pending.phase, pending.step, sorted(pending.guard.had_failed)] for pending in self.pending],
         }
 

@@ -150,7 +150,7 @@ def _context() -> ForkContext | SpawnContext:
     A forked process has one thread only; a lock that another thread held would stay locked in it for ever.
     """
     try:
-        is_alone = len([*Path("/proc/self/task").iterdir()]) == 1
+        is_alone = len(list(Path("/proc/self/task").iterdir())) == 1
     except OSError:  # not Linux
         is_alone = False
     return multiprocessing.get_context("fork") if is_alone else multiprocessing.get_context("spawn")

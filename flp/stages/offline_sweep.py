@@ -33,7 +33,9 @@ def run(job: Job) -> None:
         raise FLPError(f"{figure} needs no run of {name} but those that offline.{quantity} and offline.sweep ask for")
     require_current(job.keys, name, seeds, latents=True)
     values = ", ".join(layout.exact(value) for value in variants.extra_values(figure, job.params.offline))
-    print(f"{figure} compares what params.yaml does not sweep: {quantity} {values}, trained beside its own runs")
+    print(
+        f"{figure} compares what params.yaml does not sweep: {quantity} {values}, trained in addition to its own runs"
+    )
     folder = Path(layout.SWEEP.format(dataset=name, figure=figure, seeds=layout.join_seeds(seeds)))
     keys = {run.name: job.keys.offline_run(name, "flp", run) for run in runs}
     spec = JobSpec("offline-train", name, "flp", job.params, job.args.device, folder, keys)

@@ -94,7 +94,7 @@ def test_what_fails_in_it_is_said_in_one_line(spec):
     broken = spec_from(spec.described(), "x", success="info.outer")
     with EnvironmentPool(broken, [1], workers=1) as pool:
         pool.reset([0], [0])
-        with pytest.raises(FLPError, match=r"slot 0 \(odd, task 1\).*does not tell \(it has: inner\)"):
+        with pytest.raises(FLPError, match=r"slot 0 \(odd, task 1\).*does not contain \(it has: inner\)"):
             pool.step(np.zeros((1, 2)), [True])
     with pytest.raises(FLPError, match="has observations of 3 numbers, the data have 4"):
         spec_from(spec.described(), "x", observation_dim=4).make(1)

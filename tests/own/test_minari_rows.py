@@ -115,7 +115,7 @@ def test_a_range_of_actions_is_given_where_the_data_have_none(monkeypatch):
     assert (spec.low, spec.high) == ((-3.0,), (3.0,))
     with pytest.raises(FLPError, match="whose range is not finite"):
         gathered(monkeypatch, boundless, environment=None)
-    with pytest.raises(FLPError, match="tells the range of actions itself; leave out actions"):
+    with pytest.raises(FLPError, match="gives the range of actions itself; leave out actions"):
         gathered(monkeypatch, dataset(episode()), environment=None, actions=((-3.0,), (3.0,)))
 
 
