@@ -1,4 +1,4 @@
-"""OGBench's own environments and controllers decide what the faster ones must do, bit for bit."""
+"""The faster environments and controllers give OGBench's own results, bit for bit."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def pair(plainly, *arguments, **options):
 
 
 def assert_same(a, b):
-    """The same to the bit, signs of zeros included, in structures of arrays."""
+    """Nested arrays are bit-identical, signs of zeros included."""
     if isinstance(a, dict):
         assert a.keys() == b.keys()
         for key in a:
@@ -58,14 +58,14 @@ def assert_same(a, b):
 
 
 def state(env):
-    """All that a step leaves behind, colours included."""
+    """Everything that a step changes, colours included."""
     model, data = env.unwrapped.model, env.unwrapped.data
     left = [data.qpos, data.qvel, data.ctrl, data.qacc_warmstart, data.mocap_pos, data.mocap_quat]
     return [*left, model.geom_rgba, model.mat_rgba, model.dof_damping, model.site_pos, data.site_xpos]
 
 
 def presses(env, step):
-    """An action that goes down on one button after the other, or to the first cube."""
+    """An action towards one button after another, or towards the first cube."""
     arm = env.unwrapped
     if hasattr(arm, "_button_site_ids"):
         sites = arm._button_site_ids
@@ -127,8 +127,8 @@ def test_an_environment_whose_info_nobody_reads_steps_the_same():
     assert_same(*(seeded_reset(env, 0) for env in (loud, silent)))
     for step in range(20):
         action = presses(loud, step)
-        (*told, info), (*untold, rest) = (env.step(action) for env in (loud, silent))
-        assert_same(told, untold)
+        (*outcome, info), (*silent_outcome, rest) = (env.step(action) for env in (loud, silent))
+        assert_same(outcome, silent_outcome)
         assert rest == {"success": info["success"]}
 
 

@@ -1,4 +1,4 @@
-"""Stepping and evaluation give the same numbers however they are laid out, and fail loudly."""
+"""Stepping and evaluation give the same results in any layout, and fail loudly."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ POINT = "pointmaze-medium-navigate"
 
 @cache
 def subgoals(dataset: str, task: int, goal: tuple[float, float] | None = None) -> tuple[np.ndarray, object]:
-    """Where to go next from the middle of each cell of a maze, `[rows, columns, 2]`, and the maze itself."""
+    """The direction of the next cell from each cell's centre, `[rows, columns, 2]`, and the maze."""
     maze = make_environment(dataset, task).unwrapped
     goal = goal or maze.task_infos[task - 1]["goal_xy"]
     table = np.zeros((*maze.maze_map.shape, 2))
@@ -39,7 +39,7 @@ def subgoals(dataset: str, task: int, goal: tuple[float, float] | None = None) -
 
 
 def walker(tasks, noise=0.3, dataset=POINT, goal=None):
-    """A policy that follows the maze's known shortest path, by its observation alone."""
+    """A policy that follows the maze's shortest path, given the observation alone."""
 
     def act(observations, streams):
         actions = np.zeros(observations.shape, np.float32)
@@ -111,7 +111,7 @@ def test_an_evaluator_says_the_same_again(reference):
 
 
 def alone(dataset, task, seed, actions):
-    """Observations of one environment stepped by itself."""
+    """Observations of a single environment."""
     env = make_environment(dataset, task)
     observations = [seeded_reset(env, seed)[0]]
     observations += [env.step(action)[0] for action in actions]

@@ -1,4 +1,4 @@
-"""A user's environment, in processes of its own, acts in the pipeline's units and depends on its seed alone."""
+"""A user's environment, in worker processes, uses the pipeline's units and depends on its seed alone."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gymnasium import spaces
 
 
 class Odd(gymnasium.Env):
-    """A dict of observations, actions in a box of two axes, and NumPy's global generator in every step."""
+    """Dictionary observations, a two-dimensional box of actions, and draws from NumPy's global generator."""
 
     observation_space = spaces.Dict({"b": spaces.Box(-9, 9, (2, 1)), "a": spaces.Box(-9, 9, (1,), np.float64)})
     action_space = spaces.Box(np.array([[-3.0], [0.0]], np.float32), np.array([[5.0], [0.5]], np.float32))

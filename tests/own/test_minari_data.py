@@ -1,4 +1,4 @@
-"""Minari's datasets, made by Minari's own collector: rewards and ends as they are, the environment their own."""
+"""Datasets of Minari's own collector: rewards and ends as recorded, with the environment that they name."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 
 
 def collect(folder: Path, env, name: str, act, episodes: int = 4, **said) -> Path:
-    """Record a dataset in a folder."""
+    """Record a dataset into a folder."""
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         patch.setenv("MINARI_DATASETS_PATH", str(folder))

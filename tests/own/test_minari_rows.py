@@ -1,4 +1,4 @@
-"""What is read of a Minari dataset that cannot be trusted, or lies otherwise than the environment's observations.
+"""Reading Minari datasets that are damaged, or whose observations are ordered differently from the environment's.
 
 The datasets here are what Minari hands over of them, for its collector needs JAX (test_minari_data.py).
 """
@@ -22,7 +22,7 @@ ANGLE, SPEED = spaces.Box(-4, 4, (2,)), spaces.Box(-9, 9, (1,))
 
 
 class Arm(gymnasium.Env):
-    """Its observations are a dictionary in an order of its own."""
+    """Its observations are a dictionary whose keys are not sorted."""
 
     observation_space = spaces.Dict(speed=SPEED, angle=ANGLE)
     action_space = spaces.Box(-1, 1, (1,))
@@ -49,7 +49,7 @@ def episode(steps: int = 3, **changes: Any) -> Any:
 
 
 def dataset(*episodes: Any, **changes: Any) -> Any:
-    """As Minari gives one back: a dictionary's keys are sorted in its file."""
+    """As Minari returns it: a dictionary's keys are sorted in its file."""
     space = spaces.Dict(spaces.Dict({"angle": ANGLE, "speed": SPEED}).spaces)
     spec = SimpleNamespace(id="Arm-v0", kwargs={}, max_episode_steps=5, additional_wrappers=())
     known = {"observation_space": space, "action_space": spaces.Box(-1, 1, (1,)), "env_spec": spec}
@@ -85,7 +85,7 @@ def test_other_parts_than_the_environment_s_are_refused(arm, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "reason"),
     [
         ({"rewards": np.ones(2)}, r"of 3 actions it has \{'rewards': 2\}"),
         ({"terminations": np.full(3, 7)}, "terminations are not all true or false"),
@@ -93,8 +93,8 @@ def test_other_parts_than_the_environment_s_are_refused(arm, monkeypatch):
         ({"actions": np.zeros((5, 1))}, "IndexError"),
     ],
 )
-def test_a_damaged_episode_is_named(damage, told):
-    with pytest.raises(FLPError, match=f"x: episode 1 .from 0. cannot be read .*{told}.*correct your file"):
+def test_a_damaged_episode_is_named(damage, reason):
+    with pytest.raises(FLPError, match=f"x: episode 1 .from 0. cannot be read .*{reason}.*correct your file"):
         read_minari(dataset(episode(), episode(**damage)), "x")
 
 

@@ -1,4 +1,4 @@
-"""A task of the user's through all stages, from a file in D4RL's layout to a policy that plays."""
+"""A user's task through all stages, from a file in D4RL's layout to a policy that plays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Acting in the environment: what the replay is told of episodes that end, and what a resumed session still knows."""
+"""Online interaction: the replay learns of episode ends, and a resumed session continues exactly."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CAPACITY, LIMIT = 1010, 1000  # of the maze's episodes
 
 @pytest.fixture
 def begun(here):
-    """What two runs of the maze's tasks act with, of an algorithm that asks for returns."""
+    """The interaction of two runs of an algorithm that uses returns."""
     params = load_params("params.yaml").for_dataset(DATASET)
     work = RunBatch(DATASET, "calql", [Run(1, 0, 1.0, 1), Run(2, 0, 1.0, 1)], params, torch.device("cpu"))
 

@@ -1,4 +1,4 @@
-"""The learning rate over a phase of training."""
+"""Schedules of a training phase: learning rates and the discount."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from flp.stages import online_finetune
 
 
 def rates(monkeypatch):
-    """Every optimizer's rate at each of its steps."""
+    """Each optimizer's learning rate at every step."""
     taken, step = {}, Adam.step
 
-    def told(self, gradients):
+    def recorded(self, gradients):
         taken.setdefault(id(self), []).append(float(self.rate()))
         step(self, gradients)
 
-    monkeypatch.setattr(Adam, "step", told)
+    monkeypatch.setattr(Adam, "step", recorded)
     return taken
 
 
