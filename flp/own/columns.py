@@ -16,7 +16,7 @@ from flp.data.archive import Convert, Header, pieces
 from flp.system.errors import FLPError
 
 REMEDY = "correct your file (it is left as it is)"
-NEXT = "next_observations"
+NEXT, VALID = "next_observations", "valids"
 
 
 class EndKey(NamedTuple):
@@ -38,7 +38,7 @@ END_KEYS = {
     "truncations": EndKey(True, "cut off"),
     "dones": EndKey(True, "either"),
     "dones_float": EndKey(True, "either"),
-    "valids": EndKey(False, "either"),
+    VALID: EndKey(False, "either"),
 }
 """The keys of D4RL, gymnasium, OGBench and others that say where episodes end."""
 

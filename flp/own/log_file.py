@@ -20,6 +20,7 @@ from flp.own.columns import (
     END_KEYS,
     NEXT,
     REMEDY,
+    VALID,
     Columns,
     check_successors,
     numeric_header,
@@ -115,11 +116,24 @@ def read_file(path: Path) -> Rows:
         for key, array in {"actions": actions, "rewards": rewards, NEXT: following}.items():
             if array is not None:
                 _check_length(file, key, array, len(observations))
-        terminated, cut_off = _ends(file, len(observations))
+        terminated, cut_off, either = _flags(file, len(observations))
+        if following is not None and following.shape != observations.shape:
+            shapes = f"{list(following.shape)}, 'observations' has {list(observations.shape)}"
+            raise file.bad(f"'{NEXT}' has shape {shapes}")
+        if VALID in file.keys:
+            rows, ended = _valid_rows(file, len(observations))
+            following = (observations[1:] if following is None else following[:-1])[rows]
+            observations, actions, rewards = observations[rows], actions[rows], rewards[rows]
+            # A flag of the state after an episode's last transition holds for that transition.
+            terminated, cut_off, either = (
+                flags[rows] | (flags[rows + 1] & ended) for flags in (terminated, cut_off, either)
+            )
+            either |= ended
+        if _says_how(file, "terminated"):
+            cut_off |= either & ~terminated
+        else:
+            terminated |= either & ~cut_off
         if following is not None:
-            if following.shape != observations.shape:
-                shapes = f"{list(following.shape)}, 'observations' has {list(observations.shape)}"
-                raise file.bad(f"'{NEXT}' has shape {shapes}")
             check_successors(file, observations, following, terminated | cut_off)
         return as_rows(observations, actions, rewards, terminated, cut_off, following)
 
@@ -130,29 +144,41 @@ def unused(path: Path) -> list[str]:
         return [key for key in file.keys if key not in _AXES]
 
 
-def _ends(file: Columns, rows: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Where episodes ended in a terminal state, and where they were cut off, `[rows]` each.
-
-    `dones` and its like say that an episode ended, not how: that follows from what `terminals` or `timeouts` say.
-    """
-    sources = {key: end for key, end in END_KEYS.items() if key in file.keys}
-    flags = {kind: np.zeros(rows, np.bool_) for kind in ("terminated", "cut off", "either")}
-    for key, (value, kind) in sources.items():
-        column = _read(file, key, np.dtype(np.bool_))
-        _check_length(file, key, column, rows)
-        flags[kind] |= column == value
-    terminated, cut_off, either = flags.values()
-    kinds = {kind for _, kind in sources.values()}
-    if not kinds:
+def _flags(file: Columns, rows: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
+    """Where episodes ended in a terminal state, were cut off, or ended in either way, `[rows]` each."""
+    if not any(key in file.keys for key in END_KEYS):
         raise file.bad("nothing says where episodes end: mark each one's last row in 'terminals' or 'timeouts'")
-    if kinds == {"either"}:
+    if not (_says_how(file, "terminated") or _says_how(file, "cut off")):
+        names = " and ".join(repr(key) for key in END_KEYS if key in file.keys)
         raise file.bad(
-            f"{' and '.join(map(repr, sources))} say where episodes end, but not how: mark ends in a terminal state in "
-            "'terminals', or those cut off in 'timeouts'"
+            f"{names} say where episodes end, but not how: mark ends in a terminal state in 'terminals', or those cut "
+            "off in 'timeouts'"
         )
-    if "terminated" in kinds:
-        return terminated, cut_off | (either & ~terminated)
-    return either & ~cut_off, cut_off
+    flags = {end: np.zeros(rows, np.bool_) for end in ("terminated", "cut off", "either")}
+    for key, (_, end) in END_KEYS.items():
+        if key in file.keys and key != VALID:
+            flags[end] |= _column(file, key, rows)
+    return flags["terminated"], flags["cut off"], flags["either"]
+
+
+def _says_how(file: Columns, end: str) -> bool:
+    return any(key in file.keys for key, (_, of_key) in END_KEYS.items() if of_key == end)
+
+
+def _valid_rows(file: Columns, rows: int) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    """The rows that start transitions in OGBench's compact form, and which of those end an episode.
+
+    There, an invalid row is the state after an episode's last transition.
+    """
+    valid = _column(file, VALID, rows)
+    transitions = np.flatnonzero(valid[:-1])  # what follows the last row is unknown
+    return transitions, ~valid[transitions + 1]
+
+
+def _column(file: Columns, key: str, rows: int) -> NDArray[np.bool_]:
+    flags = _read(file, key, np.dtype(np.bool_))
+    _check_length(file, key, flags, rows)
+    return flags
 
 
 def _numbers(file: Columns, key: str) -> NDArray[np.float32]:

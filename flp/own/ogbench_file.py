@@ -15,7 +15,16 @@ from numpy.typing import NDArray
 
 from flp.data.archive import Archive, opened, write_npz
 from flp.data.load import FORMAT, check_axes, check_numbers, check_shapes
-from flp.own.columns import END_KEYS, NEXT, REMEDY, check_successors, numeric_header, read_column, without_idle_axes
+from flp.own.columns import (
+    END_KEYS,
+    NEXT,
+    REMEDY,
+    VALID,
+    check_successors,
+    numeric_header,
+    read_column,
+    without_idle_axes,
+)
 from flp.own.splitting import neighbour_of, own_files, validation_split
 from flp.system.artifacts import write_verified
 from flp.system.errors import nearest
@@ -146,7 +155,7 @@ class OwnFile:
             flags = read_column(archive, key, np.dtype(np.bool_), self._shapes[key]) == END_KEYS[key].value
             if flags.all():
                 raise archive.bad(f"'{key}' ends an episode in every row, so there are no transitions")
-            if key == "valids":
+            if key == VALID:
                 ends[:-1] &= ~flags[1:]
             ends |= flags
         names = " or ".join(map(repr, sources))

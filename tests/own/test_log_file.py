@@ -46,13 +46,29 @@ def test_terminations_keep_their_last_reward_and_cuts_lose_a_transition(tmp_path
     assert all(rows[key].dtype == np.float32 for key in ("observations", "actions", "rewards", "masks"))
 
 
-@pytest.mark.parametrize("key", ["dones", "dones_float", "valids"])
+@pytest.mark.parametrize("key", ["dones", "dones_float"])
 @pytest.mark.parametrize("left", [{"terminals": None}, {"timeouts": None}, {}])
 def test_ends_of_no_kind_are_told_apart_by_the_other_key(tmp_path, key, left):
-    ends = np.isin(O[:, 0], (3, 6)) != (key == "valids")
+    ends = np.isin(O[:, 0], (3, 6))
     rows = read_file(save(tmp_path / "x.npz", **arrays(**left, **{key: ends})))
     expected = read_file(save(tmp_path / "y.npz", **arrays()))
     assert all(np.array_equal(rows[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("also", [True, False])
+@pytest.mark.parametrize("left", ["terminals", "timeouts"])
+def test_ogbenchs_compact_form_keeps_to_its_valid_rows(tmp_path, also, left):
+    """Row 3 is the state after a termination, row 6 that after a cut, each marked in the row before it, too, or not."""
+    flags = {"terminals": O[:, 0] == 3, "timeouts": O[:, 0] == 6}
+    if also:
+        flags = {key: flag | np.roll(flag, -1) for key, flag in flags.items()}
+    valids = ~np.isin(O[:, 0], (3, 6))
+    flags = {key: flag if key == left else None for key, flag in flags.items()}
+    rows = read_file(save(tmp_path / "x.npz", **arrays(**flags, valids=valids)))
+    transitions = ~rows["terminals"]
+    assert rows["observations"][transitions, 0].tolist() == [0, 1, 2, 4, 5, 7, 8]
+    assert rows["observations"][np.flatnonzero(transitions) + 1, 0].tolist() == [1, 2, 3, 5, 6, 8, 9]
+    assert rows["masks"][transitions].tolist() == [1, 1, 0, 1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("end", [".npz", ".h5"])
