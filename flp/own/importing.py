@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from flp.data.archive import pieces, write_npz
 from flp.data.load import OWN_FORMAT
-from flp.own.columns import REMEDY, column_scales
 from flp.own.log_file import Rows, read_file, unused
 from flp.own.minari_data import environment_of, local_folder, open_minari, read_minari, reference_of
+from flp.own.reading import REMEDY, column_scales
 from flp.own.splitting import own_files, validation_split
 from flp.own.task import OwnSpec
 from flp.system.errors import FLPError

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flp.data.archive import MAX_BYTES, Convert, Header, opened
-from flp.own.columns import (
+from flp.own.reading import (
     END_KEYS,
     NEXT,
     REMEDY,

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flp.own.columns import REMEDY
 from flp.own.log_file import Rows
+from flp.own.reading import REMEDY
 from flp.system.errors import FLPError
 from flp.system.surroundings import user_path
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from flp.data.archive import Archive, opened, write_npz
 from flp.data.load import FORMAT, check_axes, check_numbers, check_shapes
-from flp.own.columns import (
+from flp.own.reading import (
     END_KEYS,
     NEXT,
     REMEDY,

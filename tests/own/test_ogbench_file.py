@@ -11,8 +11,8 @@ import pytest
 from flp.data.archive import write_npz
 from flp.data.environments import specification
 from flp.data.load import read_dataset, validate
-from flp.own.columns import check_successors
 from flp.own.ogbench_file import OwnFile, import_file
+from flp.own.reading import check_successors
 from flp.own.splitting import own_files
 from flp.system.errors import FLPError
 

@@ -1,4 +1,4 @@
-"""The arrays of a user's file: found under the names in use, converted without loss, or refused.
+"""Reading the arrays of a user's file: known by the names in use, converted without loss, or refused.
 
 A file is only read: it may be the only copy there is.
 """
