@@ -22,7 +22,6 @@ from flp.flow.checkpoint import load_flows
 from flp.learner.compiled import Compiled
 from flp.learner.nets import standardize
 from flp.learner.replay import Replay
-from flp.learner.returns import discount_at
 from flp.learner.trainer import Trainer
 from flp.own.task import OwnSpec
 from flp.params.loading import Params
@@ -222,3 +221,14 @@ class RunBatch:
             n_step=self.params.offline.n_step,
             returns=returns,
         )
+
+
+def discount_at(progress: float, first: float, last: float) -> float:
+    """γ at a fraction of training: 1 − γ decays geometrically from 1 − first to 1 − last over the first half.
+
+    Near rewards are learnt first, and far ones build on them (François-Lavet et al., 2015, "How to Discount Deep
+    Reinforcement Learning: Towards New Dynamic Strategies").
+    """
+    share = min(1.0, 2 * progress)
+    gap: float = (1 - first) ** (1 - share) * (1 - last) ** share
+    return 1 - gap
