@@ -172,6 +172,8 @@ def _valid_rows(file: Columns, rows: int) -> tuple[NDArray[np.intp], NDArray[np.
     """
     valid = _column(file, VALID, rows)
     transitions = np.flatnonzero(valid[:-1])  # what follows the last row is unknown
+    if not len(transitions):
+        raise file.bad(f"'{VALID}' ends an episode in every row, so there are no transitions")
     return transitions, ~valid[transitions + 1]
 
 

@@ -109,6 +109,7 @@ BAD = {
         "'dones' say where .*, but not how",
     ),
     "flags too few": ({"timeouts": np.zeros(9, bool)}, "'timeouts' has 9 rows"),
+    "no valid rows": ({"valids": np.zeros(10, bool)}, "'valids' ends an episode in every row"),
     "unequal": ({"rewards": O[:5, 0]}, "'rewards' has 5 rows"),
     "not a number": ({"rewards": np.full(10, np.nan)}, "NaN"),
     "flags of 2": ({"terminals": O[:, 0]}, "expected 0 and 1"),

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from flp.own import adapter, bring
+from flp.own import adapter, importing
 from flp.own.importing import TaskSource, read_task
 from flp.own.minari_data import read_minari, reference_of
 from flp.system.errors import FLPError
@@ -66,7 +66,7 @@ def arm(monkeypatch):
 
 
 def gathered(monkeypatch, data: Any, **asked: Any) -> Any:
-    monkeypatch.setattr(bring, "open_minari", lambda name: data)
+    monkeypatch.setattr(importing, "open_minari", lambda name: data)
     given = {"environment": "dataset", "kwargs": {}, "success": "none", "actions": None} | asked
     return read_task(TaskSource("arm", None, "arm/x-v0", **given))
 
