@@ -76,41 +76,57 @@ class TaskData:
     reference: tuple[float, float] | None
 
 
+@dataclass(frozen=True, eq=False)
+class _Raw:
+    """Data as read, with what they say about their environment: its id and arguments, and the space of actions."""
+
+    parts: list[Rows]
+    environment: str | None
+    kwargs: dict[str, Any]
+    actions: Any = None
+    reference: tuple[float, float] | None = None
+
+
 def read_task(task: TaskSource) -> TaskData:
     """Read a task's data and compare them with the environment, which is opened to do so.
 
     Raises:
         FLPError: they are not whole or do not fit, in one line.
     """
-    environment, kwargs, space, reference = task.environment, task.kwargs, None, None
-    if task.path is None:
-        from flp.own import adapter
-
-        data = open_minari(task.source)
-        bounded = task.actions is None or adapter.is_bounded(data.action_space)
-        if bounded:
-            adapter.action_range(data.action_space, task.source)
-            if task.actions is not None:
-                raise FLPError(f"{task.dataset}: {task.source} gives the range of actions itself; leave out actions")
-        adapter.observation_dim(data.observation_space, task.source)
-        if environment == OF_DATASET:
-            environment, own = environment_of(data, task.source)
-            kwargs = {**own, **kwargs}
-        order = None
-        if environment is not None:
-            order = adapter.order_of(environment, kwargs, data.observation_space, task.source)
-        parts, reference = [read_minari(data, task.source, order)], reference_of(data)
-        space = data.action_space if bounded else None
-    else:
-        paths = own_files(task.path) or [user_path(task.path)]
-        if extra := unused(paths[0]):
-            print(f"{paths[0]}: not used: {', '.join(map(repr, extra))}", file=sys.stderr)
-        parts = [read_file(path) for path in paths]
-    spec = _spec(task, environment, kwargs, space, parts[0])
-    for rows in parts:
+    raw = _from_minari(task) if task.path is None else _from_files(task, task.path)
+    spec = _spec(task, raw)
+    for rows in raw.parts:
         _fit(task.source, spec, rows)
-    _warn_of_coarse(task.source, parts[0]["observations"])
-    return TaskData(spec, parts, reference)
+    _warn_of_coarse(task.source, raw.parts[0]["observations"])
+    return TaskData(spec, raw.parts, raw.reference)
+
+
+def _from_files(task: TaskSource, path: str) -> _Raw:
+    files = own_files(path) or [user_path(path)]
+    if extra := unused(files[0]):
+        print(f"{files[0]}: not used: {', '.join(map(repr, extra))}", file=sys.stderr)
+    return _Raw([read_file(file) for file in files], task.environment, task.kwargs)
+
+
+def _from_minari(task: TaskSource) -> _Raw:
+    from flp.own import adapter
+
+    data = open_minari(task.source)
+    bounded = task.actions is None or adapter.is_bounded(data.action_space)
+    if bounded:
+        adapter.action_range(data.action_space, task.source)
+        if task.actions is not None:
+            raise FLPError(f"{task.dataset}: {task.source} gives the range of actions itself; leave out actions")
+    adapter.observation_dim(data.observation_space, task.source)
+    environment, kwargs = task.environment, task.kwargs
+    if environment == OF_DATASET:
+        environment, own = environment_of(data, task.source)
+        kwargs = {**own, **kwargs}
+    order = None
+    if environment is not None:
+        order = adapter.order_of(environment, kwargs, data.observation_space, task.source)
+    rows = read_minari(data, task.source, order)
+    return _Raw([rows], environment, kwargs, data.action_space if bounded else None, reference_of(data))
 
 
 def import_task(task: TaskSource, train: Path, validation: Path) -> TaskData:
@@ -130,35 +146,37 @@ def import_task(task: TaskSource, train: Path, validation: Path) -> TaskData:
     return data
 
 
-def _spec(task: TaskSource, environment: str | None, kwargs: dict[str, Any], space: Any, rows: Rows) -> OwnSpec:
+def _spec(task: TaskSource, raw: _Raw) -> OwnSpec:
     """The task's spec; its range of actions is the environment's, else the dataset's, else what the task says."""
-    sizes = {"observation_dim": rows["observations"].shape[1], "action_dim": rows["actions"].shape[1]}
-    common: dict[str, Any] = {"dataset": task.dataset, "success": task.success, **sizes}
-    if environment is not None:
+    rows = raw.parts[0]
+    observation_dim, action_dim = rows["observations"].shape[1], rows["actions"].shape[1]
+    common: dict[str, Any] = {"dataset": task.dataset, "success": task.success}
+    common |= {"observation_dim": observation_dim, "action_dim": action_dim}
+    if raw.environment is not None:
         from flp.own import adapter
 
-        what = f"{task.dataset}: {environment}"
-        env = adapter.open_environment(environment, kwargs)
+        what = f"{task.dataset}: {raw.environment}"
+        env = adapter.open_environment(raw.environment, raw.kwargs)
         try:
             low, high = adapter.action_range(env.action_space, what)
-            if len(low) != sizes["action_dim"]:
-                raise FLPError(f"{what} has actions of {len(low)} numbers, the data have {sizes['action_dim']}")
-            of_data = (low, high) if space is None else adapter.action_range(space, task.source)
-            adapter.compare(env, what, sizes["observation_dim"], of_data)
+            if len(low) != action_dim:
+                raise FLPError(f"{what} has actions of {len(low)} numbers, the data have {action_dim}")
+            of_data = (low, high) if raw.actions is None else adapter.action_range(raw.actions, task.source)
+            adapter.compare(env, what, observation_dim, of_data)
             horizon = int(env.spec.max_episode_steps)
         finally:
             env.close()
-        return OwnSpec(**common, horizon=horizon, environment=environment, kwargs=kwargs, low=low, high=high)
-    if space is not None:
+        return OwnSpec(**common, horizon=horizon, environment=raw.environment, kwargs=raw.kwargs, low=low, high=high)
+    if raw.actions is not None:
         from flp.own import adapter
 
-        low, high = adapter.action_range(space, task.source)
+        low, high = adapter.action_range(raw.actions, task.source)
     else:
         low, high = ((-1.0,), (1.0,)) if task.actions is None else task.actions
-        low, high = (bound * sizes["action_dim"] if len(bound) == 1 else bound for bound in (low, high))
+        low, high = (bound * action_dim if len(bound) == 1 else bound for bound in (low, high))
     for bound in (low, high):
-        if len(bound) != sizes["action_dim"]:
-            problem = f"the range of actions has {len(bound)} numbers, an action {sizes['action_dim']}"
+        if len(bound) != action_dim:
+            problem = f"the range of actions has {len(bound)} numbers, an action {action_dim}"
             raise FLPError(f"{task.dataset}: {problem}")
     longest = int(np.diff(np.flatnonzero(rows["terminals"]), prepend=-1).max()) - 1
     return OwnSpec(**common, horizon=max(1, longest), low=low, high=high)
