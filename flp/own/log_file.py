@@ -1,7 +1,7 @@
 """A user's file of transitions in D4RL's layout, `.npz` or HDF5, read as rows whose last ends an episode.
 
 A row is a state, the action taken there, its reward, and whether the episode then ended: in a terminal state
-(`terminals`), or by being cut off (`timeouts`). The file is only read.
+(`terminals`), or by being truncated (`timeouts`). The file is only read.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def read_file(path: Path) -> Rows:
         for key, array in {"actions": actions, "rewards": rewards, NEXT: following}.items():
             if array is not None:
                 _check_length(file, key, array, len(observations))
-        terminated, cut_off, either = _flags(file, len(observations))
+        terminated, truncated, either = _flags(file, len(observations))
         if following is not None and following.shape != observations.shape:
             shapes = f"{list(following.shape)}, 'observations' has {list(observations.shape)}"
             raise file.bad(f"'{NEXT}' has shape {shapes}")
@@ -125,17 +125,17 @@ def read_file(path: Path) -> Rows:
             following = (observations[1:] if following is None else following[:-1])[rows]
             observations, actions, rewards = observations[rows], actions[rows], rewards[rows]
             # A flag of the state after an episode's last transition holds for that transition.
-            terminated, cut_off, either = (
-                flags[rows] | (flags[rows + 1] & ended) for flags in (terminated, cut_off, either)
+            terminated, truncated, either = (
+                flags[rows] | (flags[rows + 1] & ended) for flags in (terminated, truncated, either)
             )
             either |= ended
         if _says_how(file, "terminated"):
-            cut_off |= either & ~terminated
+            truncated |= either & ~terminated
         else:
-            terminated |= either & ~cut_off
+            terminated |= either & ~truncated
         if following is not None:
-            check_successors(file, observations, following, terminated | cut_off)
-        return as_rows(observations, actions, rewards, terminated, cut_off, following)
+            check_successors(file, observations, following, terminated | truncated)
+        return as_rows(observations, actions, rewards, terminated, truncated, following)
 
 
 def unused(path: Path) -> list[str]:
@@ -145,20 +145,19 @@ def unused(path: Path) -> list[str]:
 
 
 def _flags(file: Columns, rows: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
-    """Where episodes ended in a terminal state, were cut off, or ended in either way, `[rows]` each."""
+    """Where episodes terminated, were truncated, or ended in either way, `[rows]` each."""
     if not any(key in file.keys for key in END_KEYS):
         raise file.bad("nothing says where episodes end: mark each one's last row in 'terminals' or 'timeouts'")
-    if not (_says_how(file, "terminated") or _says_how(file, "cut off")):
-        names = " and ".join(repr(key) for key in END_KEYS if key in file.keys)
+    if not (_says_how(file, "terminated") or _says_how(file, "truncated")):
+        keys = " and ".join(repr(key) for key in END_KEYS if key in file.keys)
         raise file.bad(
-            f"{names} say where episodes end, but not how: mark ends in a terminal state in 'terminals', or those cut "
-            "off in 'timeouts'"
+            f"{keys} say where episodes end, but not how: mark terminations in 'terminals' or truncations in 'timeouts'"
         )
-    flags = {end: np.zeros(rows, np.bool_) for end in ("terminated", "cut off", "either")}
+    flags = {end: np.zeros(rows, np.bool_) for end in ("terminated", "truncated", "either")}
     for key, (_, end) in END_KEYS.items():
         if key in file.keys and key != VALID:
             flags[end] |= _column(file, key, rows)
-    return flags["terminated"], flags["cut off"], flags["either"]
+    return flags["terminated"], flags["truncated"], flags["either"]
 
 
 def _says_how(file: Columns, end: str) -> bool:
@@ -215,23 +214,23 @@ def as_rows(
     actions: NDArray[np.float32],
     rewards: NDArray[np.float32],
     terminated: NDArray[np.bool_],
-    cut_off: NDArray[np.bool_],
+    truncated: NDArray[np.bool_],
     following: NDArray[np.float32] | None,
 ) -> Rows:
     """Transitions in D4RL's layout, with an extra row at the end of each episode whose last state is known or unneeded.
 
     The state after a termination is never looked at (its mask is 0), so any state can stand in for it. The state after
-    a cut is needed: without `following`, the row before it is the episode's last and starts no transition.
+    a truncation is needed: without `following`, the row before it is the episode's last and starts no transition.
 
     Args:
         observations: `[n, o]`.
         actions: `[n, a]`.
         rewards: `[n]`.
-        terminated: `[n]`, where an episode ended in a terminal state.
-        cut_off: `[n]`, where an episode was cut off.
+        terminated: `[n]`, where an episode terminated.
+        truncated: `[n]`, where an episode was truncated.
         following: the next observations `[n, o]`, if known.
     """
-    ends = terminated | cut_off
+    ends = terminated | truncated
     ends[-1] = True
     extra = ends & (terminated if following is None else True)
     place = np.arange(len(ends)) + np.cumsum(extra) - extra

@@ -24,18 +24,18 @@ class EndKey(NamedTuple):
 
     Attributes:
         value: what marks the last row.
-        end: how the episode then ended: in a terminal state, cut off, or not said.
+        end: how the episode then ended: terminated, truncated, or either of them.
     """
 
     value: bool
-    end: Literal["terminated", "cut off", "either"]
+    end: Literal["terminated", "truncated", "either"]
 
 
 END_KEYS = {
     "terminals": EndKey(True, "terminated"),
-    "timeouts": EndKey(True, "cut off"),
+    "timeouts": EndKey(True, "truncated"),
     "terminations": EndKey(True, "terminated"),
-    "truncations": EndKey(True, "cut off"),
+    "truncations": EndKey(True, "truncated"),
     "dones": EndKey(True, "either"),
     "dones_float": EndKey(True, "either"),
     VALID: EndKey(False, "either"),
