@@ -111,7 +111,7 @@ def learning_curves(results: Results, dataset: str) -> Panels:
 
 
 def _band_note(results: Results) -> str:
-    return "Lines are means over seeds; bands span the seeds." if len(results.params.seeds) > 1 else ""
+    return "Lines are means over seeds, bands their range." if len(results.params.seeds) > 1 else ""
 
 
 def _learning_legend(rows: pd.DataFrame, agents: Sequence[str]) -> list[LegendEntry]:
