@@ -49,6 +49,7 @@ def make_trainer(
         discount=offline.discount,
         n_step=offline.n_step,
         returns=learner.uses_returns,
+        next_actions=learner.uses_next_actions,
     )
     autocast = torch.bfloat16 if offline.precision == "bfloat16" else None
     update = Compiled(learner.update) if offline.compile else None

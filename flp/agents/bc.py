@@ -36,7 +36,6 @@ class BC(Agent):
         return -log_prob(self.actor(batch["observations"]), batch["actions"]).mean(1)
 
     @torch.no_grad()
-    def act(self, observations: Tensor, streams: RunStreams) -> tuple[Tensor, Tensor]:
+    def act(self, observations: Tensor, streams: RunStreams) -> Tensor:
         """The mean, as at temperature 0."""
-        actions = self.actor(observations).clamp(-1, 1)
-        return actions, actions
+        return self.actor(observations).clamp(-1, 1)

@@ -14,11 +14,11 @@ from torch import Tensor
 from flp.learner.nets import aggregate, follow
 from flp.learner.optimizers import Adam, descend
 from flp.learner.trainable import Batch, Logs
-from flp.parts.base import Agent, Spec, settings_of
+from flp.parts.base import Agent, Spec
 from flp.parts.common import critic_logs
 from flp.parts.consistency import Consistency, level_count
 from flp.parts.mish import MishCritic
-from flp.parts.selection import best_of_n, each, rank
+from flp.parts.selection import best_of_n, q_values
 from flp.randomness.streams import RunStreams
 
 
@@ -29,7 +29,7 @@ class CAC(Agent):
 
     def __init__(self, spec: Spec) -> None:
         super().__init__()
-        o, own = spec.offline, settings_of(spec, "cac")
+        o, own = spec.offline, spec.offline.baselines.cac
         self.own, self.discount, self.target_rate = own, spec.discount, o.target_rate
         self.action_dim, self.candidates = spec.action_dim, (own.candidates,) * len(spec.streams)
         sizes = spec.observation_dim, spec.action_dim, own.hidden or o.hidden
@@ -37,9 +37,7 @@ class CAC(Agent):
         self.average = deepcopy(self.actor).requires_grad_(False)
         self.critic = MishCritic(spec.streams, *sizes, members=o.critics)
         self.target_critic = deepcopy(self.critic).requires_grad_(False)
-        # Counted on the device, so that captured updates know the schedule.
-        self.updates: Tensor
-        self.register_buffer("updates", torch.zeros((), dtype=torch.int64, device=spec.streams.device))
+        self.count_updates(spec.streams.device)
         self.optimizers = [
             Adam(network.parameters(), o.learning_rate, clip_norm=own.clip_norm, runs=len(spec.streams))
             for network in (self.actor, self.critic)
@@ -96,8 +94,10 @@ class CAC(Agent):
     def drawn(self, policy: Consistency, observations: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """A policy's actions of noise `[R, B, n, 2, a]`, `[R, B, n, a]`, and every Q_φ⁻ of them, `[R, E, B, n]`."""
         n = noise.shape[2]
-        actions = policy.sample(each(observations, n), noise.flatten(1, 2)).view(len(noise), -1, n, self.action_dim)
-        return actions, rank(self.target_critic, observations, actions)
+        actions = policy.sample(observations.repeat_interleave(n, 1), noise.flatten(1, 2)).view(
+            len(noise), -1, n, self.action_dim
+        )
+        return actions, q_values(self.target_critic, observations, actions)
 
     @torch.no_grad()
     def value(self, observations: Tensor, actions: Tensor) -> Tensor:
@@ -105,10 +105,9 @@ class CAC(Agent):
         return aggregate(self.target_critic(observations, actions), "min")
 
     @torch.no_grad()
-    def act(self, observations: Tensor, streams: RunStreams) -> tuple[Tensor, Tensor]:
+    def act(self, observations: Tensor, streams: RunStreams) -> Tensor:
         """Draw n actions and take one with probability softmax(min Q_φ⁻), as the best of q + Gumbel noise."""
         batch, n = observations.shape[1], self.candidates[0]  # the same for every run
         drawn, q = self.drawn(self.actor, observations, streams.normal(batch, n, 2, self.action_dim))
         gumbel = -torch.log(-torch.log(streams.uniform(batch, n)))
-        actions = best_of_n(aggregate(q, "min") + gumbel, drawn)
-        return actions, actions
+        return best_of_n(aggregate(q, "min") + gumbel, drawn)

@@ -15,10 +15,10 @@ from flp.learner.nets import aggregate, follow
 from flp.learner.optimizers import Adam, descend
 from flp.learner.rectified import OrthogonalCritic
 from flp.learner.trainable import Batch, Logs
-from flp.parts.base import Agent, Spec, settings_of
+from flp.parts.base import Agent, Spec
 from flp.parts.common import critic_logs
 from flp.parts.conservative import Pressure
-from flp.parts.selection import rank
+from flp.parts.selection import q_values
 from flp.parts.tanh_gaussian import ScaledTanhGaussian, squashed
 from flp.randomness.streams import RunStreams
 
@@ -32,7 +32,7 @@ class CalQL(Agent):
 
     def __init__(self, spec: Spec) -> None:
         super().__init__()
-        o, own = spec.offline, settings_of(spec, "calql")
+        o, own = spec.offline, spec.offline.baselines.calql
         self.action_dim, self.discount, self.target_rate = spec.action_dim, spec.discount, o.target_rate
         self.value_scale, self.draws = own.reward_scale, own.draws
         sizes = spec.observation_dim, spec.action_dim, o.hidden
@@ -66,7 +66,7 @@ class CalQL(Agent):
     def actor_loss(self, batch: Batch, noise: Tensor) -> tuple[Tensor, Logs]:
         """α log π − min Q(s, a), and −log α · (log π + H̄) with H̄ = −|A|, per run `[R]`."""
         actions, log_prob = self.drawn(batch["observations"], noise)
-        q = aggregate(rank(self.critic, batch["observations"], actions), "min")
+        q = aggregate(q_values(self.critic, batch["observations"], actions), "min")
         alpha = self.log_alpha.exp().detach()
         loss = alpha * log_prob.mean((1, 2)) - q.mean((1, 2))
         temperature_loss = -self.log_alpha * (log_prob.detach().mean((1, 2)) - self.action_dim)
@@ -94,7 +94,7 @@ class CalQL(Agent):
             at_next, next_log_prob = self.drawn(batch["next_observations"], noise["next"])
             at_now, now_log_prob = self.drawn(observations, noise["now"])
         actions = torch.cat([2 * noise["random"] - 1, at_next, at_now, batch["actions"].unsqueeze(2)], 2)
-        q_random, q_policy, q = torch.split(rank(self.critic, observations, actions), [n, 2 * n, 1], -1)
+        q_random, q_policy, q = torch.split(q_values(self.critic, observations, actions), [n, 2 * n, 1], -1)
         earned = (self.value_scale * batch["returns"])[:, None, :, None]
         raised = (q_policy < earned).float().mean((1, 2, 3))
         q_policy = torch.maximum(q_policy, earned) - torch.cat([next_log_prob, now_log_prob], -1).unsqueeze(1)
@@ -106,7 +106,7 @@ class CalQL(Agent):
     def target(self, batch: Batch, noise: Tensor) -> Tensor:
         """y = r + γ · mask · max over draws a′ of min Q_φ⁻(s′, a′), without entropy, `[R, B]`."""
         actions, _ = self.drawn(batch["next_observations"], noise)
-        q = aggregate(rank(self.target_critic, batch["next_observations"], actions), "min").amax(-1)
+        q = aggregate(q_values(self.target_critic, batch["next_observations"], actions), "min").amax(-1)
         y: Tensor = self.value_scale * batch["rewards"] + self.discount * batch["masks"] * q
         return y
 
@@ -122,10 +122,9 @@ class CalQL(Agent):
         return q
 
     @torch.no_grad()
-    def act(self, observations: Tensor, streams: RunStreams) -> tuple[Tensor, Tensor]:
+    def act(self, observations: Tensor, streams: RunStreams) -> Tensor:
         """The policy without noise."""
-        actions = self.policy(observations)[0].tanh()
-        return actions, actions
+        return self.policy(observations)[0].tanh()
 
     @torch.no_grad()
     def explore(self, observations: Tensor, streams: RunStreams) -> tuple[Tensor, Tensor]:

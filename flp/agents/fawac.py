@@ -9,7 +9,7 @@ from flp.learner.nets import Value, follow
 from flp.learner.optimizers import Adam, descend
 from flp.learner.trainable import Batch, Logs
 from flp.parts.actor_critic import ActorCritic
-from flp.parts.base import Spec, settings_of
+from flp.parts.base import Spec
 from flp.parts.common import FlowAgent, td_loss
 from flp.randomness.streams import RunStreams
 
@@ -20,7 +20,7 @@ class FAWAC(FlowAgent, ActorCritic):
     restraint = "lower offline.baselines.fawac.alpha"
 
     def __init__(self, spec: Spec) -> None:
-        o, own = spec.offline, settings_of(spec, "fawac")
+        o, own = spec.offline, spec.offline.baselines.fawac
         super().__init__(spec, "joint", own.flow_steps)
         self.build_critic(spec)
         self.alpha, self.max_weight = own.alpha, own.max_weight

@@ -32,8 +32,7 @@ class FBC(FlowAgent):
         return {"flow_loss": loss.detach()}
 
     @torch.no_grad()
-    def act(self, observations: Tensor, streams: RunStreams) -> tuple[Tensor, Tensor]:
+    def act(self, observations: Tensor, streams: RunStreams) -> Tensor:
         """Draw z ~ N(0, I) and decode it."""
         z = streams.normal(observations.shape[1], self.action_dim)
-        actions = self.behavior.decode(observations, z)
-        return actions, actions
+        return self.behavior.decode(observations, z)

@@ -7,7 +7,7 @@ from torch import Tensor
 from flp.learner.optimizers import Adam
 from flp.learner.trainable import Batch, Logs
 from flp.parts.actor_critic import ActorCritic
-from flp.parts.base import Spec, settings_of
+from flp.parts.base import Spec
 from flp.parts.common import FlowAgent
 from flp.randomness.streams import RunStreams
 
@@ -18,7 +18,7 @@ class FBRAC(FlowAgent, ActorCritic):
     restraint = "raise offline.baselines.fbrac.alpha"
 
     def __init__(self, spec: Spec) -> None:
-        o, own = spec.offline, settings_of(spec, "fbrac")
+        o, own = spec.offline, spec.offline.baselines.fbrac
         super().__init__(spec, "joint", own.flow_steps)
         self.build_critic(spec)
         self.alpha = own.alpha

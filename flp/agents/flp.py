@@ -17,7 +17,7 @@ from flp.learner.trainable import Batch, Logs
 from flp.parts.base import Agent, Spec
 from flp.parts.common import make_critic, td_loss
 from flp.parts.latent import LatentPolicy, kl_to_prior, sample
-from flp.parts.selection import best_of_n, log_weights, rank, resample, weighted_mean
+from flp.parts.selection import best_of_n, log_weights, q_values, resample, weighted_mean
 from flp.randomness.streams import RunStreams
 
 
@@ -116,15 +116,15 @@ class FLP(Agent):
         return batch["rewards"] + self.discount * batch["masks"] * v
 
     def propose(
-        self, critic: Critic, observations: Tensor, noise: Tensor, surplus: Tensor | None, spread: float = 1.0
+        self, critic: Critic, observations: Tensor, noise: Tensor, surplus: Tensor | None, noise_scale: float = 1.0
     ) -> Proposed:
-        """Candidates μ + spread · σ · noise `[R, B, N, d]`, valued; a run's surplus ones are worth −∞."""
+        """Candidates μ + noise_scale · σ · noise `[R, B, N, d]` and their values; −∞ for a run's surplus ones."""
         mean, log_std = self.policy(observations)
-        candidates = sample(mean.unsqueeze(2), log_std.unsqueeze(2), spread * noise)
-        values = aggregate(rank(critic, observations, candidates), self.aggregation)
+        candidates = sample(mean.unsqueeze(2), log_std.unsqueeze(2), noise_scale * noise)
+        values = aggregate(q_values(critic, observations, candidates), self.aggregation)
         weights = log_weights(values, self.temperature * self.weight(), candidates, noise)
         if surplus is not None:
-            values, weights = (each.masked_fill(surplus, -torch.inf) for each in (values, weights))
+            values, weights = (scores.masked_fill(surplus, -torch.inf) for scores in (values, weights))
         return Proposed(candidates, values, weights)
 
     @torch.no_grad()
@@ -134,31 +134,35 @@ class FLP(Agent):
         return aggregate(self.critic(observations, latents), self.aggregation)
 
     @torch.no_grad()
-    def act(self, observations: Tensor, streams: RunStreams) -> tuple[Tensor, Tensor]:
-        """Draw N latents with `acting_noise` times σ, keep the best or resample one, decode it; at 0 it is μ."""
-        if self.acting_noise == 0:
-            z, _ = self.policy(observations)
-            return self.flow.decode(observations, z), z
-        return self._choose(observations, streams, self.acting_noise)
+    def act(self, observations: Tensor, streams: RunStreams) -> Tensor:
+        """Decode the chosen latent, clipped to [-1, 1]."""
+        return self.flow.decode(observations, self.latents(observations, streams))
 
     @torch.no_grad()
     def explore(self, observations: Tensor, streams: RunStreams) -> tuple[Tensor, Tensor]:
-        """Like `act`, with all of the policy's noise; the latent itself is what is stored."""
-        return self._choose(observations, streams, 1.0)
+        """Like `act`, but with the policy's full noise; the latent itself is what is stored."""
+        z = self.choose(observations, streams, 1.0)
+        return self.flow.decode(observations, z), z
 
-    def _choose(self, observations: Tensor, streams: RunStreams, spread: float) -> tuple[Tensor, Tensor]:
+    @torch.no_grad()
+    def latents(self, observations: Tensor, streams: RunStreams) -> Tensor:
+        """The latents `[R, B, d]` that `act` decodes: μ if `acting_noise` is 0, else one of N draws."""
+        if self.acting_noise == 0:
+            mean: Tensor = self.policy(observations)[0]
+            return mean
+        return self.choose(observations, streams, self.acting_noise)
+
+    def choose(self, observations: Tensor, streams: RunStreams, noise_scale: float) -> Tensor:
+        """The best of N latents of N(μ, (noise_scale · σ)²), or one resampled from them: `[R, B, d]`."""
         batch = observations.shape[1]
         noise = streams.normals(self.candidates, batch, self.flow.field.action_dim)
-        if max(self.candidates) == 1 and not self.resamples:  # nothing to choose: the critic is not asked
+        if max(self.candidates) == 1 and not self.resamples:  # nothing to choose, so the critic is not evaluated
             mean, log_std = self.policy(observations)
-            z = sample(mean, log_std, spread * noise.squeeze(2))
-            return self.flow.decode(observations, z), z
-        proposed = self.propose(self.critic, observations, noise, self.surplus, spread)
+            return sample(mean, log_std, noise_scale * noise.squeeze(2))
+        proposed = self.propose(self.critic, observations, noise, self.surplus, noise_scale)
         if self.resamples:
-            z = resample(proposed.log_weights, proposed.candidates, streams.uniform(batch, 1))
-        else:
-            z = best_of_n(proposed.values, proposed.candidates)
-        return self.flow.decode(observations, z), z
+            return resample(proposed.log_weights, proposed.candidates, streams.uniform(batch, 1))
+        return best_of_n(proposed.values, proposed.candidates)
 
     @torch.no_grad()
     def behave(self, observations: Tensor, streams: RunStreams) -> Tensor:

@@ -9,7 +9,7 @@ from flp.learner.nets import MLP
 from flp.learner.optimizers import Adam
 from flp.learner.trainable import Batch, Logs
 from flp.parts.actor_critic import ActorCritic
-from flp.parts.base import Spec, settings_of
+from flp.parts.base import Spec
 from flp.parts.common import FlowAgent
 from flp.randomness.streams import RunStreams
 
@@ -20,7 +20,7 @@ class FQL(FlowAgent, ActorCritic):
     restraint = "raise offline.baselines.fql.alpha"
 
     def __init__(self, spec: Spec) -> None:
-        o, own = spec.offline, settings_of(spec, "fql")
+        o, own = spec.offline, spec.offline.baselines.fql
         super().__init__(spec, own.flow, own.flow_steps)
         self.alpha, self.normalize_q = own.alpha, own.normalize_q
         self.actor = MLP(spec.streams, spec.observation_dim + spec.action_dim, o.hidden, spec.action_dim)

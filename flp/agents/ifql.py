@@ -8,9 +8,9 @@ from torch import Tensor
 from flp.learner.nets import follow
 from flp.learner.optimizers import Adam, descend
 from flp.learner.trainable import Batch, Logs
-from flp.parts.base import Spec, settings_of
+from flp.parts.base import Spec
 from flp.parts.common import FlowAgent, InSampleValues
-from flp.parts.selection import best_of_n, each
+from flp.parts.selection import take_best
 from flp.randomness.streams import RunStreams
 
 
@@ -20,7 +20,7 @@ class IFQL(FlowAgent):
     restraint = "lower offline.baselines.ifql.expectile"
 
     def __init__(self, spec: Spec) -> None:
-        o, own = spec.offline, settings_of(spec, "ifql")
+        o, own = spec.offline, spec.offline.baselines.ifql
         super().__init__(spec, own.flow, own.flow_steps)
         self.candidates = (own.candidates,) * len(spec.streams)
         self.target_rate = o.target_rate
@@ -46,12 +46,9 @@ class IFQL(FlowAgent):
         return self.values.q(observations, actions)
 
     @torch.no_grad()
-    def act(self, observations: Tensor, streams: RunStreams) -> tuple[Tensor, Tensor]:
+    def act(self, observations: Tensor, streams: RunStreams) -> Tensor:
         """Decode N draws and take the one with the largest min Q."""
         batch, n = observations.shape[1], self.candidates[0]  # the same for every run
-        repeated = each(observations, n)
-        noise = streams.normal(batch, n, self.action_dim).flatten(1, 2)
-        candidates = self.behavior.decode(repeated, noise)
-        values = self.values.q(repeated, candidates)
-        actions = best_of_n(values.view(-1, batch, n), candidates.view(-1, batch, n, self.action_dim))
-        return actions, actions
+        repeated = observations.repeat_interleave(n, 1)
+        actions = self.behavior.decode(repeated, streams.normal(batch, n, self.action_dim).flatten(1, 2))
+        return take_best(self.values.q(repeated, actions), actions, n)

@@ -8,7 +8,7 @@ from torch import Tensor
 from flp.learner.nets import aggregate, follow
 from flp.learner.optimizers import Adam, descend
 from flp.learner.trainable import Batch, Logs
-from flp.parts.base import Agent, Spec, settings_of
+from flp.parts.base import Agent, Spec
 from flp.parts.common import GaussianActor, InSampleValues, log_prob
 from flp.randomness.streams import RunStreams
 
@@ -20,7 +20,7 @@ class IQL(Agent):
 
     def __init__(self, spec: Spec) -> None:
         super().__init__()
-        o, own = spec.offline, settings_of(spec, "iql")
+        o, own = spec.offline, spec.offline.baselines.iql
         self.alpha, self.max_weight, self.target_rate = own.alpha, own.max_weight, o.target_rate
         self.actor = GaussianActor(spec.streams, spec.observation_dim, spec.action_dim, o.hidden)
         self.values = InSampleValues(spec, own.expectile)
@@ -52,10 +52,9 @@ class IQL(Agent):
         return self.values.q(observations, actions)
 
     @torch.no_grad()
-    def act(self, observations: Tensor, streams: RunStreams) -> tuple[Tensor, Tensor]:
+    def act(self, observations: Tensor, streams: RunStreams) -> Tensor:
         """The mean, as at temperature 0."""
-        actions = self.actor(observations).clamp(-1, 1)
-        return actions, actions
+        return self.actor(observations).clamp(-1, 1)
 
     @torch.no_grad()
     def explore(self, observations: Tensor, streams: RunStreams) -> tuple[Tensor, Tensor]:

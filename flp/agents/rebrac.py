@@ -10,7 +10,7 @@ from torch import Tensor
 from flp.learner.nets import aggregate, follow
 from flp.learner.optimizers import Adam, can_branch, descend
 from flp.learner.trainable import Batch, Logs
-from flp.parts.base import Agent, Spec, settings_of
+from flp.parts.base import Agent, Spec
 from flp.parts.common import GaussianActor, make_critic, td_loss
 from flp.randomness.streams import RunStreams
 
@@ -18,11 +18,12 @@ from flp.randomness.streams import RunStreams
 class ReBRAC(Agent):
     """R deterministic policies a = tanh μ_θ(s) with clipped double Q."""
 
+    uses_next_actions = True
     restraint = "raise offline.baselines.rebrac.alpha_actor"
 
     def __init__(self, spec: Spec) -> None:
         super().__init__()
-        o, own = spec.offline, settings_of(spec, "rebrac")
+        o, own = spec.offline, spec.offline.baselines.rebrac
         self.discount, self.target_rate = spec.discount, o.target_rate
         self.alpha_actor, self.alpha_critic = own.alpha_actor, own.alpha_critic
         self.actor_every, self.noise, self.noise_clip = own.actor_every, own.noise, own.noise_clip
@@ -30,9 +31,7 @@ class ReBRAC(Agent):
         self.actor = GaussianActor(spec.streams, spec.observation_dim, spec.action_dim, o.hidden, tanh=True)
         self.target_actor = deepcopy(self.actor).requires_grad_(False)
         self.critic, self.target_critic = make_critic(spec)
-        # Counted on the device, so that captured updates know which of them move the actor.
-        self.updates: Tensor
-        self.register_buffer("updates", torch.zeros((), dtype=torch.int64, device=spec.streams.device))
+        self.count_updates(spec.streams.device)
         self.optimizers = [
             Adam(self.actor.parameters(), o.learning_rate),
             Adam(self.critic.parameters(), o.learning_rate),
@@ -96,10 +95,9 @@ class ReBRAC(Agent):
         return aggregate(self.critic(observations, actions), "min")
 
     @torch.no_grad()
-    def act(self, observations: Tensor, streams: RunStreams) -> tuple[Tensor, Tensor]:
+    def act(self, observations: Tensor, streams: RunStreams) -> Tensor:
         """The policy without noise, as at temperature 0."""
-        actions = self.actor(observations)
-        return actions, actions
+        return self.actor(observations)
 
     @torch.no_grad()
     def explore(self, observations: Tensor, streams: RunStreams) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from flp.learner.optimizers import Adam
 from flp.learner.trainable import Batch, Logs
 from flp.parts.actor_critic import ActorCritic
-from flp.parts.base import Spec, settings_of
+from flp.parts.base import Spec
 from flp.parts.tanh_gaussian import TanhGaussian, squashed
 from flp.randomness.streams import RunStreams
 
@@ -26,7 +26,7 @@ class RLPD(ActorCritic):
 
     def __init__(self, spec: Spec) -> None:
         super().__init__()
-        o, own = spec.offline, settings_of(spec, "rlpd")
+        o, own = spec.offline, spec.offline.baselines.rlpd
         self.target_entropy = own.target_entropy * spec.action_dim
         self.actor = TanhGaussian(spec.streams, spec.observation_dim, spec.action_dim, o.hidden)
         start = torch.full((len(spec.streams),), math.log(own.initial_temperature), device=spec.streams.device)
@@ -55,12 +55,12 @@ class RLPD(ActorCritic):
         return loss, {"actor_q": q.detach(), "entropy": entropy, "temperature": alpha.detach()}
 
     @torch.no_grad()
-    def act(self, observations: Tensor, streams: RunStreams) -> tuple[Tensor, Tensor]:
+    def act(self, observations: Tensor, streams: RunStreams) -> Tensor:
         """tanh μ_θ(s), without noise."""
-        actions = self.actor(observations)[0].tanh()
-        return actions, actions
+        return self.actor(observations)[0].tanh()
 
     @torch.no_grad()
     def explore(self, observations: Tensor, streams: RunStreams) -> tuple[Tensor, Tensor]:
         """A draw of the policy."""
-        return super().act(observations, streams)
+        actions = super().act(observations, streams)
+        return actions, actions

@@ -11,7 +11,7 @@ from torch import Tensor
 from flp.learner.optimizers import Adam, descend
 from flp.learner.rectified import RectifiedMLP
 from flp.learner.trainable import Batch, Logs
-from flp.parts.base import Spec, settings_of
+from flp.parts.base import Spec
 from flp.parts.diffusion import DiffusionAgent
 from flp.randomness.streams import RunStreams
 
@@ -22,13 +22,11 @@ class SRPO(DiffusionAgent):
     restraint = "lower offline.baselines.srpo.expectile"
 
     def __init__(self, spec: Spec) -> None:
-        super().__init__(spec, "srpo")
-        o, own = spec.offline, settings_of(spec, "srpo")
+        o, own = spec.offline, spec.offline.baselines.srpo
+        super().__init__(spec, own)
         self.beta, self.normalize_gradient, self.actor_start = own.beta, own.normalize_gradient, own.actor_start
         self.actor = RectifiedMLP(spec.streams, spec.observation_dim, own.actor_hidden or o.hidden, spec.action_dim)
-        # Counted on the device, so that captured updates know which of them move the actor.
-        self.updates: Tensor
-        self.register_buffer("updates", torch.zeros((), dtype=torch.int64, device=spec.streams.device))
+        self.count_updates(spec.streams.device)
         self.optimizers.append(Adam(self.actor.parameters(), o.learning_rate, decay_steps=own.cosine_steps or o.steps))
 
     def draw(self, streams: RunStreams, updates: int, batch_size: int) -> dict[str, Tensor]:
@@ -77,7 +75,6 @@ class SRPO(DiffusionAgent):
         return q.detach(), slope
 
     @torch.no_grad()
-    def act(self, observations: Tensor, streams: RunStreams) -> tuple[Tensor, Tensor]:
+    def act(self, observations: Tensor, streams: RunStreams) -> Tensor:
         """The policy, which has no noise."""
-        actions = self.policy(observations)
-        return actions, actions
+        return self.policy(observations)

@@ -11,24 +11,6 @@ from flp.learner.returns import last_of, monte_carlo, sum_ahead
 from flp.learner.trainable import Batch
 
 
-class Transitions(dict[str, Tensor]):
-    """A batch. An agent that asks for `next_actions` and `has_next_action` gets them too, and others do not pay.
-
-    `next_actions` `[R, B, a]` are those stored in the next states; `has_next_action` `[R, B]` is 0 where those belong
-    to another trajectory or are not there.
-    """
-
-    def __init__(self, entries: Batch, replay: Replay, indices: Tensor) -> None:
-        super().__init__(entries)
-        self._replay, self._indices = replay, indices
-
-    def __missing__(self, name: str) -> Tensor:
-        if name not in ("next_actions", "has_next_action"):
-            raise KeyError(name)
-        self.update(self._replay.successors(self._indices))
-        return self[name]
-
-
 class Replay:
     """A merged offline and online buffer with uniform sampling, R runs wide.
 
@@ -46,8 +28,9 @@ class Replay:
         capacity: online transitions to make room for; later ones overwrite the oldest online ones.
         discount: γ, of rewards that are summed; a tensor of no dimension where it changes.
         n_step: n of the n-step returns that batches have for rewards, with what is left of the discount in `masks`.
-        returns: whether batches have Monte-Carlo `returns` `[R, B]` too, for agents with use for them. Those of an
-            online episode are −∞ until it has ended.
+        returns: whether batches include Monte-Carlo `returns` `[R, B]`; −∞ while an online episode is under way.
+        next_actions: whether batches include `next_actions` `[R, B, a]`, those stored in the next states, and
+            `has_next_action` `[R, B]`, 0 where the next state belongs to another trajectory or is missing.
     """
 
     def __init__(
@@ -64,6 +47,7 @@ class Replay:
         discount: Tensor | float = 0.0,
         n_step: int = 1,
         returns: bool = False,
+        next_actions: bool = False,
     ) -> None:
         self.observations, self.transitions = observations, transitions
         self.actions, self.rewards, self.masks = actions, rewards, masks
@@ -78,7 +62,7 @@ class Replay:
             "rewards": new(runs, capacity),
             "masks": new(runs, capacity),
         }
-        self.discount, self.n_step = discount, n_step
+        self.discount, self.n_step, self.next_actions = discount, n_step, next_actions
         last = last_of(transitions.cpu())
         self.last = last.to(transitions.device)
         self.returns: Tensor | None = None
@@ -128,8 +112,10 @@ class Replay:
 
     def batch(self, indices: Tensor) -> Batch:
         """Gather transitions by indices `[R, B]` into `len(self)`: each entry `[R, B, ...]`."""
-        if self.added == 0:
-            return Transitions(self._offline(indices), self, indices)
+        entries = self._offline(indices) if self.added == 0 else self._merged(indices)
+        return entries | self.successors(indices) if self.next_actions else entries
+
+    def _merged(self, indices: Tensor) -> Batch:
         is_online = indices >= self.offline_size
         offline = self._offline(indices.clamp(max=self.offline_size - 1))
         online = self._online((indices - self.offline_size).clamp(min=0))
@@ -137,7 +123,7 @@ class Replay:
         for name, old in offline.items():
             pick = is_online.unsqueeze(-1) if old.dim() == 3 else is_online
             merged[name] = torch.where(pick, online[name], old)
-        return Transitions(merged, self, indices)
+        return merged
 
     def successors(self, indices: Tensor) -> Batch:
         """The actions in the next states of `batch(indices)`, and whether the same trajectory goes on there."""

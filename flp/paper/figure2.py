@@ -212,7 +212,7 @@ def run(settings: Figure2, fit: Fit = fit) -> Result:
     policies = {}
     for name, values in strengths.items():
         agent, runs = train(toy, name, values), len(values)
-        policies[name] = agent.act(torch.zeros(runs, SHOWN, 1), toy.streams("draws", runs))[0]
+        policies[name] = agent.act(torch.zeros(runs, SHOWN, 1), toy.streams("draws", runs))
     return Result(toy.actions[:SHOWN], flow, strengths, policies)
 
 

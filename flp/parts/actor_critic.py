@@ -69,7 +69,6 @@ class ActorCritic(Agent):
         return aggregate(self.critic(observations, actions), self.aggregation)
 
     @torch.no_grad()
-    def act(self, observations: Tensor, streams: RunStreams) -> tuple[Tensor, Tensor]:
-        """Draw z ~ N(0, I), and the policy's action of it."""
-        actions = self.actions(observations, streams.normal(observations.shape[1], self.action_dim))
-        return actions, actions
+    def act(self, observations: Tensor, streams: RunStreams) -> Tensor:
+        """Draw z ~ N(0, I) and map it to an action."""
+        return self.actions(observations, streams.normal(observations.shape[1], self.action_dim))

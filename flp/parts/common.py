@@ -7,7 +7,7 @@ the parameters before the update, and the target critic follows the critic befor
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 
 import torch
@@ -34,6 +34,8 @@ class GaussianActor(nn.Module):
         hidden: widths of the hidden layers.
         tanh: squash the mean.
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(
         self,
@@ -67,6 +69,8 @@ class DiagonalGaussian(nn.Module):
         log_std_range: clamp of log σ.
         zero_head: start at N(0, I).
     """
+
+    __call__: Callable[..., tuple[Tensor, Tensor]]
 
     def __init__(
         self,

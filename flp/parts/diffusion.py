@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from copy import deepcopy
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +17,8 @@ from flp.learner.nets import aggregate, follow
 from flp.learner.optimizers import Adam, descend
 from flp.learner.rectified import RectifiedCritic, RectifiedValue
 from flp.learner.trainable import Batch, Logs
-from flp.parts.base import Agent, Spec, settings_of
+from flp.params import baselines
+from flp.parts.base import Agent, Spec
 from flp.parts.common import InSampleValues, td_loss
 from flp.randomness.streams import RunStreams
 
@@ -33,7 +33,7 @@ def retained(steps: int) -> list[float]:
 class Diffusion(nn.Module):
     """Actions by denoising (DDPM, Ho et al. 2020) with the predicted noise ε_φ(s, x, k), one model per run."""
 
-    def __init__(self, spec: Spec, own: Any) -> None:
+    def __init__(self, spec: Spec, own: baselines.Diffusion) -> None:
         super().__init__()
         self.alphas = retained(own.diffusion_steps)
         self.model = Denoiser(spec.streams, spec.observation_dim, spec.action_dim, own.width, own.blocks)
@@ -77,7 +77,7 @@ class Diffusion(nn.Module):
 class RectifiedValues(InSampleValues):
     """V(s) and Q(s, a) of implicit Q-learning as IDQL has them; the target critics are what is asked."""
 
-    def __init__(self, spec: Spec, own: Any) -> None:
+    def __init__(self, spec: Spec, own: baselines.Diffusion) -> None:
         nn.Module.__init__(self)
         o, hidden = spec.offline, own.value_hidden or spec.offline.hidden
         self.expectile, self.discount = own.expectile, spec.discount
@@ -97,11 +97,11 @@ class RectifiedValues(InSampleValues):
 
 
 class DiffusionAgent(Agent):
-    """Base of agents with such a behaviour model and such values; their section is called `name`."""
+    """Base of agents with such a behaviour model and such values; `own` is the algorithm's section."""
 
-    def __init__(self, spec: Spec, name: str) -> None:
+    def __init__(self, spec: Spec, own: baselines.Diffusion) -> None:
         super().__init__()
-        o, own = spec.offline, settings_of(spec, name)
+        o = spec.offline
         self.action_dim, self.target_rate = spec.action_dim, o.target_rate
         self.dropout, self.masks = own.dropout, (own.blocks, own.width)
         self.diffusion = Diffusion(spec, own)

@@ -13,21 +13,22 @@ from torch import Tensor
 from flp.learner.nets import Critic
 
 
-def each(observations: Tensor, n: int) -> Tensor:
-    """Every state n times in a row: `[R, B, o]` → `[R, B · n, o]`."""
-    return observations.unsqueeze(2).expand(-1, -1, n, -1).flatten(1, 2)
-
-
-def rank(critic: Critic, observations: Tensor, actions: Tensor) -> Tensor:
-    """Q of several actions or latents `[R, B, n, a]` in each of `[R, B, o]`: `[R, members, B, n]`."""
+def q_values(critic: Critic, observations: Tensor, actions: Tensor) -> Tensor:
+    """Q(s, a_i) of n actions or latents `[R, B, n, a]` at every state `[R, B, o]`: `[R, E, B, n]`."""
     n = actions.shape[2]
-    values: Tensor = critic(each(observations, n), actions.flatten(1, 2))
+    values: Tensor = critic(observations.repeat_interleave(n, 1), actions.flatten(1, 2))
     return values.view(*values.shape[:2], -1, n)
 
 
 def best_of_n(values: Tensor, candidates: Tensor) -> Tensor:
     """z* = argmax_i Q(s, z_i): pick from candidates `[R, B, N, d]` by values `[R, B, N]` → `[R, B, d]`."""
     return _pick(values.argmax(-1), candidates)
+
+
+def take_best(values: Tensor, actions: Tensor, n: int) -> Tensor:
+    """The best of each state's n consecutive actions `[R, B · n, a]` by their values `[R, B · n]` → `[R, B, a]`."""
+    runs, _, width = actions.shape
+    return best_of_n(values.view(runs, -1, n), actions.view(runs, -1, n, width))
 
 
 def log_weights(values: Tensor, temperature: Tensor, candidates: Tensor, noise: Tensor) -> Tensor:

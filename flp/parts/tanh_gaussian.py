@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +41,8 @@ class ScaledTanhGaussian(nn.Module):
         action_dim: width of a.
         hidden: widths of the hidden layers, ReLU.
     """
+
+    __call__: Callable[..., tuple[Tensor, Tensor]]
 
     def __init__(self, streams: RunStreams, observation_dim: int, action_dim: int, hidden: Sequence[int]) -> None:
         super().__init__()

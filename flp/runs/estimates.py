@@ -117,7 +117,7 @@ class Estimator:
         assert data.rewards is not None and data.masks is not None
 
         def act(observations: Tensor, streams: RunStreams) -> Tensor:
-            return agent.act(observations, streams)[0]
+            return agent.act(observations, streams)
 
         rows, starts = data.transitions, _starts(data)
         with torch.inference_mode():

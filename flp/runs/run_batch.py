@@ -115,7 +115,7 @@ class RunBatch:
         else:
             actions = torch.from_numpy(data.actions[data.transitions])[None]
             action_of_run = [0] * len(self.runs)
-        replay = self._replay(data, actions, action_of_run, capacity, spec.discount, returns=agent.uses_returns)
+        replay = self._replay(data, actions, action_of_run, capacity, spec.discount, agent)
         if offline.critic_start == "average":
             start_values(agent, agent.value_scale * replay.average_value(self._first_discount))
         return agent, replay
@@ -198,8 +198,7 @@ class RunBatch:
         action_of_run: list[int],
         capacity: int,
         discount: Tensor | float,
-        *,
-        returns: bool,
+        agent: Agent,
     ) -> Replay:
         tasks = sorted({run.task for run in self.runs})
         timing = self.params.offline.success_timing
@@ -219,7 +218,8 @@ class RunBatch:
             capacity=capacity,
             discount=discount,
             n_step=self.params.offline.n_step,
-            returns=returns,
+            returns=agent.uses_returns,
+            next_actions=agent.uses_next_actions,
         )
 
 

@@ -90,7 +90,7 @@ class Stopwatch:
         learner, streams = self._agent(params, agent, runs), RunStreams(list(range(runs)), self.device)
         observations = self._normal(runs * episodes, self.spec.observation_dim).view(runs, episodes, -1)
         with _one_thread(), torch.inference_mode():
-            return self._repeated(lambda: learner.act(observations, streams)[0].cpu())
+            return self._repeated(lambda: learner.act(observations, streams).cpu())
 
     def steps(self, params: Params) -> tuple[float, float]:
         """Seconds of a step in the environment, and of a reset."""
@@ -183,6 +183,7 @@ class Stopwatch:
             discount=params.offline.discount,
             n_step=params.offline.n_step,
             returns=agent.uses_returns,
+            next_actions=agent.uses_next_actions,
         )
 
 

@@ -35,7 +35,7 @@ def test_the_example_learns(example):
 def test_the_example_has_runs(example):
     agent = make(example, [1, 2, 3], **SMALL)
     assert agent.draw(agent, 1, 1) == {}
-    actions, _ = agent.act(torch.zeros(3, 5, 3), agent)
+    actions = agent.act(torch.zeros(3, 5, 3), agent)
     assert actions.shape == (3, 5, 2)
 
 

@@ -43,7 +43,7 @@ def learn(name, data, *, steps, batch=64, **own):
 
 def actions_at(agent, observation, draws=400):
     observations = torch.tensor(observation).expand(1, draws, len(observation))
-    return agent.act(observations, RunStreams([2]))[0][0]
+    return agent.act(observations, RunStreams([2]))[0]
 
 
 def bandit(size=4000):

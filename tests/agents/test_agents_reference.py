@@ -279,7 +279,7 @@ def test_ifql_takes_the_best_of_its_draws(flow):
     observations = RunStreams([1, 2]).normal(6, 3)
     z = RunStreams([3, 4]).normal(6, 5, 2).double()
     agent.float()
-    actions, _ = agent.act(observations, RunStreams([3, 4]))
+    actions = agent.act(observations, RunStreams([3, 4]))
     for run, one in enumerate(plain):
         for i in range(6):
             expected = one.act(observations[run, i].double(), z[run, i])
@@ -290,10 +290,10 @@ def test_fql_and_fbc_act_by_their_draws():
     observations = RunStreams([1, 2]).normal(6, 3)
     z = RunStreams([3, 4]).normal(6, 2)
     fql = make("fql", [4, 5])
-    actions, _ = fql.act(observations, RunStreams([3, 4]))
+    actions = fql.act(observations, RunStreams([3, 4]))
     torch.testing.assert_close(actions, fql.policy(observations, z).clamp(-1, 1))
     fbc = make("fbc", [4, 5])
-    actions, _ = fbc.act(observations, RunStreams([3, 4]))
+    actions = fbc.act(observations, RunStreams([3, 4]))
     torch.testing.assert_close(actions, fbc.own_flow.decode(observations, z))
     assert (fbc.own_flow.solver, fbc.own_flow.steps) == ("euler", 10)
 

@@ -172,7 +172,7 @@ def test_it_acts_by_its_draws_and_their_values():
     plain = [ReferenceCAC(agent, run, SMALL) for run in range(2)]
     observations, streams = RunStreams([1, 2]).normal(6, 3), RunStreams([3, 4])
     noise, u = streams.normal(6, 5, 2, 2).double(), streams.uniform(6, 5).double()
-    actions, _ = agent.float().act(observations, RunStreams([3, 4]))
+    actions = agent.float().act(observations, RunStreams([3, 4]))
     for run, one in enumerate(plain):
         for i in range(6):
             expected = one.act(observations[run, i].double(), noise[run, i], u[run, i])
@@ -186,6 +186,6 @@ def test_a_draw_is_taken_with_the_softmax_of_its_value():
     drawn = torch.linspace(-1, 1, 4).view(1, 1, 4, 1).expand(1, size, 4, 2)
     both = torch.stack([q, q + torch.tensor([0.0, 5.0, 5.0, 5.0])]).view(1, 2, 1, 4).expand(1, 2, size, 4)
     agent.drawn = lambda policy, observations, noise: (drawn, both)
-    actions, _ = agent.act(torch.zeros(1, size, 3), RunStreams([1]))
+    actions = agent.act(torch.zeros(1, size, 3), RunStreams([1]))
     found = torch.stack([(actions[0, :, 0] == a).float().mean() for a in drawn[0, 0, :, 0]])
     torch.testing.assert_close(found, q.softmax(0), rtol=0, atol=0.01)

@@ -224,7 +224,7 @@ def test_idql_takes_the_best_of_its_draws():
     plain = [ReferenceIDQL(agent, run, own) for run in range(2)]
     observations = RunStreams([1, 2]).normal(6, 3)
     noise = RunStreams([3, 4]).normal(6, 5, 5, 2).double()
-    actions, _ = agent.float().act(observations, RunStreams([3, 4]))
+    actions = agent.float().act(observations, RunStreams([3, 4]))
     for run, one in enumerate(plain):
         for i in range(6):
             expected = one.act(observations[run, i].double(), noise[run, i])

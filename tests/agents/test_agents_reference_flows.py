@@ -131,6 +131,6 @@ def test_with_a_small_alpha_fbrac_finds_the_best_action():
         noise = {name: value[0] for name, value in agent.draw(streams, 1, 64).items()}
         loss, _ = agent.actor_loss(batch, noise)
         agent.optimizers[0].step(torch.autograd.grad(loss.sum(), agent.optimizers[0].parameters))
-    actions, _ = agent.act(states, RunStreams([2]))
+    actions = agent.act(states, RunStreams([2]))
     assert actions.mean().item() == pytest.approx(0.5, abs=0.03)
     assert actions.std() < 0.1

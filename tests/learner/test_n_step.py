@@ -27,6 +27,7 @@ def make_replay(lengths, rewards, masks, n_step, capacity=0, runs=2):
         capacity,
         discount=DISCOUNT,
         n_step=n_step,
+        next_actions=True,
     )
 
 

@@ -244,7 +244,7 @@ def test_a_broken_online_run_goes_on_bit_by_bit():
             agent, replay = trainer.learner, trainer.source
             streams = RunStreams([900 + 2 * trainer.step, 901 + 2 * trainer.step])
             s = streams.normal(3)
-            _, z = agent.act(s[:, None], streams)
+            _, z = agent.explore(s[:, None], streams)
             replay.add(
                 {
                     "observations": s,
