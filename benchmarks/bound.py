@@ -16,9 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.measure import least_processor_seconds
 from benchmarks.peers import ACTION, BATCH, OBSERVATION, OFFICIAL, SIZES
 from benchmarks.subject import make_trainer
-from flp.learner import products
 from flp.learner.devices import set_up
 from flp.learner.trainer import CHUNK
+from flp.networks import products
 
 
 def counted(agent: str, size: str) -> float:

@@ -20,8 +20,8 @@ from flp.flow.behavior import Flow
 from flp.flow.matching import FlowLearner, Pairs, validation_loss
 from flp.flow.saturation import learnable
 from flp.flow.velocity import VelocityField
-from flp.learner.nets import standardize
 from flp.learner.trainer import Trainer
+from flp.networks.mlp import standardize
 from flp.randomness.streams import RunStreams
 from flp.system import layout
 

@@ -11,13 +11,14 @@ from copy import deepcopy
 import torch
 from torch import Tensor
 
-from flp.learner.nets import aggregate, follow
 from flp.learner.optimizers import Adam, descend
+from flp.learner.polyak import polyak_update
 from flp.learner.trainable import Batch, Logs
+from flp.networks.mish import MishCritic
+from flp.networks.values import aggregate
 from flp.parts.base import Agent, Spec
 from flp.parts.common import critic_logs
 from flp.parts.consistency import Consistency, level_count
-from flp.parts.mish import MishCritic
 from flp.parts.selection import best_of_n, q_values
 from flp.randomness.streams import RunStreams
 
@@ -61,8 +62,8 @@ class CAC(Agent):
         actor_loss, actor_logs = self.actor_loss(batch, noise)
         descend(self.optimizers[0], actor_loss)
         moves = (self.updates % self.own.ema_every == 0) & (self.updates >= self.own.ema_start)
-        follow(self.average, self.actor, self.own.ema_rate * moves.to(actor_loss.dtype))
-        follow(self.target_critic, self.critic, self.target_rate)
+        polyak_update(self.average, self.actor, self.own.ema_rate * moves.to(actor_loss.dtype))
+        polyak_update(self.target_critic, self.critic, self.target_rate)
         self.updates += 1
         return logs | actor_logs
 

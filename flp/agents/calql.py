@@ -11,10 +11,11 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from flp.learner.nets import aggregate, follow
 from flp.learner.optimizers import Adam, descend
-from flp.learner.rectified import OrthogonalCritic
+from flp.learner.polyak import polyak_update
 from flp.learner.trainable import Batch, Logs
+from flp.networks.relu import OrthogonalCritic
+from flp.networks.values import aggregate
 from flp.parts.base import Agent, Spec
 from flp.parts.common import critic_logs
 from flp.parts.conservative import Pressure
@@ -60,7 +61,7 @@ class CalQL(Agent):
         critic_loss, critic_logs = self.critic_loss(batch, noise)
         descend(self.optimizers[0], actor_loss)
         descend(self.optimizers[1], critic_loss)
-        follow(self.target_critic, self.critic, self.target_rate)
+        polyak_update(self.target_critic, self.critic, self.target_rate)
         return logs | critic_logs
 
     def actor_loss(self, batch: Batch, noise: Tensor) -> tuple[Tensor, Logs]:

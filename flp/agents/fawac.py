@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flp.learner.nets import Value, follow
 from flp.learner.optimizers import Adam, descend
+from flp.learner.polyak import polyak_update
 from flp.learner.trainable import Batch, Logs
+from flp.networks.values import Value
 from flp.parts.actor_critic import ActorCritic
 from flp.parts.base import Spec
 from flp.parts.common import FlowAgent, td_loss
@@ -39,7 +40,7 @@ class FAWAC(FlowAgent, ActorCritic):
         flow_loss, logs = self.flow_loss(batch, noise, (q.mean(1) - v).detach())
         value_loss, value_logs = self.value_loss(batch, v)
         critic_loss, critic_logs = td_loss(self.critic, batch, self.target(batch, noise["next_z"]), q)
-        follow(self.target_critic, self.critic, self.target_rate)
+        polyak_update(self.target_critic, self.critic, self.target_rate)
         descend(self.optimizers[0], flow_loss + value_loss + critic_loss)
         return logs | value_logs | critic_logs
 

@@ -11,9 +11,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from flp.learner.nets import Critic, aggregate, follow
 from flp.learner.optimizers import Adam, descend
+from flp.learner.polyak import polyak_update
 from flp.learner.trainable import Batch, Logs
+from flp.networks.values import Critic, aggregate
 from flp.parts.base import Agent, Spec
 from flp.parts.common import make_critic, td_loss
 from flp.parts.latent import LatentPolicy, kl_to_prior, sample
@@ -80,7 +81,7 @@ class FLP(Agent):
             descend(self.optimizers[2], self.log_alpha * (self.kl_budget - logs["kl"]))
         critic_loss, critic_logs = self.critic_loss(batch, noise["candidates"])
         descend(self.optimizers[1], critic_loss)
-        follow(self.target_critic, self.critic, self.target_rate)
+        polyak_update(self.target_critic, self.critic, self.target_rate)
         return logs | critic_logs
 
     def weight(self) -> Tensor:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flp.learner.nets import MLP
 from flp.learner.optimizers import Adam
 from flp.learner.trainable import Batch, Logs
+from flp.networks.mlp import MLP
 from flp.parts.actor_critic import ActorCritic
 from flp.parts.base import Spec
 from flp.parts.common import FlowAgent

@@ -7,7 +7,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor
 
-from flp.learner.nets import follow
+from flp.learner.polyak import polyak_update
 from flp.learner.trainable import Batch, Logs
 from flp.parts.base import Spec
 from flp.parts.diffusion import DiffusionAgent
@@ -31,7 +31,7 @@ class IDQL(DiffusionAgent):
     def update(self, batch: Batch, noise: dict[str, Tensor]) -> Logs:
         """One step of the behaviour model and, every `value_every`-th time, of V and of Q, one after the other."""
         logs = self.update_behavior(batch, noise)
-        follow(self.average, self.diffusion, self.ema_rate)
+        polyak_update(self.average, self.diffusion, self.ema_rate)
         self.updates += 1
         moves = None if self.value_every == 1 else self.updates % self.value_every == 0
         return logs | self.update_values(batch, moves)

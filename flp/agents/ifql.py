@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flp.learner.nets import follow
 from flp.learner.optimizers import Adam, descend
+from flp.learner.polyak import polyak_update
 from flp.learner.trainable import Batch, Logs
 from flp.parts.base import Spec
 from flp.parts.common import FlowAgent, InSampleValues
@@ -36,7 +36,7 @@ class IFQL(FlowAgent):
         value_loss, value_logs = self.values.value_loss(batch)
         critic_loss, critic_logs = self.values.critic_loss(batch)
         flow_loss = self.behavior_loss(batch, noise)
-        follow(self.values.target_critic, self.values.critic, self.target_rate)
+        polyak_update(self.values.target_critic, self.values.critic, self.target_rate)
         descend(self.optimizers[0], value_loss + critic_loss + flow_loss)
         return {"flow_loss": flow_loss.detach()} | value_logs | critic_logs
 

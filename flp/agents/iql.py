@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flp.learner.nets import aggregate, follow
 from flp.learner.optimizers import Adam, descend
+from flp.learner.polyak import polyak_update
 from flp.learner.trainable import Batch, Logs
+from flp.networks.values import aggregate
 from flp.parts.base import Agent, Spec
 from flp.parts.common import GaussianActor, InSampleValues, log_prob
 from flp.randomness.streams import RunStreams
@@ -36,7 +37,7 @@ class IQL(Agent):
         value_loss, value_logs = self.values.value_loss(batch, v)
         critic_loss, critic_logs = self.values.critic_loss(batch, q)
         actor_loss, logs = self.actor_loss(batch, (aggregate(q, "min") - v).detach())
-        follow(self.values.target_critic, self.values.critic, self.target_rate)
+        polyak_update(self.values.target_critic, self.values.critic, self.target_rate)
         descend(self.optimizers[0], value_loss + critic_loss + actor_loss)
         return logs | value_logs | critic_logs
 

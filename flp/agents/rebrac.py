@@ -7,9 +7,10 @@ from copy import deepcopy
 import torch
 from torch import Tensor
 
-from flp.learner.nets import aggregate, follow
 from flp.learner.optimizers import Adam, can_branch, descend
+from flp.learner.polyak import polyak_update
 from flp.learner.trainable import Batch, Logs
+from flp.networks.values import aggregate
 from flp.parts.base import Agent, Spec
 from flp.parts.common import GaussianActor, make_critic, td_loss
 from flp.randomness.streams import RunStreams
@@ -53,8 +54,8 @@ class ReBRAC(Agent):
         with torch.set_grad_enabled(not rests):
             actor_loss, logs = self.actor_loss(batch)
         critic_loss, critic_logs = self.critic_loss(batch, noise["target"])
-        follow(self.target_critic, self.critic, self.target_rate * moves)
-        follow(self.target_actor, self.actor, self.target_rate * moves)
+        polyak_update(self.target_critic, self.critic, self.target_rate * moves)
+        polyak_update(self.target_actor, self.actor, self.target_rate * moves)
         if rests:
             self.optimizers[0].step([torch.zeros_like(p) for p in self.optimizers[0].parameters])
         else:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from flp.learner.optimizers import Adam, descend
-from flp.learner.rectified import RectifiedMLP
 from flp.learner.trainable import Batch, Logs
+from flp.networks.relu import ReLUMLP
 from flp.parts.base import Spec
 from flp.parts.diffusion import DiffusionAgent
 from flp.randomness.streams import RunStreams
@@ -25,7 +25,7 @@ class SRPO(DiffusionAgent):
         o, own = spec.offline, spec.offline.baselines.srpo
         super().__init__(spec, own)
         self.beta, self.normalize_gradient, self.actor_start = own.beta, own.normalize_gradient, own.actor_start
-        self.actor = RectifiedMLP(spec.streams, spec.observation_dim, own.actor_hidden or o.hidden, spec.action_dim)
+        self.actor = ReLUMLP(spec.streams, spec.observation_dim, own.actor_hidden or o.hidden, spec.action_dim)
         self.count_updates(spec.streams.device)
         self.optimizers.append(Adam(self.actor.parameters(), o.learning_rate, decay_steps=own.cosine_steps or o.steps))
 

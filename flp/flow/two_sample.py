@@ -23,10 +23,10 @@ from scipy.special import stdtrit
 from torch import Tensor
 
 from flp.flow.matching import Pairs, spread
-from flp.learner.nets import MLP, standardize
 from flp.learner.optimizers import Adam, descend
 from flp.learner.trainable import Batch, Learner, Logs
 from flp.learner.trainer import CHUNK, Trainer
+from flp.networks.mlp import MLP, standardize
 from flp.randomness.streams import RunStreams, seed_of
 
 BATCH = 512  # of the data, and as many draws of the prior

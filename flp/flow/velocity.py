@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from flp.learner.nets import MLP
+from flp.networks.mlp import MLP
 from flp.randomness.streams import RunStreams
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flp.learner.nets import aggregate, follow
 from flp.learner.optimizers import descend
+from flp.learner.polyak import polyak_update
 from flp.learner.trainable import Batch, Logs
+from flp.networks.values import aggregate
 from flp.parts.base import Agent, Spec
 from flp.parts.common import make_critic, td_loss
 from flp.randomness.streams import RunStreams
@@ -47,7 +48,7 @@ class ActorCritic(Agent):
         """One step of actor and critic."""
         actor_loss, logs = self.actor_loss(batch, noise)
         critic_loss, critic_logs = self.critic_loss(batch, noise["next_z"])
-        follow(self.target_critic, self.critic, self.target_rate)
+        polyak_update(self.target_critic, self.critic, self.target_rate)
         descend(self.optimizers[0], actor_loss)
         descend(self.optimizers[1], critic_loss)
         return logs | critic_logs

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from flp.flow.behavior import Flow
 from flp.flow.velocity import VelocityField, flow_matching_loss
-from flp.learner.nets import MLP, Critic, Value, aggregate
 from flp.learner.trainable import Batch, Logs
+from flp.networks.mlp import MLP
+from flp.networks.values import Critic, Value, aggregate
 from flp.parts.base import Agent, Spec
 from flp.randomness.streams import RunStreams
 

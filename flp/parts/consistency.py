@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from flp.learner.trainable import Batch
-from flp.parts.mish import MishMLP, MishTime
+from flp.networks.mish import MishMLP, MishTime
 from flp.randomness.streams import RunStreams
 
 LEAST, MOST = 0.002, 80.0  # sizes of noise: the data's, and where drawing begins

@@ -12,11 +12,12 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from flp.learner.denoiser import Denoiser
-from flp.learner.nets import aggregate, follow
 from flp.learner.optimizers import Adam, descend
-from flp.learner.rectified import RectifiedCritic, RectifiedValue
+from flp.learner.polyak import polyak_update
 from flp.learner.trainable import Batch, Logs
+from flp.networks.denoiser import Denoiser
+from flp.networks.relu import ReLUCritic, ReLUValue
+from flp.networks.values import aggregate
 from flp.params import baselines
 from flp.parts.base import Agent, Spec
 from flp.parts.common import InSampleValues, td_loss
@@ -81,8 +82,8 @@ class RectifiedValues(InSampleValues):
         nn.Module.__init__(self)
         o, hidden = spec.offline, own.value_hidden or spec.offline.hidden
         self.expectile, self.discount = own.expectile, spec.discount
-        self.value = RectifiedValue(spec.streams, spec.observation_dim, hidden, normalize=own.value_layer_norm)
-        self.critic = RectifiedCritic(spec.streams, spec.observation_dim, spec.action_dim, hidden, members=o.critics)
+        self.value = ReLUValue(spec.streams, spec.observation_dim, hidden, normalize=own.value_layer_norm)
+        self.critic = ReLUCritic(spec.streams, spec.observation_dim, spec.action_dim, hidden, members=o.critics)
         self.target_critic = deepcopy(self.critic).requires_grad_(False)
 
     def critic_loss(self, batch: Batch, q: Tensor | None = None) -> tuple[Tensor, Logs]:
@@ -137,7 +138,7 @@ class DiffusionAgent(Agent):
         critic_loss, critic_logs = self.values.critic_loss(batch)
         descend(self.optimizers[2], critic_loss, moves)
         rate = self.target_rate if moves is None else self.target_rate * moves
-        follow(self.values.target_critic, self.values.critic, rate)
+        polyak_update(self.values.target_critic, self.values.critic, rate)
         return value_logs | critic_logs
 
     @torch.no_grad()

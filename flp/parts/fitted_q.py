@@ -13,8 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flp.learner.nets import Critic, follow, standardize
 from flp.learner.optimizers import Adam, descend
+from flp.learner.polyak import polyak_update
+from flp.networks.mlp import standardize
+from flp.networks.values import Critic
 from flp.params.sections import Offline
 from flp.parts.common import start_values
 from flp.randomness.streams import RunStreams
@@ -88,7 +90,7 @@ def fitted_q(
             y = data.rewards[rows] + offline.discount * data.masks[rows] * after
         loss = (critic(data.observations[rows], data.actions[rows])[:, 0] - y).square().mean(1)
         descend(optimizer, loss)
-        follow(target, critic, target_rate)
+        polyak_update(target, critic, target_rate)
     with torch.no_grad():
         starts = data.observations[data.first]
         values = critic(starts.expand(MEMBERS, -1, -1), data.start_actions.expand(MEMBERS, -1, -1))[:, 0]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flp.learner.nets import Critic
+from flp.networks.values import Critic
 
 
 def q_values(critic: Critic, observations: Tensor, actions: Tensor) -> Tensor:

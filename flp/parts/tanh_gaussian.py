@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flp.learner.rectified import OrthogonalMLP
+from flp.networks.relu import OrthogonalMLP
 from flp.parts.common import HEAD_SCALE, DiagonalGaussian
 from flp.randomness.streams import RunStreams
 

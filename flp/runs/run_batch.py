@@ -20,9 +20,9 @@ from flp.data.relabel import relabel
 from flp.flow.behavior import Flow
 from flp.flow.checkpoint import load_flows
 from flp.learner.compiled import Compiled
-from flp.learner.nets import standardize
 from flp.learner.replay import Replay
 from flp.learner.trainer import Trainer
+from flp.networks.mlp import standardize
 from flp.own.task import OwnSpec
 from flp.params.loading import Params
 from flp.params.run import Run

@@ -17,7 +17,7 @@ from test_agents_reference_diffusion import own_tensors, perceptron
 from torch.distributions import Normal, TransformedDistribution, Uniform
 from torch.distributions.transforms import TanhTransform
 
-from flp.learner.rectified import orthogonal
+from flp.networks.relu import orthogonal
 from flp.randomness.streams import RunStreams
 
 DISCOUNT, RATE = SETTINGS["discount"], SETTINGS["target_rate"]

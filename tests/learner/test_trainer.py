@@ -7,8 +7,8 @@ import torch
 from random_transitions import make_trainer
 from reference import make_agent
 
-from flp.learner.nets import follow
 from flp.learner.optimizers import descend
+from flp.learner.polyak import polyak_update
 from flp.learner.trainable import Learner
 from flp.learner.trainer import CHUNK, Trainer
 from flp.randomness.streams import RunStreams
@@ -185,7 +185,7 @@ def test_in_bfloat16_every_loss_sees_the_parameters_as_they_are():
             with torch.autocast("cpu", enabled=False), torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
                 value, _ = loss(batch, own_noise)
             descend(optimizer, value)
-        follow(agent.target_critic, agent.critic, agent.target_rate)
+        polyak_update(agent.target_critic, agent.critic, agent.target_rate)
         return {}
 
     plain.update = update

@@ -8,9 +8,9 @@ import math
 import pytest
 import torch
 
-from flp.learner.nets import standardize
+from flp.networks.mish import MishMLP
+from flp.networks.mlp import standardize
 from flp.parts.consistency import LEAST, MOST, Consistency, level, level_count
-from flp.parts.mish import MishMLP
 from flp.randomness.streams import RunStreams
 
 PERIOD = 50_000

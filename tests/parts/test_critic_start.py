@@ -13,7 +13,7 @@ from random_transitions import make_replay
 from reference import SETTINGS, make_batch, make_flow
 
 from flp.agents import make_agent
-from flp.learner.nets import Critic, Value
+from flp.networks.values import Critic, Value
 from flp.params.loading import load_params
 from flp.params.run import Run
 from flp.params.sections import AgentName, Offline

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from flp.learner.nets import MLP
+from flp.networks.mlp import MLP
 from flp.randomness.streams import RunStreams
 
 
