@@ -16,7 +16,7 @@ from flp.randomness.streams import RunStreams
 
 
 class IDQL(DiffusionAgent):
-    """R diffusion models whose draws are ranked by the target critics; the models' moving averages act."""
+    """R diffusion models from whose draws the target critics select; it acts by the models' moving averages."""
 
     restraint = "lower offline.baselines.idql.expectile"
 
@@ -29,7 +29,7 @@ class IDQL(DiffusionAgent):
         self.average = deepcopy(self.diffusion).requires_grad_(False)
 
     def update(self, batch: Batch, noise: dict[str, Tensor]) -> Logs:
-        """One step of the behaviour model and, every `value_every`-th time, of V and of Q, one after the other."""
+        """One step of the behaviour model and, every `value_every` updates, of V and then of Q."""
         logs = self.update_behavior(batch, noise)
         polyak_update(self.average, self.diffusion, self.ema_rate)
         self.updates += 1

@@ -12,7 +12,8 @@ from flp.learner.polyak import polyak_update
 from flp.learner.trainable import Batch, Logs
 from flp.networks.values import aggregate
 from flp.parts.base import Agent, Spec
-from flp.parts.common import GaussianActor, make_critic, td_loss
+from flp.parts.critics import make_critic, td_loss
+from flp.parts.gaussian import GaussianActor
 from flp.randomness.streams import RunStreams
 
 
@@ -39,14 +40,14 @@ class ReBRAC(Agent):
         ]
 
     def draw(self, streams: RunStreams, updates: int, batch_size: int) -> dict[str, Tensor]:
-        """Noise of the target policy."""
+        """`target` ~ N(0, I) `[updates, R, B, a]`, noise of the target policy."""
         return {"target": streams.normal(updates, batch_size, self.action_dim).transpose(0, 1)}
 
     def update(self, batch: Batch, noise: dict[str, Tensor]) -> Logs:
-        """One step of the critic; every `actor_every`-th moves actor and targets too.
+        """One step of the critic; every `actor_every` updates also one of the actor and the targets.
 
-        In the others the actor's gradient is zero, which is not to rest: Adam goes on with its momentum, as the
-        official code's does.
+        In the other updates the actor's gradient is zero, but Adam still moves it by its momentum, as in the official
+        code.
         """
         self.updates += 1
         flag = self.updates % self.actor_every == 0
@@ -64,7 +65,7 @@ class ReBRAC(Agent):
         return logs | critic_logs
 
     def actor_loss(self, batch: Batch) -> tuple[Tensor, Logs]:
-        """−Q(s, a) / mean |Q| + α_actor ‖a − a_data‖² with Q the ensemble's least, per run `[R]`."""
+        """−Q(s, a) / mean |Q| + α_actor ‖a − a_data‖² with Q the ensemble's minimum, per run `[R]`."""
         actions = self.actor(batch["observations"])
         q = aggregate(self.critic(batch["observations"], actions), "min")
         mse = (actions - batch["actions"]).square().sum(-1).mean(1)
@@ -72,7 +73,7 @@ class ReBRAC(Agent):
         return loss, {"actor_loss": loss.detach(), "actor_q": q.detach().mean(1), "mse": mse.detach()}
 
     def critic_loss(self, batch: Batch, noise: Tensor) -> tuple[Tensor, Logs]:
-        """(Q − y)², mean over the ensemble, per run `[R]`; noise is `[R, B, a]`."""
+        """(Q(s, a) − y)², mean over the ensemble, per run `[R]`; noise is `[R, B, a]`."""
         return td_loss(self.critic, batch, self.target(batch, noise))
 
     @torch.no_grad()
@@ -80,11 +81,10 @@ class ReBRAC(Agent):
         """y = r + γ · mask · (min Q_φ⁻(s′, a′) − α_critic ‖a′ − a′_data‖²), `[R, B]`."""
         actions = self._smooth(self.target_actor(batch["next_observations"]), noise)
         q = aggregate(self.target_critic(batch["next_observations"], actions), "min")
-        # Where the trajectory ends there is no a′_data. The official code takes the next trajectory's first action
-        # (and warns of it); here nothing is penalised.
+        # At the end of a trajectory there is no a′_data. The official code takes the next trajectory's first action
+        # (and warns about it); here there is no penalty.
         penalty = (actions - batch["next_actions"]).square().sum(-1) * batch["has_next_action"]
-        y: Tensor = batch["rewards"] + self.discount * batch["masks"] * (q - self.alpha_critic * penalty)
-        return y
+        return batch["rewards"] + self.discount * batch["masks"] * (q - self.alpha_critic * penalty)
 
     def _smooth(self, actions: Tensor, noise: Tensor) -> Tensor:
         noise = (self.noise * noise).clamp(-self.noise_clip, self.noise_clip)
@@ -92,12 +92,12 @@ class ReBRAC(Agent):
 
     @torch.no_grad()
     def value(self, observations: Tensor, actions: Tensor) -> Tensor:
-        """min Q_φ(s, a)."""
+        """min Q_φ(s, a), `[R, B]`."""
         return aggregate(self.critic(observations, actions), "min")
 
     @torch.no_grad()
     def act(self, observations: Tensor, streams: RunStreams) -> Tensor:
-        """The policy without noise, as at temperature 0."""
+        """tanh μ_θ(s), without noise, as at temperature 0."""
         return self.actor(observations)
 
     @torch.no_grad()

@@ -28,7 +28,7 @@ from flp.params.loading import Params
 from flp.params.run import Run
 from flp.params.sections import ONLINE_ONLY, starts_from_flow
 from flp.parts.base import Agent, Spec
-from flp.parts.common import start_values
+from flp.parts.critics import initialize_values
 from flp.randomness.seeds import seed_of
 from flp.randomness.streams import RunStreams
 from flp.system import layout
@@ -117,7 +117,7 @@ class RunBatch:
             action_of_run = [0] * len(self.runs)
         replay = self._replay(data, actions, action_of_run, capacity, spec.discount, agent)
         if offline.critic_start == "average":
-            start_values(agent, agent.value_scale * replay.average_value(self._first_discount))
+            initialize_values(agent, agent.value_scale * replay.average_value(self._first_discount))
         return agent, replay
 
     def trainer(self, agent: Agent, replay: Replay, phase: str, steps: int, *, capture: bool = True) -> Trainer:

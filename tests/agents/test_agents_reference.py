@@ -14,7 +14,7 @@ from reference import SETTINGS, Adam, Network, assert_same_network
 from test_agents_common import make, make_transitions
 from torch.distributions import Independent, Normal
 
-from flp.parts.common import log_prob
+from flp.parts.gaussian import log_prob
 from flp.randomness.streams import RunStreams
 
 DISCOUNT, RATE = SETTINGS["discount"], SETTINGS["target_rate"]
