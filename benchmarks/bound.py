@@ -26,9 +26,9 @@ def counted(agent: str, size: str) -> float:
     width, depth = SIZES[size]
     with patch.object(products, "_PREFERRED", False):  # only PyTorch's own operators are counted
         trainer = make_trainer(1, OBSERVATION, ACTION, [width] * depth, torch.device("cpu"), BATCH, agent=agent)
-        trainer.chunk()
+        trainer.run_chunk()
         with FlopCounterMode(display=False) as counter:
-            trainer.chunk()
+            trainer.run_chunk()
     return float(counter.get_total_flops()) / CHUNK
 
 

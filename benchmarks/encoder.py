@@ -46,7 +46,7 @@ def trained(train: Pairs, field: VelocityField, steps: int, draws: int) -> tuple
     learner = FlowLearner(field, RATE, steps, draws)
     trainer, start = Trainer(learner, train, RunStreams([1]), BATCH), time.process_time()
     while trainer.step < steps:
-        trainer.chunk()
+        trainer.run_chunk()
     return learner, steps / (time.process_time() - start)
 
 

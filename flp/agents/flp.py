@@ -68,7 +68,7 @@ class FLP(Agent):
         return self.acting_noise > 0
 
     def draw(self, streams: RunStreams, updates: int, batch_size: int) -> dict[str, Tensor]:
-        """N(0, I) of the actor's z, `policy` `[updates, R, B, d]`, and of `candidates` at s′ `[updates, R, B, N, d]`."""
+        """N(0, I) of z, `policy` `[updates, R, B, d]`, and of the next `candidates` `[updates, R, B, N, d]`."""
         d = self.flow.field.action_dim
         noise = streams.normals([n + 1 for n in self.target_candidates], updates, batch_size, d).transpose(0, 1)
         return {"policy": noise[..., 0, :], "candidates": noise[..., 1:, :]}

@@ -25,7 +25,7 @@ from torch import Tensor
 from flp.flow.matching import Pairs, spread
 from flp.learner.optimizers import Adam, descend
 from flp.learner.trainable import Batch, Learner, Logs
-from flp.learner.trainer import CHUNK, Trainer
+from flp.learner.trainer import Trainer
 from flp.networks.mlp import MLP, standardize
 from flp.randomness.streams import RunStreams, seed_of
 
@@ -173,9 +173,7 @@ def two_sample_test(
     regression = Regression(train, scale, RunStreams([seed_of("features", seed)], place=device))
     classifier = Classifier(RunStreams([seed_of("classifier", seed)], place=device), regression, hidden, updates)
     trainer = Trainer(classifier, train, RunStreams([seed_of("training", seed)], device), BATCH)
-    while trainer.step < updates:
-        trainer.chunk(min(CHUNK, updates - trainer.step))
-        checkpoint()
+    trainer.run_to(updates, checkpoint)
     hits, rejections = classifier.positive(held), ~classifier.positive(prior)
     off = _powers(held.values) - regression.means
     baseline, left = off.square(), (off - regression(held.observations)).square()

@@ -26,7 +26,7 @@ from flp.flow.behavior import Flow
 from flp.flow.matching import FlowLearner, Pairs
 from flp.flow.velocity import VelocityField
 from flp.learner.replay import Replay
-from flp.learner.trainer import CHUNK, Trainer
+from flp.learner.trainer import Trainer
 from flp.params.baselines import FQL, Baselines
 from flp.params.sections import Figure2, Offline
 from flp.parts.base import Agent, Spec
@@ -48,8 +48,7 @@ Fit = Callable[[str, Trainer, int], None]
 
 def fit(part: str, trainer: Trainer, steps: int) -> None:
     """Train in one go."""
-    while trainer.step < steps:
-        trainer.chunk(min(CHUNK, steps - trainer.step))
+    trainer.run_to(steps)
 
 
 def centres() -> Tensor:

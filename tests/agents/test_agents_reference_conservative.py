@@ -218,7 +218,7 @@ def test_the_policy_s_density_is_one():
     agent.policy.net.biases[-1].data += 0.4
     s, a = torch.zeros(1, 1, 3).double(), torch.linspace(-1, 1, 20_001, dtype=torch.float64)[1:-1]
     mu, log_std = agent.policy(s)
-    actions, log_prob = agent.drawn(s, ((torch.atanh(a) - mu) / log_std.exp()).view(1, 1, -1, 1))
+    actions, log_prob = agent.sample(s, ((torch.atanh(a) - mu) / log_std.exp()).view(1, 1, -1, 1))
     torch.testing.assert_close(actions.flatten(), a)
     assert torch.trapezoid(log_prob.flatten().exp(), a).item() == pytest.approx(1, abs=1e-6)
 

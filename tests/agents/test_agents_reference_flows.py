@@ -116,7 +116,7 @@ def test_q_s_gradient_passes_through_all_of_the_flow_s_steps():
 def test_with_a_large_alpha_fbrac_clones():
     agent, _, batch, noise = still_flow({"alpha": 1e6})
     both, parameters = agent.actor_loss(batch, noise)[0], agent.optimizers[0].parameters
-    flow = 1e6 * agent.behavior_loss(batch, noise)
+    flow = 1e6 * agent.behavior.loss(batch, noise)
     expected = torch.autograd.grad(flow.sum(), parameters)
     for gradient, one in zip(torch.autograd.grad(both.sum(), parameters), expected, strict=True):
         torch.testing.assert_close(gradient, one, rtol=1e-4, atol=1.0)

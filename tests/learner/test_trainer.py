@@ -54,7 +54,7 @@ def test_half_of_a_balanced_batch_is_of_online_transitions():
     trainer.learner.balanced = True
     replay = trainer.source
     for count in range(6):
-        indices, _ = trainer.draw(50)
+        indices, _ = trainer.draw_chunk(50)
         online = indices >= replay.offline_size
         assert (online.sum(-1) == (3 if count else 0)).all()
         assert indices.max() < replay.offline_size + min(count, 3)
@@ -188,15 +188,15 @@ def test_in_bfloat16_every_loss_sees_the_parameters_as_they_are():
         polyak_update(agent.target_critic, agent.critic, agent.target_rate)
         return {}
 
-    plain.update = update
+    plain.step_fn = update
     for trainer in (usual, plain):
         for _ in range(3):
-            trainer.chunk()
+            trainer.run_chunk()
     (ours, _), (theirs, _) = usual.state(), plain.state()
     for name in ours:
         assert torch.equal(ours[name], theirs[name]), name
     exact = make_trainer()
-    exact.chunk()
+    exact.run_chunk()
     assert not torch.equal(exact.state()[0]["learner/policy.net.weights.0"], ours["learner/policy.net.weights.0"])
 
 
@@ -274,23 +274,23 @@ def test_states_are_moved_by_noise_of_the_runs_own_and_next_states_are_not():
     std = torch.tensor([0.5, 2.0, 0.0])
     plain, moved = make_trainer(), make_trainer(observation_noise=std)
     seen = []
-    moved.update = lambda batch, noise: (seen.append((batch, set(noise))), moved.learner.update(batch, noise))[1]
-    plain_indices, plain_noise = plain.draw(4)
-    indices, noise = moved.draw(4)
+    moved.step_fn = lambda batch, noise: (seen.append((batch, set(noise))), moved.learner.update(batch, noise))[1]
+    plain_indices, plain_noise = plain.draw_chunk(4)
+    indices, noise = moved.draw_chunk(4)
     assert torch.equal(indices, plain_indices)
     assert all(torch.equal(noise[name], drawn) for name, drawn in plain_noise.items())
-    moved.take(indices, {name: value.clone() for name, value in noise.items()})
+    moved.run_updates(indices, {name: value.clone() for name, value in noise.items()})
     for k, (batch, names) in enumerate(seen):
         rows = plain.source.batch(indices[k])
         assert torch.equal(batch["observations"], rows["observations"] + noise["observations"][k])
         assert torch.equal(batch["next_observations"], rows["next_observations"])
         assert names == set(plain_noise)
-    many = make_trainer(batch_size=2000, observation_noise=std).draw(5)[1]["observations"]
+    many = make_trainer(batch_size=2000, observation_noise=std).draw_chunk(5)[1]["observations"]
     assert many.shape == (5, 2, 2000, 3)
     torch.testing.assert_close(many.std((0, 2)), std.expand(2, 3), rtol=0.03, atol=0)
     assert many.mean((0, 2)).abs().max() < 0.1
     assert (many[:, 0] - many[:, 1])[..., :2].abs().min() > 0
-    assert torch.equal(noise["observations"][:, 1], _alone(std).draw(4)[1]["observations"][:, 0])
+    assert torch.equal(noise["observations"][:, 1], _alone(std).draw_chunk(4)[1]["observations"][:, 0])
 
 
 def _alone(std):
@@ -302,12 +302,12 @@ def _alone(std):
 def test_training_that_moves_states_goes_on_to_the_bit():
     std = torch.tensor([0.5, 2.0, 0.1])
     whole, first = make_trainer(observation_noise=std), make_trainer(observation_noise=std)
-    whole.chunk(6), whole.chunk(4)
-    first.chunk(6)
+    whole.run_chunk(6), whole.run_chunk(4)
+    first.run_chunk(6)
     later = make_trainer(observation_noise=std)
     later.restore(*snapshot(first))
-    later.chunk(4)
+    later.run_chunk(4)
     assert_equal_states(snapshot(whole), snapshot(later))
     plain = make_trainer()
-    plain.chunk(10)
+    plain.run_chunk(10)
     assert not torch.equal(plain.learner.critic.net.weights[0], whole.learner.critic.net.weights[0])
