@@ -129,8 +129,8 @@ def test_updates_are_the_reference_s(own, changes):
 
 def constant_policy(agent, log_prob):
     """Let every draw have this log density."""
-    drawn = agent.drawn
-    agent.drawn = lambda *inputs: (drawn(*inputs)[0], torch.full_like(drawn(*inputs)[1], log_prob))
+    sample = agent.sample
+    agent.sample = lambda *inputs: (sample(*inputs)[0], torch.full_like(sample(*inputs)[1], log_prob))
 
 
 def penalty_of(agent, batch, values=None):

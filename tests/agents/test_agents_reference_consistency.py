@@ -185,7 +185,7 @@ def test_a_draw_is_taken_with_the_softmax_of_its_value():
     size, q = 20_000, torch.tensor([0.0, 1.0, -1.0, 2.0])
     drawn = torch.linspace(-1, 1, 4).view(1, 1, 4, 1).expand(1, size, 4, 2)
     both = torch.stack([q, q + torch.tensor([0.0, 5.0, 5.0, 5.0])]).view(1, 2, 1, 4).expand(1, 2, size, 4)
-    agent.drawn = lambda policy, observations, noise: (drawn, both)
+    agent.sample = lambda policy, observations, noise: (drawn, both)
     actions = agent.act(torch.zeros(1, size, 3), RunStreams([1]))
     found = torch.stack([(actions[0, :, 0] == a).float().mean() for a in drawn[0, 0, :, 0]])
     torch.testing.assert_close(found, q.softmax(0), rtol=0, atol=0.01)

@@ -9,7 +9,7 @@ import torch
 from test_replay import ROWS, TRANSITIONS, online
 
 from flp.learner.replay import Replay
-from flp.learner.returns import last_of, monte_carlo
+from flp.learner.returns import is_last, monte_carlo
 
 RUNS, DISCOUNT = 3, 0.5
 
@@ -53,8 +53,8 @@ def test_every_trajectory_by_itself(lengths):
 
 
 def test_the_last_transition_is_followed_by_none():
-    assert last_of(torch.tensor(TRANSITIONS)).tolist() == [False, False, True, False, True]
-    assert last_of(torch.tensor([4])).tolist() == [True]
+    assert is_last(torch.tensor(TRANSITIONS)).tolist() == [False, False, True, False, True]
+    assert is_last(torch.tensor([4])).tolist() == [True]
 
 
 def make_replay(capacity=0, *, returns=True):
