@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.special import ndtri
-from torch import Tensor
 
 from flp.data.load import ACTION_LIMIT, Dataset
 from flp.flow.behavior import Flow
@@ -70,7 +69,7 @@ def two_samples(flow: Flow, held: Rows, seed: int) -> tuple[Rows, Rows]:
     device = held.values.device
     noise = RunStreams([seed_of("prior", seed)], place=device).normal(*held.values.shape)
     states = held.observations[None]
-    is_saturated: Tensor = flow(states, noise)[0].abs() >= np.float32(ACTION_LIMIT)
+    is_saturated = flow(states, noise)[0].abs() >= float(np.float32(ACTION_LIMIT))
     latents = flow.inverse(states, held.values[None])[0]
     return replace(held, values=latents), replace(held, values=noise[0], saturated=is_saturated.any(1))
 

@@ -95,8 +95,8 @@ class _Perceptrons(torch.autograd.Function):
                 d_biases.append(g.sum(1, keepdim=True))
             if i > 0 or of_input:
                 g = _input_gradient(weights[i], g)
-        found = [gradient for kind in (d_weights, d_biases, d_scales, d_shifts) for gradient in reversed(kind)]
-        return (g if of_input else None, None, *(found if of_parameters else [None] * ctx.parameters))
+        gradients = [gradient for kind in (d_weights, d_biases, d_scales, d_shifts) for gradient in reversed(kind)]
+        return (g if of_input else None, None, *(gradients if of_parameters else [None] * ctx.parameters))
 
 
 def _unpack(ctx: Any) -> tuple[Tensor, Sequence[Tensor], Sequence[Tensor], list[Any]]:

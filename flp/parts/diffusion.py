@@ -129,8 +129,8 @@ class DiffusionAgent(Agent):
             "u": streams.uniform(updates, batch_size, 1),
         }
         if self.dropout > 0:
-            kept = streams.uniform(updates, batch_size, *self.masks) >= self.dropout
-            drawn["masks"] = kept / (1 - self.dropout)
+            keep = streams.uniform(updates, batch_size, *self.masks) >= self.dropout
+            drawn["masks"] = keep / (1 - self.dropout)
         return {name: value.transpose(0, 1) for name, value in drawn.items()}
 
     def update_behavior(self, batch: Batch, noise: dict[str, Tensor]) -> Logs:
