@@ -79,10 +79,10 @@ class Replay:
         return self.rewards.mean(1)[self.task_of_run[:, 0]]
 
     def average_value(self, discount: float) -> Tensor:
-        """A value to start critics from, by each run's task, `[R]`: of a policy that earns the average reward r̄.
+        """The value of a policy that earns the average reward r̄ of each run's task, `[R]`: an initial critic value.
 
-        The lower of r̄ / (1 − γ), where nothing ends, and r̄ / (1 − γ m̄), where episodes end as often as the data's (m̄ is
-        the mean mask): an optimistic start would persist wherever no data correct it.
+        It is the lower of r̄ / (1 − γ), without terminations, and r̄ / (1 − γ m̄), with the data's rate of terminations (m̄
+        is the mean mask): an optimistic initial value would persist wherever no data correct it.
         """
         reward, mask = self.average_reward(), self.masks.mean(1)[self.task_of_run[:, 0]]
         return torch.minimum(reward / (1 - discount), reward / (1 - discount * mask))

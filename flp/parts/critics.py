@@ -31,8 +31,8 @@ def initialize_values(module: nn.Module, start: Tensor) -> None:
     """Add `start` `[R]` to the initial values of all critics and state values in a module.
 
     With rewards of −1 a critic that starts from 0 has to sink to −1 / (1 − γ) before it is informative, and states
-    whose values have not sunk yet look like success meanwhile. Started from r̄ / (1 − γ), the value of earning the
-    average reward forever, values only rise, from the goal backwards.
+    whose values have not sunk yet look like success meanwhile. Started from the value of earning the average reward
+    (`Replay.average_value`), values only rise, from the goal backwards.
     """
     for critic in module.modules():
         if isinstance(critic, (Critic, Value)):
