@@ -10,7 +10,7 @@ from reference import make_agent
 from flp.learner.optimizers import descend
 from flp.learner.polyak import polyak_update
 from flp.learner.trainable import Learner
-from flp.learner.trainer import CHUNK, Trainer
+from flp.learner.trainer import CHUNK, Trainer, next_stop
 from flp.randomness.streams import RunStreams
 from flp.system.progress import Progress
 
@@ -311,3 +311,18 @@ def test_training_that_moves_states_goes_on_to_the_bit():
     plain = make_trainer()
     plain.run_chunk(10)
     assert not torch.equal(plain.learner.critic.net.weights[0], whole.learner.critic.net.weights[0])
+
+
+@pytest.mark.parametrize(("step", "expected"), [(0, 0), (1, 10), (10, 10), (21, 25), (26, 30), (31, 33), (33, 33)])
+def test_the_next_stop_is_the_first_multiple_of_an_interval(step, expected):
+    assert next_stop(step, (10, 25), 33) == expected
+
+
+def test_training_in_one_go_is_training_by_chunks():
+    whole, by_chunks, saved = make_trainer(), make_trainer(), []
+    whole.run_to(CHUNK + 3, lambda: saved.append(whole.step))
+    by_chunks.run_chunk()
+    by_chunks.run_chunk(3)
+    assert saved == [CHUNK, CHUNK + 3]
+    for name, tensor in by_chunks.state()[0].items():
+        assert torch.equal(whole.state()[0][name], tensor), name
