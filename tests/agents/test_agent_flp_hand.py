@@ -1,4 +1,4 @@
-"""FLP's targets and choices of a batch that was worked out by hand."""
+"""FLP's targets and choices on a batch worked out by hand."""
 
 from __future__ import annotations
 

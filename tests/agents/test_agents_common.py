@@ -1,4 +1,4 @@
-"""What holds for every baseline: its runs do not touch, its tensors can be cut into runs, and it comes back whole."""
+"""Invariants of every baseline: its runs are independent, its tensors split into runs, and it can be restored."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_what_alpha_follows_holds_flp():
 
 @pytest.mark.parametrize("name", [name for name in get_args(AgentName) if name != "flp"])
 def test_a_remedy_names_what_the_algorithm_reads(name):
-    """FLP's alpha is nothing to another, and most take the least of their critics anyway."""
+    """Other algorithms have no alpha of FLP's, and most use the ensemble's minimum anyway."""
     agent = make(name, [1, 2])
     health = Health(name, ["a", "b"], OFFLINE, make_replay(), agent, rate="online.learning_rate")
     health.look(10, {"q": torch.tensor([-50.0, -9e9])})
@@ -94,7 +94,7 @@ def test_a_remedy_names_what_the_algorithm_reads(name):
 
 
 def test_latents_come_with_a_flow():
-    """Where the keys leave out flow and latents, nothing may read them."""
+    """If keys leave out flow and latents, nothing may read them."""
     assert {name for name in get_args(AgentName) if make(name, [0]).uses_latents} == {*IN_LATENTS}
 
 
@@ -180,7 +180,7 @@ def test_runs_are_saved_and_come_back(name, own):
     agent = make(name, seeds, own)
     train(agent, seeds)
     saved = [of_run(agent, i, 3) for i in range(3)]
-    # In another order, beside each other's streams.
+    # In another order, with each other's streams.
     order = [2, 0, 1]
     other = make(name, [seeds[i] for i in order], own)
     restore_parameters(other, [saved[i] for i in order])

@@ -1,4 +1,4 @@
-"""Every baseline learns what is to be learned from problems whose answers are known."""
+"""Every baseline learns the known solutions of small problems."""
 
 from __future__ import annotations
 

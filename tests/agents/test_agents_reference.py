@@ -216,7 +216,7 @@ class ReferenceReBRAC(Reference):
         self.count += 1
         moves = self.count % 2 == 0
         old = deepcopy(critic), deepcopy(actor)
-        # The official code's single Adam sees a zero gradient where the actor rests: its momentum goes on.
+        # The official code's single Adam sees a zero gradient when the actor rests: its momentum still moves it.
         self.step({"actor": actor_loss if moves else 0 * actor_loss, "critic": mean(critic_losses)})
         if moves:
             follow(self.nets["target_critic"], old[0])

@@ -13,7 +13,7 @@ from test_agents_reference_diffusion import own_tensors
 
 from flp.randomness.streams import RunStreams
 
-# Four updates: the levels begin anew before the last, the average moves after the third.
+# Four updates: the schedule restarts before the last, the average moves after the third.
 SMALL = {"eta": 0.7, "hidden": [6, 4], "max_backup": 3, "candidates": 5, "restart": 3}
 SMALL |= {"ema_rate": 0.3, "ema_every": 2, "ema_start": 2, "clip_norm": 1.0}
 
@@ -153,7 +153,7 @@ def test_updates_are_the_reference_s(own, changes):
 
 
 def test_what_the_updates_cross():
-    """The case above is no good if nothing is clipped, or no coin falls on either side."""
+    """The case above is useless unless gradients are clipped and coins fall on both sides."""
     agent = doubled("cac", SMALL, {})
     noise = agent.draw(RunStreams([8, 9]), 4, 7)
     assert {int(2 * c) for c in noise["coin"][:, :, 0].flatten()} == {0, 1}

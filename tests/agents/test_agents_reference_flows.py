@@ -93,7 +93,7 @@ def test_without_weights_fawac_clones_update_for_update():
 
 
 def still_flow(own=None):
-    """An FBRAC agent of two runs whose velocity is 0.1 everywhere, and in whose reach nothing is clipped."""
+    """An FBRAC agent of two runs whose velocity is 0.1 everywhere, so that nothing is clipped."""
     agent = make("fbrac", [4, 5], own)
     field = agent.own_flow.field.net
     with torch.no_grad():

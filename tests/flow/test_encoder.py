@@ -1,4 +1,4 @@
-"""A velocity field with an encoder: the same map, the state seen once; and several noises per transition."""
+"""A velocity field with an encoder: the same map, the state encoded once; and several draws per transition."""
 
 from __future__ import annotations
 

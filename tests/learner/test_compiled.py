@@ -1,4 +1,4 @@
-"""Compiled updates are the updates; where nothing can be compiled, training goes on without."""
+"""Compiled updates equal eager ones; if nothing can be compiled, training continues uncompiled."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flp.learner.compiled import Compiled
 
 @pytest.fixture
 def fresh(tmp_path, monkeypatch):
-    """No compiled code of earlier calls."""
+    """Forget the code compiled by earlier calls."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     torch.compiler.reset()
     yield

@@ -1,4 +1,4 @@
-"""What runs on a GPU alone: it computes what a CPU does, captured or not. `pytest -m gpu` where there is one."""
+"""On a GPU, captured or not, updates compute what they do on a CPU: `pytest -m gpu` on a machine with one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CHUNKS = 20  # of ten updates each
 
 
 def small(agent: str, device: torch.device) -> Trainer:
-    """Two runs of an agent, on little."""
+    """A small agent of two runs."""
     return make_trainer(2, 28, 5, [64, 64], device, 32, rows=1000, agent=agent)
 
 
@@ -47,7 +47,7 @@ def test_a_gpu_computes_what_a_cpu_does(agent: str) -> None:
 
 @pytest.mark.parametrize("agent", get_args(AgentName))
 def test_every_agent_can_be_captured(agent: str) -> None:
-    """With what it keeps beside its networks: averages, rates, step counts."""
+    """Including state besides the networks: averages, rates, step counts."""
     device = set_up(1, "cuda:0")
     plain, captured = small(agent, device), small(agent, device)
     plain.execute = plain.run_eagerly

@@ -1,4 +1,4 @@
-"""The replay gives what was put in: the next rows, each run's task, online transitions in their share."""
+"""The replay returns what was stored: next rows, each run's task, the share of online transitions."""
 
 from __future__ import annotations
 

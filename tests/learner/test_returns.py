@@ -1,4 +1,4 @@
-"""Monte-Carlo returns: by hand, the slow way, and as a replay gives them to the agents that ask."""
+"""Monte-Carlo returns: by hand, by summation, and as a replay returns them to agents that use them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RUNS, DISCOUNT = 3, 0.5
 
 
 def slowly(rewards, masks, discount):
-    """One trajectory, forwards: a thousand steps of its last reward stand for all that would come."""
+    """One trajectory, summed forwards, with a thousand steps of its last reward for the infinite tail."""
     found = []
     for start in range(len(rewards)):
         total, weight = 0.0, 1.0

@@ -1,4 +1,4 @@
-"""The loop: stops where it should, means of what was logged, the same numbers after a break."""
+"""The loop: where it stops, the means of its logs, and equal numbers after a break."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_half_of_a_balanced_batch_is_of_online_transitions():
 
 
 class Numbers:
-    """A source of ever more transitions; a batch is its indices."""
+    """A source of arbitrarily many transitions, whose batches are their indices."""
 
     size = offline_size = 100
 
@@ -175,7 +175,7 @@ def test_training_is_deterministic():
 
 
 def test_in_bfloat16_every_loss_sees_the_parameters_as_they_are():
-    """Autocast may not keep the policy's cast over its step, for the critic's target is the new policy's."""
+    """Autocast must not cache the policy's cast across its step, because the critic's target uses the new policy."""
     usual, plain = (make_trainer(autocast=torch.bfloat16) for _ in range(2))
     agent = plain.learner
 

@@ -1,4 +1,4 @@
-"""The networks that diffusion models are made of."""
+"""The networks of diffusion models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batched networks are what single plain networks are, run by run."""
+"""Batched networks equal single plain networks, run by run."""
 
 from __future__ import annotations
 

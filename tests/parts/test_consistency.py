@@ -1,4 +1,4 @@
-"""The consistency function and its schedule, by what is known of them."""
+"""Known properties of the consistency function and its schedule."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ RUNS = [1, 2]
 
 
 def count_of(k, period=PERIOD):
-    """N as its authors write it."""
+    """N as in the authors' code."""
     return math.ceil(math.sqrt(k * (150**2 - 2**2) / period + 2**2) - 1) + 1
 
 
 def made(size=7):
-    """A function, and states, actions and noise for it."""
+    """A consistency function with states, actions and noise."""
     streams = RunStreams(RUNS)
     return Consistency(streams, 3, 2, [16, 8]), *(streams.normal(size, width) for width in (3, 2, 2))
 
@@ -87,7 +87,7 @@ def test_every_pair_of_neighbours_is_drawn_alike(monkeypatch):
 
 
 def test_a_loss_in_bfloat16_is_nearly_the_one_in_float32():
-    """Neighbours among 150 levels differ by 0.0004 at the least: coefficients of three digits would lose that."""
+    """Neighbours among 150 levels differ by as little as 0.0004, which three digits cannot represent."""
     f, s, a, z = made(200)
     teacher = copy.deepcopy(f)
     n, u = torch.tensor(150.0, dtype=torch.float64), RunStreams(RUNS).uniform(200, 1)

@@ -1,4 +1,4 @@
-"""What critics say before they are trained."""
+"""The values of critics before training."""
 
 from __future__ import annotations
 
