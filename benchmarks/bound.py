@@ -16,9 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.measure import least_processor_seconds
 from benchmarks.peers import ACTION, BATCH, OBSERVATION, OFFICIAL, SIZES
 from benchmarks.subject import make_trainer
-from flp.learner import products
 from flp.learner.devices import set_up
 from flp.learner.trainer import CHUNK
+from flp.networks import products
 
 
 def counted(agent: str, size: str) -> float:
@@ -26,9 +26,9 @@ def counted(agent: str, size: str) -> float:
     width, depth = SIZES[size]
     with patch.object(products, "_PREFERRED", False):  # only PyTorch's own operators are counted
         trainer = make_trainer(1, OBSERVATION, ACTION, [width] * depth, torch.device("cpu"), BATCH, agent=agent)
-        trainer.chunk()
+        trainer.run_chunk()
         with FlopCounterMode(display=False) as counter:
-            trainer.chunk()
+            trainer.run_chunk()
     return float(counter.get_total_flops()) / CHUNK
 
 

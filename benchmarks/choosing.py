@@ -60,7 +60,7 @@ def successes(agent: FLP, evaluator: Evaluator) -> list[dict[str, Any]]:
         agent.resamples, agent.candidates = selection == "resample", (max(count, 1),) * len(evaluator.tasks)
         agent.acting_noise = float(count > 0)
         agent.surplus, agent.temperature = None, temperature
-        played = evaluator.evaluate(lambda s, streams: agent.act(s, streams)[0])
+        played = evaluator.evaluate(agent.act)
         rows += [
             {
                 "selection": selection,

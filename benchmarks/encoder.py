@@ -20,8 +20,8 @@ from flp.flow.behavior import Flow
 from flp.flow.matching import FlowLearner, Pairs, validation_loss
 from flp.flow.saturation import learnable
 from flp.flow.velocity import VelocityField
-from flp.learner.nets import standardize
 from flp.learner.trainer import Trainer
+from flp.networks.mlp import standardize
 from flp.randomness.streams import RunStreams
 from flp.system import layout
 
@@ -46,7 +46,7 @@ def trained(train: Pairs, field: VelocityField, steps: int, draws: int) -> tuple
     learner = FlowLearner(field, RATE, steps, draws)
     trainer, start = Trainer(learner, train, RunStreams([1]), BATCH), time.process_time()
     while trainer.step < steps:
-        trainer.chunk()
+        trainer.run_chunk()
     return learner, steps / (time.process_time() - start)
 
 

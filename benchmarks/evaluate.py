@@ -76,7 +76,7 @@ class Policy:
 
     @torch.inference_mode()
     def __call__(self, observations: np.ndarray) -> np.ndarray:
-        actions: np.ndarray = self.agent.act(torch.from_numpy(observations), self.streams)[0].numpy()
+        actions: np.ndarray = self.agent.act(torch.from_numpy(observations), self.streams).numpy()
         return actions
 
 

@@ -47,7 +47,7 @@ def fitted(observations: torch.Tensor, actions: torch.Tensor) -> VelocityField:
     pairs = Pairs(observations, actions, torch.arange(len(actions)))
     trainer = Trainer(FlowLearner(field, 3e-4), pairs, streams, 256)
     while trainer.step < STEPS:
-        trainer.chunk()
+        trainer.run_chunk()
     return field.requires_grad_(False)
 
 

@@ -21,7 +21,7 @@ from torch import nn
 from flp.data.load import read_dataset
 from flp.flow.saturation import saturated
 from flp.learner.optimizers import Adam
-from flp.parts.latent import kl_to_prior, sample
+from flp.parts.gaussian import kl_to_prior, sample
 from flp.parts.selection import best_of_n, log_weights, resample
 from flp.randomness.streams import RunStreams
 from flp.system.artifacts import load_tensors, read_json

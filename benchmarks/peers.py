@@ -99,13 +99,13 @@ def ours(args: argparse.Namespace, name: str, size: str, changes: dict[str, Any]
     place = set_up(args.threads, args.device, changes.get("precision", "float32"))
     trainer = make_trainer(1, OBSERVATION, ACTION, [width] * depth, place, BATCH, agent=name, **changes)
     for _ in range(2 if args.device == "cuda" else 1):
-        trainer.chunk()
+        trainer.run_chunk()
     now = getattr(time, args.clock)
 
     def seconds(updates: int) -> float:
         start: float = now()
         for _ in range(updates // CHUNK):
-            trainer.chunk()
+            trainer.run_chunk()
         if args.device == "cuda":
             torch.cuda.synchronize()
         taken: float = now() - start

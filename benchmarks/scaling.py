@@ -59,12 +59,12 @@ def measure(threads: int, device_: str, point: dict[str, int], seconds: float = 
 
     count = 1 if device.type == "cpu" else 10
     for _ in range(3):  # on a GPU, the second call captures
-        trainer.chunk(count)
+        trainer.run_chunk(count)
     times: list[float] = []
     start = finish()
     while not times or time.perf_counter() - start < seconds:
         began = finish()
-        trainer.chunk(count)
+        trainer.run_chunk(count)
         times.append((finish() - began) / count)
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated() / 2**20

@@ -24,7 +24,7 @@ def work(folder: str, compile_: bool, shards: int, shard: Shard, turns: Turns) -
     def train(until: int) -> None:
         while trainer.step < until:
             with turns(trainer.step):
-                trainer.chunk(CHUNK)
+                trainer.run_chunk(CHUNK)
 
     train(WARM)
     Path(folder, f"{shard.runs[0].name}.warm").touch()

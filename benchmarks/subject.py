@@ -49,7 +49,8 @@ def make_trainer(
         discount=offline.discount,
         n_step=offline.n_step,
         returns=learner.uses_returns,
+        next_actions=learner.uses_next_actions,
     )
     autocast = torch.bfloat16 if offline.precision == "bfloat16" else None
-    update = Compiled(learner.update) if offline.compile else None
-    return Trainer(learner, replay, RunStreams(list(range(runs)), device), batch, autocast=autocast, update=update)
+    step_fn = Compiled(learner.update) if offline.compile else None
+    return Trainer(learner, replay, RunStreams(list(range(runs)), device), batch, autocast=autocast, step_fn=step_fn)

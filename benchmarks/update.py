@@ -66,7 +66,7 @@ def paper_sizes(threads: int) -> list[dict[str, Any]]:
         for name, changes in CPU_SETTINGS.items()
     }
     for trainer in trainers.values():
-        trainer.chunk()
+        trainer.run_chunk()
     eager = eager_seconds(28, 5, [512] * 4, 256, 2)
     times: dict[str, list[float]] = {name: [] for name in trainers}
     plain, rate = [], []
@@ -74,7 +74,7 @@ def paper_sizes(threads: int) -> list[dict[str, Any]]:
         rate.append(sgemm_rate(cpu))
         plain.append(eager())
         for name, trainer in trainers.items():
-            times[name].append(seconds(trainer.chunk, 2, cpu) / CHUNK)
+            times[name].append(seconds(trainer.run_chunk, 2, cpu) / CHUNK)
     found = []
     for name, mine in times.items():
         best, what = min(mine), f"one run, paper's sizes, {name}"
@@ -112,8 +112,8 @@ def on_gpu() -> list[dict[str, Any]]:
         torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
         trainer = make_trainer(runs, 28, 5, [512] * 4, device, 256, precision=precision, **BEST_OF_4)
         for _ in range(3):
-            trainer.chunk()
-        time_ = seconds(lambda t=trainer: [t.chunk() for _ in range(10)], 5, device) / (10 * CHUNK)  # type: ignore[misc]
+            trainer.run_chunk()
+        time_ = seconds(lambda t=trainer: [t.run_chunk() for _ in range(10)], 5, device) / (10 * CHUNK)  # type: ignore[misc]
         goal = 2000 if runs == 1 else {"float32": 12000, "tf32": 12000, "bfloat16": 20000}[precision]
         name = f"{runs} runs, paper's sizes, {precision}, captured"
         rows.append(row(name, 1, runs / time_, "run-updates/s", goal, device_name(device)))

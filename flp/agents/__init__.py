@@ -1,4 +1,4 @@
-"""The algorithms, one file each, found by their names."""
+"""The algorithms, one file each, looked up by name."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from flp.parts.base import Agent, Spec
 def make_agent(name: str, spec: Spec) -> Agent:
     """Build the agent of `flp/agents/{name}.py`: the one subclass of `Agent` that is defined there.
 
-    There is no table of them here, for it would be part of every run's key: a new algorithm leaves the others' runs
-    as they are.
+    There is deliberately no table of algorithms: it would be part of every run's key, so that a new algorithm would
+    make the others' runs stale.
     """
     module = import_module(f"flp.agents.{name}")
     (agent_class,) = [

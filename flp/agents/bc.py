@@ -1,4 +1,4 @@
-"""Behaviour cloning by a Gaussian of standard deviation 1: regression of the dataset's actions."""
+"""Behaviour cloning by a Gaussian of unit variance: regression of the dataset's actions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from flp.learner.optimizers import Adam, descend
 from flp.learner.trainable import Batch, Logs
 from flp.parts.base import Agent, Spec
-from flp.parts.common import GaussianActor, log_prob
+from flp.parts.gaussian import GaussianActor, log_prob
 from flp.randomness.streams import RunStreams
 
 
@@ -26,7 +26,7 @@ class BC(Agent):
         return {}
 
     def update(self, batch: Batch, noise: dict[str, Tensor]) -> Logs:
-        """One step up the likelihood."""
+        """One gradient step."""
         loss = self.actor_loss(batch)
         descend(self.optimizers[0], loss)
         return {"actor_loss": loss.detach()}
@@ -36,7 +36,6 @@ class BC(Agent):
         return -log_prob(self.actor(batch["observations"]), batch["actions"]).mean(1)
 
     @torch.no_grad()
-    def act(self, observations: Tensor, streams: RunStreams) -> tuple[Tensor, Tensor]:
-        """The mean, as at temperature 0."""
-        actions = self.actor(observations).clamp(-1, 1)
-        return actions, actions
+    def act(self, observations: Tensor, streams: RunStreams) -> Tensor:
+        """μ_θ(s), as at temperature 0, clipped to [-1, 1]."""
+        return self.actor(observations).clamp(-1, 1)

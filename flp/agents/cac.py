@@ -1,7 +1,7 @@
-"""Consistency-AC: a two-step consistency model cloned from the data while it climbs Q (CAC, agents/ql_consistency.py).
+"""Consistency-AC: a two-step consistency policy, cloned while it maximises Q (CAC, agents/ql_consistency.py).
 
-One network after the other is updated, each from those before it. Settings are FQL's authors': the official ones of
-D4RL's antmaze, without normalised targets.
+Networks are updated one after the other, each with the new parameters of those before it. Settings are FQL's authors':
+the official ones of D4RL's antmaze, without normalised targets.
 """
 
 from __future__ import annotations
@@ -11,25 +11,26 @@ from copy import deepcopy
 import torch
 from torch import Tensor
 
-from flp.learner.nets import aggregate, follow
 from flp.learner.optimizers import Adam, descend
+from flp.learner.polyak import polyak_update
 from flp.learner.trainable import Batch, Logs
-from flp.parts.base import Agent, Spec, settings_of
-from flp.parts.common import critic_logs
-from flp.parts.consistency import Consistency, level_count
-from flp.parts.mish import MishCritic
-from flp.parts.selection import best_of_n, each, rank
+from flp.networks.mish import MishCritic
+from flp.networks.values import aggregate
+from flp.parts.base import Agent, Spec
+from flp.parts.consistency import Consistency, discretization_steps
+from flp.parts.critics import critic_logs
+from flp.parts.selection import best_of_n, q_values
 from flp.randomness.streams import RunStreams
 
 
 class CAC(Agent):
-    """R consistency policies with critics; a policy's moving average teaches it, and gives the targets' actions."""
+    """R consistency policies with critics; a policy's moving average teaches it and acts in targets."""
 
     restraint = "lower offline.baselines.cac.eta"
 
     def __init__(self, spec: Spec) -> None:
         super().__init__()
-        o, own = spec.offline, settings_of(spec, "cac")
+        o, own = spec.offline, spec.offline.baselines.cac
         self.own, self.discount, self.target_rate = own, spec.discount, o.target_rate
         self.action_dim, self.candidates = spec.action_dim, (own.candidates,) * len(spec.streams)
         sizes = spec.observation_dim, spec.action_dim, own.hidden or o.hidden
@@ -37,41 +38,45 @@ class CAC(Agent):
         self.average = deepcopy(self.actor).requires_grad_(False)
         self.critic = MishCritic(spec.streams, *sizes, members=o.critics)
         self.target_critic = deepcopy(self.critic).requires_grad_(False)
-        # Counted on the device, so that captured updates know the schedule.
-        self.updates: Tensor
-        self.register_buffer("updates", torch.zeros((), dtype=torch.int64, device=spec.streams.device))
+        self.count_updates(spec.streams.device)
         self.optimizers = [
             Adam(network.parameters(), o.learning_rate, clip_norm=own.clip_norm, runs=len(spec.streams))
             for network in (self.actor, self.critic)
         ]
 
     def draw(self, streams: RunStreams, updates: int, batch_size: int) -> dict[str, Tensor]:
-        """Noise of the policy's actions and of the next ones; noise and levels of consistency; a coin per run."""
+        """Randomness of policy, targets and consistency.
+
+        Returns:
+            N(0, I) of the policy's actions, `policy` `[updates, R, B, 2, a]`, and of n next ones, `next`
+            `[updates, R, B, n, 2, a]`; `z` ~ N(0, I) `[updates, R, B, a]` and `u` ~ U[0, 1) `[updates, R, B, 1]` of the
+            consistency loss; `coin` ~ U[0, 1) `[updates, R, B, 1]`, whose first entry picks a critic.
+        """
         drawn = {
             "policy": streams.normal(updates, batch_size, 2, self.action_dim),
             "next": streams.normal(updates, batch_size, self.own.max_backup, 2, self.action_dim),
             "z": streams.normal(updates, batch_size, self.action_dim),
             "u": streams.uniform(updates, batch_size, 1),
-            "coin": streams.uniform(updates, batch_size, 1),  # the first counts
+            "coin": streams.uniform(updates, batch_size, 1),
         }
         return {name: value.transpose(0, 1) for name, value in drawn.items()}
 
     def update(self, batch: Batch, noise: dict[str, Tensor]) -> Logs:
-        """One step of Q, of the policy with the new Q, and of what follows them."""
+        """One step of Q, of the policy with the new Q, and of the moving averages."""
         critic_loss, logs = self.critic_loss(batch, noise["next"])
         descend(self.optimizers[1], critic_loss)
         actor_loss, actor_logs = self.actor_loss(batch, noise)
         descend(self.optimizers[0], actor_loss)
         moves = (self.updates % self.own.ema_every == 0) & (self.updates >= self.own.ema_start)
-        follow(self.average, self.actor, self.own.ema_rate * moves.to(actor_loss.dtype))
-        follow(self.target_critic, self.critic, self.target_rate)
+        polyak_update(self.average, self.actor, self.own.ema_rate * moves.to(actor_loss.dtype))
+        polyak_update(self.target_critic, self.critic, self.target_rate)
         self.updates += 1
         return logs | actor_logs
 
     def actor_loss(self, batch: Batch, noise: dict[str, Tensor]) -> tuple[Tensor, Logs]:
-        """Consistency − η · mean Q_i(s, a) / mean |Q_j(s, a)| with a coin's i ≠ j, per run `[R]`."""
-        count = level_count(self.updates, self.own.restart)
-        consistency_loss = self.actor.loss(batch, self.average, noise["z"], noise["u"], count)
+        """Consistency − η · mean Q_i(s, a) / mean |Q_j(s, a)| with a random i ≠ j, per run `[R]`."""
+        steps = discretization_steps(self.updates, self.own.restart)
+        consistency_loss = self.actor.loss(batch, self.average, noise["z"], noise["u"], steps)
         actions = self.actor.sample(batch["observations"], noise["policy"])
         q = self.critic(batch["observations"], actions)
         gains = q.mean(2) / q.detach().abs().mean(2).roll(-1, 1)
@@ -80,7 +85,7 @@ class CAC(Agent):
         return consistency_loss - self.own.eta * (chosen * gains).sum(1), logs
 
     def critic_loss(self, batch: Batch, noise: Tensor) -> tuple[Tensor, Logs]:
-        """(Q − y)², summed over the ensemble, per run `[R]`; noise `[R, B, n, 2, a]` gives the next actions."""
+        """(Q(s, a) − y)², summed over the ensemble, per run `[R]`; noise `[R, B, n, 2, a]` of the next actions."""
         y = self.target(batch, noise)
         q = self.critic(batch["observations"], batch["actions"])
         loss = (q - y.unsqueeze(1)).square().sum(1).mean(1)
@@ -89,26 +94,26 @@ class CAC(Agent):
     @torch.no_grad()
     def target(self, batch: Batch, noise: Tensor) -> Tensor:
         """y = r + γ · mask · min_i max_n Q_i⁻(s′, a′_n), `[R, B]`."""
-        _, q = self.drawn(self.average, batch["next_observations"], noise)
+        _, q = self.sample(self.average, batch["next_observations"], noise)
         y = batch["rewards"] + self.discount * batch["masks"] * q.amax(-1).amin(1)
         return y / (y.std(1, keepdim=True) + 1e-6) if self.own.normalize_target else y
 
-    def drawn(self, policy: Consistency, observations: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """A policy's actions of noise `[R, B, n, 2, a]`, `[R, B, n, a]`, and every Q_φ⁻ of them, `[R, E, B, n]`."""
+    def sample(self, policy: Consistency, observations: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """A policy's actions of noise `[R, B, n, 2, a]`, `[R, B, n, a]`, and each Q_φ⁻ of them, `[R, E, B, n]`."""
         n = noise.shape[2]
-        actions = policy.sample(each(observations, n), noise.flatten(1, 2)).view(len(noise), -1, n, self.action_dim)
-        return actions, rank(self.target_critic, observations, actions)
+        actions = policy.sample(observations.repeat_interleave(n, 1), noise.flatten(1, 2))
+        actions = actions.view(len(noise), -1, n, self.action_dim)
+        return actions, q_values(self.target_critic, observations, actions)
 
     @torch.no_grad()
     def value(self, observations: Tensor, actions: Tensor) -> Tensor:
-        """min Q_φ⁻(s, a)."""
+        """min Q_φ⁻(s, a), `[R, B]`."""
         return aggregate(self.target_critic(observations, actions), "min")
 
     @torch.no_grad()
-    def act(self, observations: Tensor, streams: RunStreams) -> tuple[Tensor, Tensor]:
-        """Draw n actions and take one with probability softmax(min Q_φ⁻), as the best of q + Gumbel noise."""
+    def act(self, observations: Tensor, streams: RunStreams) -> Tensor:
+        """Draw n actions and take one with probability softmax(min Q_φ⁻), by the Gumbel-max trick."""
         batch, n = observations.shape[1], self.candidates[0]  # the same for every run
-        drawn, q = self.drawn(self.actor, observations, streams.normal(batch, n, 2, self.action_dim))
+        actions, q = self.sample(self.actor, observations, streams.normal(batch, n, 2, self.action_dim))
         gumbel = -torch.log(-torch.log(streams.uniform(batch, n)))
-        actions = best_of_n(aggregate(q, "min") + gumbel, drawn)
-        return actions, actions
+        return best_of_n(aggregate(q, "min") + gumbel, actions)

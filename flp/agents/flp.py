@@ -1,7 +1,7 @@
 """Flow Latent Policy: Algorithm 1 of the paper.
 
-The flow is frozen and maps latents to actions; policy and critic live in its latent space. No gradient passes
-through the flow, and it is not even called in training: the dataset's actions were inverted once.
+The flow is frozen and maps latents to actions; policy and critic are functions of its latents. No gradient passes
+through the flow, and training does not even evaluate it: the dataset's actions were inverted once.
 """
 
 from __future__ import annotations
@@ -11,18 +11,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from flp.learner.nets import Critic, aggregate, follow
 from flp.learner.optimizers import Adam, descend
+from flp.learner.polyak import polyak_update
 from flp.learner.trainable import Batch, Logs
+from flp.networks.values import Critic, aggregate
 from flp.parts.base import Agent, Spec
-from flp.parts.common import make_critic, td_loss
-from flp.parts.latent import LatentPolicy, kl_to_prior, sample
-from flp.parts.selection import best_of_n, log_weights, rank, resample, weighted_mean
+from flp.parts.critics import make_critic, td_loss
+from flp.parts.gaussian import LatentPolicy, kl_to_prior, sample
+from flp.parts.selection import best_of_n, log_weights, q_values, resample, weighted_mean
 from flp.randomness.streams import RunStreams
 
 
 class Proposed(NamedTuple):
-    """Latents of the policy, `[R, B, N, d]`, their values, and their weights under π*, each `[R, B, N]`."""
+    """Candidate latents `[R, B, N, d]`, their values, and their log weights under π*, each `[R, B, N]`."""
 
     candidates: Tensor
     values: Tensor
@@ -63,11 +64,11 @@ class FLP(Agent):
 
     @property
     def chooses(self) -> bool:
-        """Whether it acts by one of N draws, and not by its mean."""
+        """Whether it acts by one of N draws rather than by its mean."""
         return self.acting_noise > 0
 
     def draw(self, streams: RunStreams, updates: int, batch_size: int) -> dict[str, Tensor]:
-        """Noise of the actor's z and of the N next candidates."""
+        """N(0, I) of z, `policy` `[updates, R, B, d]`, and of the next `candidates` `[updates, R, B, N, d]`."""
         d = self.flow.field.action_dim
         noise = streams.normals([n + 1 for n in self.target_candidates], updates, batch_size, d).transpose(0, 1)
         return {"policy": noise[..., 0, :], "candidates": noise[..., 1:, :]}
@@ -80,11 +81,11 @@ class FLP(Agent):
             descend(self.optimizers[2], self.log_alpha * (self.kl_budget - logs["kl"]))
         critic_loss, critic_logs = self.critic_loss(batch, noise["candidates"])
         descend(self.optimizers[1], critic_loss)
-        follow(self.target_critic, self.critic, self.target_rate)
+        polyak_update(self.target_critic, self.critic, self.target_rate)
         return logs | critic_logs
 
     def weight(self) -> Tensor:
-        """α of Eq. 4 per run, `[R]`: given, or by dual ascent where the KL has a budget."""
+        """α of Eq. 4 per run, `[R]`: given, or found by dual ascent if the KL has a budget."""
         return self.alpha if self.kl_budget is None else self.log_alpha.detach().exp()
 
     def actor_loss(self, batch: Batch, noise: Tensor) -> tuple[Tensor, Logs]:
@@ -100,7 +101,7 @@ class FLP(Agent):
             "latent_norm": z.detach().norm(dim=-1).mean(1),
         }
         if self.kl_budget is not None:
-            logs["kl_weight"] = self.weight()  # alpha is the run's own, in every table
+            logs["kl_weight"] = self.weight()  # not "alpha", which identifies the run in every table
         return self.weight() * kl - q, logs
 
     def critic_loss(self, batch: Batch, noise: Tensor) -> tuple[Tensor, Logs]:
@@ -111,64 +112,67 @@ class FLP(Agent):
     def target(self, batch: Batch, noise: Tensor) -> Tensor:
         """y = r + γ · mask · V(s′), `[R, B]`: V is Q_φ⁻ of the best of N candidates, or its mean under π*."""
         proposed = self.propose(self.target_critic, batch["next_observations"], noise, self.target_surplus)
-        # The value of the best candidate is the largest value: nothing needs to be picked.
+        # The best candidate's value is the largest value, so no candidate needs to be selected.
         v = weighted_mean(proposed.log_weights, proposed.values) if self.resamples else proposed.values.amax(-1)
         return batch["rewards"] + self.discount * batch["masks"] * v
 
     def propose(
-        self, critic: Critic, observations: Tensor, noise: Tensor, surplus: Tensor | None, spread: float = 1.0
+        self, critic: Critic, observations: Tensor, noise: Tensor, surplus: Tensor | None, noise_scale: float = 1.0
     ) -> Proposed:
-        """Candidates μ + spread · σ · noise `[R, B, N, d]`, valued; a run's surplus ones are worth −∞."""
+        """Candidates μ + noise_scale · σ · noise `[R, B, N, d]` with their values; −∞ for a run's surplus ones."""
         mean, log_std = self.policy(observations)
-        candidates = sample(mean.unsqueeze(2), log_std.unsqueeze(2), spread * noise)
-        values = aggregate(rank(critic, observations, candidates), self.aggregation)
+        candidates = sample(mean.unsqueeze(2), log_std.unsqueeze(2), noise_scale * noise)
+        values = aggregate(q_values(critic, observations, candidates), self.aggregation)
         weights = log_weights(values, self.temperature * self.weight(), candidates, noise)
         if surplus is not None:
-            values, weights = (each.masked_fill(surplus, -torch.inf) for each in (values, weights))
+            values, weights = (scores.masked_fill(surplus, -torch.inf) for scores in (values, weights))
         return Proposed(candidates, values, weights)
 
     @torch.no_grad()
     def value(self, observations: Tensor, actions: Tensor) -> Tensor:
-        """Q_φ(s, f⁻¹(a)): the critic knows latents."""
+        """Q_φ(s, f⁻¹(a)), `[R, B]`: the critic's actions are latents."""
         latents = self.flow.inverse(observations, actions)
         return aggregate(self.critic(observations, latents), self.aggregation)
 
     @torch.no_grad()
-    def act(self, observations: Tensor, streams: RunStreams) -> tuple[Tensor, Tensor]:
-        """Draw N latents with `acting_noise` times σ, keep the best or resample one, decode it; at 0 it is μ."""
-        if self.acting_noise == 0:
-            z, _ = self.policy(observations)
-            return self.flow.decode(observations, z), z
-        return self._choose(observations, streams, self.acting_noise)
+    def act(self, observations: Tensor, streams: RunStreams) -> Tensor:
+        """Decode the chosen latent, clipped to [-1, 1]."""
+        return self.flow.decode(observations, self.latents(observations, streams))
 
     @torch.no_grad()
     def explore(self, observations: Tensor, streams: RunStreams) -> tuple[Tensor, Tensor]:
-        """Like `act`, with all of the policy's noise; the latent itself is what is stored."""
-        return self._choose(observations, streams, 1.0)
-
-    def _choose(self, observations: Tensor, streams: RunStreams, spread: float) -> tuple[Tensor, Tensor]:
-        batch = observations.shape[1]
-        noise = streams.normals(self.candidates, batch, self.flow.field.action_dim)
-        if max(self.candidates) == 1 and not self.resamples:  # nothing to choose: the critic is not asked
-            mean, log_std = self.policy(observations)
-            z = sample(mean, log_std, spread * noise.squeeze(2))
-            return self.flow.decode(observations, z), z
-        proposed = self.propose(self.critic, observations, noise, self.surplus, spread)
-        if self.resamples:
-            z = resample(proposed.log_weights, proposed.candidates, streams.uniform(batch, 1))
-        else:
-            z = best_of_n(proposed.values, proposed.candidates)
+        """Like `act`, but with the policy's full noise; the latent itself is what is stored."""
+        z = self.choose(observations, streams, 1.0)
         return self.flow.decode(observations, z), z
 
     @torch.no_grad()
+    def latents(self, observations: Tensor, streams: RunStreams) -> Tensor:
+        """The latents `[R, B, d]` that `act` decodes: μ if `acting_noise` is 0, else one of N draws."""
+        if self.acting_noise == 0:
+            return self.policy(observations)[0]
+        return self.choose(observations, streams, self.acting_noise)
+
+    def choose(self, observations: Tensor, streams: RunStreams, noise_scale: float) -> Tensor:
+        """The best of N latents of N(μ, (noise_scale · σ)²), or one resampled from them: `[R, B, d]`."""
+        batch = observations.shape[1]
+        noise = streams.normals(self.candidates, batch, self.flow.field.action_dim)
+        if max(self.candidates) == 1 and not self.resamples:  # nothing to choose, so the critic is not evaluated
+            mean, log_std = self.policy(observations)
+            return sample(mean, log_std, noise_scale * noise.squeeze(2))
+        proposed = self.propose(self.critic, observations, noise, self.surplus, noise_scale)
+        if self.resamples:
+            return resample(proposed.log_weights, proposed.candidates, streams.uniform(batch, 1))
+        return best_of_n(proposed.values, proposed.candidates)
+
+    @torch.no_grad()
     def behave(self, observations: Tensor, streams: RunStreams) -> Tensor:
-        """The frozen flow itself: z ~ N(0, I), decoded."""
+        """The frozen flow itself: f(s, z) of z ~ N(0, I), clipped to [-1, 1]."""
         z = streams.normal(observations.shape[1], self.flow.field.action_dim)
         return self.flow.decode(observations, z)
 
 
 def _surplus(counts: tuple[int, ...], device: torch.device) -> Tensor | None:
-    """In a sweep over N every run scores the largest N; which of them a run with a smaller one ignores, `[R, 1, N]`."""
+    """Which of the largest N candidates a run with a smaller N ignores, bool `[R, 1, N]`; None if all N are equal."""
     if len(set(counts)) == 1:
         return None
     return (torch.arange(max(counts), device=device) >= torch.tensor(counts, device=device)[:, None])[:, None]

@@ -7,44 +7,40 @@ from copy import deepcopy
 import torch
 from torch import Tensor
 
-from flp.learner.nets import follow
+from flp.learner.polyak import polyak_update
 from flp.learner.trainable import Batch, Logs
-from flp.parts.base import Spec, settings_of
+from flp.parts.base import Spec
 from flp.parts.diffusion import DiffusionAgent
-from flp.parts.selection import best_of_n, each
+from flp.parts.selection import take_best
 from flp.randomness.streams import RunStreams
 
 
 class IDQL(DiffusionAgent):
-    """R diffusion models whose draws are ranked by the target critics; the models' moving averages act."""
+    """R diffusion models from whose draws the target critics select; it acts by the models' moving averages."""
 
     restraint = "lower offline.baselines.idql.expectile"
 
     def __init__(self, spec: Spec) -> None:
-        super().__init__(spec, "idql")
-        own = settings_of(spec, "idql")
+        own = spec.offline.baselines.idql
+        super().__init__(spec, own)
         self.candidates, self.ema_rate = (own.candidates,) * len(spec.streams), own.ema_rate
         self.value_every = own.value_every
-        # Counted on the device, so that captured updates know which of them move the values.
-        self.updates: Tensor
-        self.register_buffer("updates", torch.zeros((), dtype=torch.int64, device=spec.streams.device))
+        self.count_updates(spec.streams.device)
         self.average = deepcopy(self.diffusion).requires_grad_(False)
 
     def update(self, batch: Batch, noise: dict[str, Tensor]) -> Logs:
-        """One step of the behaviour model and, every `value_every`-th time, of V and of Q, one after the other."""
+        """One step of the behaviour model and, every `value_every` updates, of V and then of Q."""
         logs = self.update_behavior(batch, noise)
-        follow(self.average, self.diffusion, self.ema_rate)
+        polyak_update(self.average, self.diffusion, self.ema_rate)
         self.updates += 1
         moves = None if self.value_every == 1 else self.updates % self.value_every == 0
         return logs | self.update_values(batch, moves)
 
     @torch.no_grad()
-    def act(self, observations: Tensor, streams: RunStreams) -> tuple[Tensor, Tensor]:
+    def act(self, observations: Tensor, streams: RunStreams) -> Tensor:
         """Draw N actions and take the one with the largest min Q_φ⁻."""
         batch, n = observations.shape[1], self.candidates[0]  # the same for every run
-        repeated = each(observations, n)
+        repeated = observations.repeat_interleave(n, 1)
         noise = streams.normal(batch, n, len(self.average.alphas), self.action_dim).flatten(1, 2)
-        drawn = self.average.sample(repeated, noise)
-        values = self.values.q(repeated, drawn)
-        actions = best_of_n(values.view(-1, batch, n), drawn.view(-1, batch, n, self.action_dim))
-        return actions, actions
+        actions = self.average.sample(repeated, noise)
+        return take_best(self.values.q(repeated, actions), actions, n)

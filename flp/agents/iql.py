@@ -5,25 +5,27 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flp.learner.nets import aggregate, follow
 from flp.learner.optimizers import Adam, descend
+from flp.learner.polyak import polyak_update
 from flp.learner.trainable import Batch, Logs
-from flp.parts.base import Agent, Spec, settings_of
-from flp.parts.common import GaussianActor, InSampleValues, log_prob
+from flp.networks.values import aggregate
+from flp.parts.base import Agent, Spec
+from flp.parts.gaussian import GaussianActor, log_prob
+from flp.parts.in_sample import make_values
 from flp.randomness.streams import RunStreams
 
 
 class IQL(Agent):
-    """R Gaussian policies N(μ_θ(s), I) with in-sample values."""
+    """R Gaussian policies π_θ(a | s) = N(μ_θ(s), I) with in-sample values."""
 
     restraint = "lower offline.baselines.iql.expectile"
 
     def __init__(self, spec: Spec) -> None:
         super().__init__()
-        o, own = spec.offline, settings_of(spec, "iql")
+        o, own = spec.offline, spec.offline.baselines.iql
         self.alpha, self.max_weight, self.target_rate = own.alpha, own.max_weight, o.target_rate
         self.actor = GaussianActor(spec.streams, spec.observation_dim, spec.action_dim, o.hidden)
-        self.values = InSampleValues(spec, own.expectile)
+        self.values = make_values(spec, own.expectile)
         self.optimizers = [Adam([*self.actor.parameters(), *self.values.trained()], o.learning_rate)]
 
     def draw(self, streams: RunStreams, updates: int, batch_size: int) -> dict[str, Tensor]:
@@ -31,12 +33,12 @@ class IQL(Agent):
         return {}
 
     def update(self, batch: Batch, noise: dict[str, Tensor]) -> Logs:
-        """One step of V, Q and policy at once; each loss reaches its own network alone."""
+        """One joint step of V, Q and policy; each loss has a gradient in its own network alone."""
         v, q = self.values.value(batch["observations"]), self.values.critic(batch["observations"], batch["actions"])
         value_loss, value_logs = self.values.value_loss(batch, v)
         critic_loss, critic_logs = self.values.critic_loss(batch, q)
         actor_loss, logs = self.actor_loss(batch, (aggregate(q, "min") - v).detach())
-        follow(self.values.target_critic, self.values.critic, self.target_rate)
+        polyak_update(self.values.target_critic, self.values.critic, self.target_rate)
         descend(self.optimizers[0], value_loss + critic_loss + actor_loss)
         return logs | value_logs | critic_logs
 
@@ -48,18 +50,17 @@ class IQL(Agent):
 
     @torch.no_grad()
     def value(self, observations: Tensor, actions: Tensor) -> Tensor:
-        """min Q_φ(s, a)."""
+        """min Q_φ(s, a), `[R, B]`."""
         return self.values.q(observations, actions)
 
     @torch.no_grad()
-    def act(self, observations: Tensor, streams: RunStreams) -> tuple[Tensor, Tensor]:
-        """The mean, as at temperature 0."""
-        actions = self.actor(observations).clamp(-1, 1)
-        return actions, actions
+    def act(self, observations: Tensor, streams: RunStreams) -> Tensor:
+        """μ_θ(s), as at temperature 0, clipped to [-1, 1]."""
+        return self.actor(observations).clamp(-1, 1)
 
     @torch.no_grad()
     def explore(self, observations: Tensor, streams: RunStreams) -> tuple[Tensor, Tensor]:
-        """A draw from the policy, as at temperature 1."""
+        """A draw of the policy, as at temperature 1, clipped to [-1, 1]."""
         mean = self.actor(observations)
         actions = (mean + streams.normal(*mean.shape[1:])).clamp(-1, 1)
         return actions, actions

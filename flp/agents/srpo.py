@@ -1,6 +1,6 @@
-"""Score-regularised policy optimisation: a policy moved by a diffusion model's score and by Q (SRPO, SRPO.py).
+"""Score-regularised policy optimisation: a policy trained by a diffusion model's score and by Q (SRPO, SRPO.py).
 
-FQL's authors made it anew from IDQL's values and behaviour model, for the official code gave them nothing; so here.
+As FQL's authors rebuilt it, with IDQL's values and behaviour model, because the official code did not work for them.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from flp.learner.optimizers import Adam, descend
-from flp.learner.rectified import RectifiedMLP
 from flp.learner.trainable import Batch, Logs
-from flp.parts.base import Spec, settings_of
+from flp.networks.relu import ReLUMLP
+from flp.parts.base import Spec
 from flp.parts.diffusion import DiffusionAgent
 from flp.randomness.streams import RunStreams
 
@@ -22,23 +22,21 @@ class SRPO(DiffusionAgent):
     restraint = "lower offline.baselines.srpo.expectile"
 
     def __init__(self, spec: Spec) -> None:
-        super().__init__(spec, "srpo")
-        o, own = spec.offline, settings_of(spec, "srpo")
+        o, own = spec.offline, spec.offline.baselines.srpo
+        super().__init__(spec, own)
         self.beta, self.normalize_gradient, self.actor_start = own.beta, own.normalize_gradient, own.actor_start
-        self.actor = RectifiedMLP(spec.streams, spec.observation_dim, own.actor_hidden or o.hidden, spec.action_dim)
-        # Counted on the device, so that captured updates know which of them move the actor.
-        self.updates: Tensor
-        self.register_buffer("updates", torch.zeros((), dtype=torch.int64, device=spec.streams.device))
+        self.actor = ReLUMLP(spec.streams, spec.observation_dim, own.actor_hidden or o.hidden, spec.action_dim)
+        self.count_updates(spec.streams.device)
         self.optimizers.append(Adam(self.actor.parameters(), o.learning_rate, decay_steps=own.cosine_steps or o.steps))
 
     def draw(self, streams: RunStreams, updates: int, batch_size: int) -> dict[str, Tensor]:
-        """Noise and uniform levels, of denoising and of the policy's actions."""
+        """Adds `policy_z` ~ N(0, I) `[updates, R, B, a]` and `policy_u` ~ U[0, 1) `[updates, R, B, 1]`."""
         z = streams.normal(updates, batch_size, self.action_dim).transpose(0, 1)
         u = streams.uniform(updates, batch_size, 1).transpose(0, 1)
         return super().draw(streams, updates, batch_size) | {"policy_z": z, "policy_u": u}
 
     def update(self, batch: Batch, noise: dict[str, Tensor]) -> Logs:
-        """One step of the behaviour model, of V, of Q and, from `actor_start` on, of the policy."""
+        """One step of the behaviour model, of V, of Q and, after `actor_start` updates, of the policy."""
         logs = self.update_behavior(batch, noise) | self.update_values(batch)
         self.updates += 1
         moves = None if self.actor_start == 0 else self.updates > self.actor_start
@@ -48,36 +46,34 @@ class SRPO(DiffusionAgent):
 
     def policy(self, observations: Tensor) -> Tensor:
         """tanh μ_θ(s), `[R, B, a]`."""
-        mean: Tensor = self.actor(observations).squeeze(1)
-        return mean.tanh()
+        return self.actor(observations).squeeze(1).tanh()
 
     def actor_loss(self, batch: Batch, noise: dict[str, Tensor]) -> tuple[Tensor, Logs]:
-        """⟨σ_k² (ε_φ − z) − β ∇Q, a⟩ with its left side held fixed, per run `[R]`: of use for its gradient alone."""
+        """⟨σ_k² (ε_φ − z) − β ∇Q, a⟩ with a constant left side, per run `[R]`: only its gradient has a meaning."""
         actions = self.policy(batch["observations"])
-        q, slope = self.slope(batch["observations"], actions)
-        pull = self.pull(batch["observations"], actions, noise["policy_z"], noise["policy_u"])
-        loss = ((pull - self.beta * slope) * actions).sum(-1).mean(1)
+        q, q_gradient = self.q_gradient(batch["observations"], actions)
+        score_gradient = self.score_gradient(batch["observations"], actions, noise["policy_z"], noise["policy_u"])
+        loss = ((score_gradient - self.beta * q_gradient) * actions).sum(-1).mean(1)
         return loss, {"actor_loss": loss.detach(), "actor_q": q.mean(1)}
 
     @torch.no_grad()
-    def pull(self, observations: Tensor, actions: Tensor, z: Tensor, u: Tensor) -> Tensor:
-        """σ_k² (ε_φ(s, α_k a + σ_k z, k) − z) at the level k of a uniform u: away from the data, `[R, B, a]`."""
-        k = self.diffusion.level(u)
+    def score_gradient(self, observations: Tensor, actions: Tensor, z: Tensor, u: Tensor) -> Tensor:
+        """σ_k² (ε_φ(s, √ᾱ_k a + σ_k z, k) − z), away from the data, `[R, B, a]`; u `[R, B, 1]` gives the timestep k."""
+        k = self.diffusion.timestep(u)
         x = self.diffusion.diffuse(actions, z, k)
-        predicted: Tensor = self.diffusion.model(observations, x, k.to(x.dtype))
-        return self.diffusion.noise[k].square() * (predicted - z)
+        predicted = self.diffusion.model(observations, x, k.to(x.dtype))
+        return self.diffusion.sigma[k].square() * (predicted - z)
 
-    def slope(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean of the target critics `[R, B]`, and its gradient in the action `[R, B, a]`."""
+    def q_gradient(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """The target ensemble's mean `[R, B]`, and its gradient in the action `[R, B, a]`."""
         actions = actions.detach().requires_grad_()
         q = self.values.target_critic(observations, actions).mean(1)
-        (slope,) = torch.autograd.grad(q.sum(), [actions])
+        (gradient,) = torch.autograd.grad(q.sum(), [actions])
         if self.normalize_gradient:
-            slope = slope / slope.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-8)
-        return q.detach(), slope
+            gradient = gradient / gradient.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-8)
+        return q.detach(), gradient
 
     @torch.no_grad()
-    def act(self, observations: Tensor, streams: RunStreams) -> tuple[Tensor, Tensor]:
-        """The policy, which has no noise."""
-        actions = self.policy(observations)
-        return actions, actions
+    def act(self, observations: Tensor, streams: RunStreams) -> Tensor:
+        """The policy, which is deterministic."""
+        return self.policy(observations)

@@ -1,1 +1,1 @@
-"""The behaviour flow: its velocity field and ODE, how it is fitted, kept, inverted and judged."""
+"""The behaviour flow: its velocity field and ODE, how it is trained, stored, inverted and judged."""

@@ -1,12 +1,13 @@
-"""The behaviour flow f_ω: a velocity field, its matching loss, and its ODE solved both ways.
+"""The behaviour flow f_ω: the ODE of a velocity field, solved both ways, and its density.
 
-dx/dt = v_ω(s, x, t) carries latents z ~ N(0, I) at t = 0 to actions at t = 1. Decoding and inversion use the
+dx/dt = v_ω(s, x, t) transports latents z ~ N(0, I) at t = 0 to actions at t = 1. Decoding and inversion use the
 same solver: stored latents, the prior and the decoder agree only if the inverse follows the same ODE.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +23,10 @@ class Flow(nn.Module):
         field: the velocity field.
         solver: see `integrate`.
         steps: solver steps between t = 0 and t = 1.
-        grading: how much they shorten towards t = 1; see `graded`.
+        grading: how strongly they shorten towards t = 1; see `graded`.
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(self, field: VelocityField, solver: str, steps: int, grading: float = 1.0) -> None:
         super().__init__()
@@ -31,7 +34,7 @@ class Flow(nn.Module):
         self.times = graded(steps, grading)
 
     def freeze(self) -> Flow:
-        """Take the flow out of every optimizer's and every gradient's reach; return it."""
+        """Exclude the flow from gradients and return it."""
         return self.requires_grad_(False).eval()
 
     def _velocity(self, observations: Tensor) -> Velocity:
@@ -51,15 +54,14 @@ class Flow(nn.Module):
         return integrate(self._velocity(observations), actions, self.times[::-1], self.solver)
 
     def decode(self, observations: Tensor, latents: Tensor) -> Tensor:
-        """Actions for the environment: f_ω, clipped to [-1, 1] at the very end."""
-        actions: Tensor = self(observations, latents)
-        return actions.clamp(-1, 1)
+        """Actions for the environment, `[R, B, a]`: f_ω, clipped to [-1, 1] after the last step."""
+        return self(observations, latents).clamp(-1, 1)
 
     def log_density(self, observations: Tensor, actions: Tensor) -> Tensor:
         """log π_β(a | s), `[R, B]`, by the change of variables along the ODE.
 
-        log p(a) = log N(f⁻¹(a); 0, I) − ∫₀¹ div v dt, the divergence computed exactly, one backward pass per
-        action dimension, and integrated beside the state by the same solver.
+        log p(a) = log N(f⁻¹(a); 0, I) − ∫₀¹ div v dt, with the exact divergence, one backward pass per
+        action dimension, integrated along with the state by the same solver.
         """
         dim = actions.shape[-1]
         velocity = self._velocity(observations)
@@ -78,5 +80,5 @@ class Flow(nn.Module):
         end = integrate(augmented, start, self.times[::-1], self.solver)
         latents, log_volume = end[..., :dim], end[..., dim]
         log_prior: Tensor = -0.5 * (latents.square() + math.log(2 * math.pi)).sum(-1)
-        # Going backwards, log_volume = −∫₀¹ div v dt.
+        # Integrated backwards, log_volume = −∫₀¹ div v dt.
         return log_prior + log_volume

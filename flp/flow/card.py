@@ -1,4 +1,4 @@
-"""A flow's quality for people: its card, and the picture of its latents."""
+"""A flow's quality for readers: its card, and a figure of its latents."""
 
 from __future__ import annotations
 
@@ -10,42 +10,42 @@ from numpy.typing import NDArray
 
 
 def quality_card(quality: dict[str, Any]) -> str:
-    """What a colleague should know of a flow's quality, in Markdown."""
+    """The card of a flow's quality, in Markdown."""
     parts = [(name, part) for name, part in quality["two_sample"].items() if part is not None]
     rows = "\n".join(
         f"| {name} | {percents(part)} | {_largest(part['r2'])} | {_largest(part['r2_squares'])} | {part['rows']:,} | "
         f"{part['prior_rows']:,} |"
         for name, part in parts
     )
-    told = f"\n**Warning:** {quality['warning']}.\n" if quality["warning"] else ""
-    likely = {"all": "", "saturated": "_saturated", "other": "_other"}
-    nats = [(name, quality[f"validation_nll{suffix}"]) for name, suffix in likely.items()]
-    likelihood = ", ".join(f"{name} {value:.3f}" for name, value in nats if value is not None) or "not computed"
+    warning = f"\n**Warning:** {quality['warning']}.\n" if quality["warning"] else ""
+    columns = {"all": "validation_nll", "saturated": "validation_nll_saturated", "other": "validation_nll_other"}
+    nats = [f"{name} {quality[column]:.3f}" for name, column in columns.items() if quality[column] is not None]
+    likelihood = ", ".join(nats) or "not computed"
     return f"""# Quality of the behaviour flow of {quality["dataset"]}, seed {quality["seed"]}
-{told}
+{warning}
 The latents z = f⁻¹(s, a) of a perfect flow are N(0, I) at every state: on validation episodes, which it was not trained
-on, a classifier between (s, z) and (s, noise) is right half of the time, and the state explains nothing of z or z².
+on, a classifier between (s, z) and (s, noise) has an accuracy of 50 %, and the state explains nothing of z or z².
 
 | rows | distinguishable | R² of z | R² of z² | data | draws |
 |---|---|---|---|---|---|
 {rows}
 
-Rows are *saturated* where an action coordinate lies at a limit, draws where they decode to such an action. Intervals
-are of 95 %, over episodes; R² is the largest over dimensions.
+Rows are *saturated* if an action coordinate is at a limit, draws if they decode to such an action. Intervals are 95 %
+over episodes; R² is the largest over dimensions.
 
 - key: `{quality["key"]}`
-- round trip |a − f(f⁻¹(a))|: {quality["roundtrip_mean"]:.1e} mean, {quality["roundtrip_p99"]:.1e} 99 %
+- round trip |a − f(f⁻¹(a))|: mean {quality["roundtrip_mean"]:.1e}, 99th percentile {quality["roundtrip_p99"]:.1e}
 - standard deviations of the latents: {_listed(quality["latent_std"])}
-- their distances to N(0, 1): {_listed(quality["latent_wasserstein"])}
+- their Wasserstein distances to N(0, 1): {_listed(quality["latent_wasserstein"])}
 - −log density of validation actions, nats: {likelihood}
 """
 
 
 def percents(part: dict[str, Any]) -> str:
-    """How often latents are told from draws, with its interval: `53 % [51, 55]`."""
+    """How often the classifier is right, with its interval: `53 % [51, 55]`."""
     interval = part["interval"]
-    around = f" [{100 * interval[0]:.0f}, {100 * interval[1]:.0f}]" if interval is not None else ""
-    return f"{100 * part['accuracy']:.0f} %{around}"
+    bounds = f" [{100 * interval[0]:.0f}, {100 * interval[1]:.0f}]" if interval is not None else ""
+    return f"{100 * part['accuracy']:.0f} %{bounds}"
 
 
 def _largest(values: list[float]) -> str:
@@ -57,7 +57,7 @@ def _listed(values: list[float]) -> str:
 
 
 def picture(latents: NDArray[np.float32], quality: dict[str, Any]) -> bytes:
-    """Histograms of the latents against the prior's density, one per dimension, as PNG."""
+    """Histograms of latents `[n, a]` against the prior's density, one per dimension, as PNG."""
     from matplotlib.figure import Figure
 
     dim = latents.shape[1]

@@ -17,7 +17,7 @@ from flp.system.errors import FLPError
 
 
 def save_flow(path: Path | str, field: VelocityField, **manifest: Any) -> None:
-    """Save the velocity field of a single run with its manifest."""
+    """Save the velocity field of a single run, with its manifest."""
     save_tensors(path, dict(field.state_dict()), **manifest)
 
 
@@ -28,8 +28,8 @@ def load_flows(
 
     Args:
         paths: one file per run; runs may share a file.
-        device: where to put them.
-        expected: manifest entries that must hold, such as `dataset_sha256=…`.
+        device: where the flows are placed.
+        expected: manifest entries that are required, such as `dataset_sha256=…`.
 
     Raises:
         FLPError: see `load_tensors`.
@@ -52,7 +52,7 @@ def load_flows(
 
 
 def _check_model(path: str, tensors: dict[str, Any], model: Any) -> None:
-    """Refuse a manifest whose model is not the file's, before networks of its size are made."""
+    """Refuse a manifest whose model is not the file's, before networks of that size are built."""
     try:
         encoder = [model["observation_dim"], *model.get("encoder", ())]
         widths = {"net": [encoder[-1] + model["action_dim"] + 1, *model["hidden"], model["action_dim"]]}

@@ -1,4 +1,4 @@
-"""A dataset's actions mapped to latents, in batches."""
+"""Inversion of a dataset's actions to latents, in batches."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ def invert(
 ) -> tuple[Tensor, Tensor]:
     """Latents of actions and the round-trip error |a − f(f⁻¹(a))|, each `[n, a]`, in batches.
 
-    Batches small enough for a core's cache are dealt to threads that compute by themselves: on a CPU that is
-    several times faster than large batches whose every operation is split over the threads.
+    Batches that fit a core's cache are dealt to single-threaded workers: on a CPU this is several times faster than
+    large batches whose every operation is split over the threads.
 
     Args:
         flow: a flow of one run.
         observations: `[n, o]`.
         actions: `[n, a]`.
-        batch_size: rows at a time.
-        threads: batches at a time; use 1 on a GPU.
+        batch_size: rows per batch.
+        threads: batches in parallel; 1 on a GPU.
     """
     latents, errors = torch.empty_like(actions), torch.empty_like(actions)
 
-    def work(start: int) -> None:
+    def invert_batch(start: int) -> None:
         rows = slice(start, start + batch_size)
         s, a = observations[None, rows], actions[None, rows]
-        with torch.no_grad():  # a thread has its own gradient mode
+        with torch.no_grad():  # gradient mode is thread-local
             z = flow.inverse(s, a)
             latents[rows], errors[rows] = z[0], (flow(s, z) - a)[0].abs()
 
@@ -39,7 +39,7 @@ def invert(
     torch.set_num_threads(1 if threads > 1 else own_threads)
     try:
         with ThreadPoolExecutor(threads) as pool:
-            for _ in pool.map(work, range(0, len(actions), batch_size)):
+            for _ in pool.map(invert_batch, range(0, len(actions), batch_size)):
                 pass
     finally:
         torch.set_num_threads(own_threads)

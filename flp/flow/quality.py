@@ -1,6 +1,6 @@
-"""How good a flow is: does it invert, are its latents the prior's, how likely are the data.
+"""The quality of a flow: whether it inverts, whether its latents follow the prior, how likely the data are.
 
-What depends on the state is the business of `two_sample`; here is what it compares, and what is to be done about it.
+Whether latents depend on the state is tested by `two_sample`; here are the samples it compares, and the remedies.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.special import ndtri
-from torch import Tensor
 
 from flp.data.load import ACTION_LIMIT, Dataset
 from flp.flow.behavior import Flow
@@ -21,23 +20,27 @@ from flp.flow.two_sample import Rows
 from flp.learner.devices import to_device
 from flp.randomness.streams import RunStreams, seed_of
 
-QUANTILES = 100_000
+QUANTILES = 100_000  # rows that moments and distances are computed from
 
 
 def judge(latents: NDArray[np.float32], errors: NDArray[np.float32]) -> dict[str, Any]:
-    """Round-trip error, and the latents' distance to N(0, I) per dimension.
+    """Round-trip errors, and the latents' distance to N(0, I) per dimension.
+
+    Args:
+        latents: z = f⁻¹(s, a), `[n, a]`.
+        errors: |a − f(s, z)|, `[n, a]`.
 
     Returns:
         `roundtrip_mean`, `roundtrip_p99`, `roundtrip_max`; lists per dimension: `latent_mean`, `latent_std`,
         `latent_skew`, `latent_kurtosis` (excess), `latent_wasserstein` (to N(0, 1)), and
         `latent_max_correlation`, the largest off-diagonal correlation.
     """
-    spread = latents[:: max(1, len(latents) // QUANTILES)].astype(np.float64)
-    levels = (np.arange(len(spread)) + 0.5) / len(spread)
+    thinned = latents[:: max(1, len(latents) // QUANTILES)].astype(np.float64)
+    levels = (np.arange(len(thinned)) + 0.5) / len(thinned)
     normal = ndtri(levels)[:, None]
-    mean, std = spread.mean(0), spread.std(0)
-    standard = (spread - mean) / std
-    correlation = np.corrcoef(spread, rowvar=False).reshape(spread.shape[1], -1)
+    mean, std = thinned.mean(0), thinned.std(0)
+    standard = (thinned - mean) / std
+    correlation = np.corrcoef(thinned, rowvar=False).reshape(thinned.shape[1], -1)
     return {
         "roundtrip_mean": float(errors.mean()),
         "roundtrip_p99": float(np.quantile(errors, 0.99)),
@@ -46,13 +49,13 @@ def judge(latents: NDArray[np.float32], errors: NDArray[np.float32]) -> dict[str
         "latent_std": std.tolist(),
         "latent_skew": (standard**3).mean(0).tolist(),
         "latent_kurtosis": ((standard**4).mean(0) - 3).tolist(),
-        "latent_wasserstein": np.abs(np.sort(spread, 0) - normal).mean(0).tolist(),
+        "latent_wasserstein": np.abs(np.sort(thinned, 0) - normal).mean(0).tolist(),
         "latent_max_correlation": float(np.abs(correlation - np.eye(len(correlation))).max()),
     }
 
 
 def validation_rows(data: Dataset, actions: NDArray[np.float32], device: torch.device) -> Rows:
-    """A validation file's transitions with their actions `[rows, a]` as the flow is to learn them."""
+    """A validation file's transitions, with the actions `[rows, a]` that the flow is meant to learn."""
     rows = data.transitions
     episodes: NDArray[np.int64] = np.cumsum(data.terminals) - data.terminals
     arrays = data.observations, actions, saturated(data.actions), episodes
@@ -62,47 +65,43 @@ def validation_rows(data: Dataset, actions: NDArray[np.float32], device: torch.d
 
 @torch.no_grad()
 def two_samples(flow: Flow, held: Rows, seed: int) -> tuple[Rows, Rows]:
-    """Latents of rows, and draws of the prior at their states, saturated where they decode to such an action."""
+    """The rows' latents, and draws of the prior at their states, saturated if they decode to a saturated action."""
     device = held.values.device
     noise = RunStreams([seed_of("prior", seed)], place=device).normal(*held.values.shape)
     states = held.observations[None]
-    decoded = flow(states, noise)[0].abs() >= np.float32(ACTION_LIMIT)
+    is_saturated = flow(states, noise)[0].abs() >= float(np.float32(ACTION_LIMIT))
     latents = flow.inverse(states, held.values[None])[0]
-    return replace(held, values=latents), replace(held, values=noise[0], saturated=decoded.any(1))
+    return replace(held, values=latents), replace(held, values=noise[0], saturated=is_saturated.any(1))
 
 
 def likelihoods(flow: Flow, held: Rows) -> dict[str, float | None]:
-    """Mean −log π_β(a | s) in nats over rows, and over those with and without a saturated coordinate.
+    """Mean −log π_β(a | s) in nats over all rows, and over those with and without a saturated coordinate.
 
-    Of the actions as the flow is to learn them: flows of another `flow.saturation_noise` do not compare.
+    It is that of the actions that the flow is meant to learn: not comparable between values of `flow.saturation_noise`.
     """
     parts = {"saturated": held.only(held.saturated), "other": held.only(~held.saturated)}
-    means = {f"validation_nll_{name}": _nll(flow, rows) for name, rows in parts.items()}
+    means = {f"validation_nll_{name}": _negative_log_likelihood(flow, rows) for name, rows in parts.items()}
     known = [(len(rows), mean) for rows, mean in zip(parts.values(), means.values(), strict=True) if mean is not None]
     total = sum(count * mean for count, mean in known) / len(held) if known else None
     return {"validation_nll": total, **means}
 
 
-def _nll(flow: Flow, rows: Rows) -> float | None:
-    return negative_log_likelihood(flow, rows.observations, rows.values) if len(rows) else None
-
-
-def negative_log_likelihood(flow: Flow, observations: Tensor, actions: Tensor) -> float:
-    """Mean −log π_β(a | s) in nats over `[n, o]`, `[n, a]`, by the change of variables."""
-    return float(-flow.log_density(observations[None], actions[None]).mean())
+def _negative_log_likelihood(flow: Flow, rows: Rows) -> float | None:
+    """Mean −log π_β(a | s) in nats, by the change of variables; None without rows."""
+    return float(-flow.log_density(rows.observations[None], rows.values[None]).mean()) if len(rows) else None
 
 
 def warning(quality: dict[str, Any], parameters: dict[str, Any], limit: float) -> str | None:
-    """What is wrong with latents that a classifier tells from the prior's draws too often, and the remedy.
+    """A warning, with remedies, if a classifier distinguishes latents from the prior's draws too often; else None.
 
     Args:
         quality: with `dataset`, `seed`, `clipped_fraction` and `two_sample`.
         parameters: the flow's.
-        limit: the accuracy that is tolerated.
+        limit: the accuracy up to which there is no warning.
     """
-    found = quality["two_sample"]["all"]
-    accuracy, interval = found["accuracy"], found["interval"]
-    if accuracy <= limit or (interval is not None and interval[0] <= 0.5):  # at chance, for all that is known
+    every_row = quality["two_sample"]["all"]
+    accuracy, interval = every_row["accuracy"], every_row["interval"]
+    if accuracy <= limit or (interval is not None and interval[0] <= 0.5):  # not significantly above chance
         return None
     remedies = ["train the flow longer or wider (flow.steps, flow.hidden)"]
     if parameters.get("schedule", "constant") == "constant":

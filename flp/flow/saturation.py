@@ -1,18 +1,18 @@
-"""Saturated actions: the mass that a controller's clipping piles up at ±1, spread out beyond it for the flow.
+"""Saturated actions: the probability mass that a controller's clipping puts at ±1, dispersed beyond it for the flow.
 
-A share of the actions of a controller that clips is exactly ±1. No flow carries a density one to one onto such an
-atom: what it learns is a spike, inverses of which lie anywhere, far out and telling of the state. But the environment
-clips as well, so that 1 and 1.1 are the same action, and the atom may lie anywhere beyond: here at
-±(1 + scale · |N(0, 1)|). The flow learns these actions, the inversion inverts these very ones, and what is decoded is
+A controller that clips emits exactly ±1 with positive probability. No flow maps a density one-to-one onto such an atom:
+it learns a spike, whose inverses are arbitrary, far from the origin and dependent on the state. But the environment
+clips as well, so that 1 and 1.1 are the same action and the atom may be moved anywhere beyond: here to
+±(1 + scale · |N(0, 1)|). The flow learns these actions, the inversion inverts the same ones, and decoded actions are
 clipped.
 
-The regulariser keeps its meaning. With ã what a latent decodes to and a = clip(ã) what is executed,
+The regulariser keeps its meaning. With ã = f(s, z) and the executed action a = clip(ã),
 
     KL(π(z|s) ‖ N(0, I)) = KL(π(ã|s) ‖ β(ã|s)) ≥ KL(π(a|s) ‖ β(a|s)):
 
-the first because the flow is one to one, the second by the data-processing inequality, for clipping is a function. And
-β(a|s), what the spread actions are once they are clipped, is the behaviour itself with its atoms. So the KL between
-latents bounds that of the executed actions from above, and is equal to it where nothing is clipped.
+the equality because the flow is one-to-one, the inequality by data processing, because clipping is a function. And
+β(a|s), the distribution of the dispersed actions after clipping, is the behaviour itself with its atoms. So the KL
+between latents bounds that of the executed actions from above, with equality where nothing is clipped.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from flp.randomness.streams import RunStreams, seed_of
 
 
 def saturated(actions: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Which coordinates are at the limit that datasets are clipped to, or beyond."""
+    """Which coordinates are at or beyond the limit to which datasets are clipped, of the same shape."""
     return np.abs(actions) >= np.float32(ACTION_LIMIT)
 
 
 def learnable(data: Dataset, scale: float, *names: object) -> NDArray[np.float32]:
-    """What a flow is to learn of a dataset's actions, `[rows, a]`, saturated coordinates moved beyond ±1.
+    """A dataset's actions `[rows, a]` with saturated coordinates moved beyond ±1, for a flow to learn.
 
-    Drawn for the whole file at once, on the CPU: every row's number is the same whoever asks.
+    The noise is drawn for the whole file at once, on the CPU, so that each row's is always the same.
 
     Args:
         data: the dataset.
-        scale: deviation of the half-normal beyond ±1; 0 leaves the actions as they are.
-        names: what names the random numbers: dataset, the flow's seed, file.
+        scale: scale of the half-normal beyond ±1; 0 leaves the actions as they are.
+        names: dataset, the flow's seed and file, which seed the noise.
     """
     if scale == 0:
         return data.actions

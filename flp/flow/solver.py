@@ -1,4 +1,4 @@
-"""Solving dx/dt = v(x, t) from one time to another, either way."""
+"""Fixed-step solvers of dx/dt = v(x, t), forwards or backwards in time."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ Velocity = Callable[[Tensor, float], Tensor]
 def graded(steps: int, grading: float = 1.0) -> list[float]:
     """Times 0 = t_0 < … < t_steps = 1 with t_i = 1 − (1 − i / steps)^grading.
 
-    With a grading above 1 the steps shorten towards t = 1, where a flow that ends in narrow modes bends most.
+    With a grading above 1 the steps shorten towards t = 1, where a flow with narrow modes curves most.
     """
     return [1 - (1 - i / steps) ** grading for i in range(steps + 1)]
 
 
 def integrate(velocity: Velocity, x: Tensor, times: Sequence[float], solver: str) -> Tensor:
-    """Solve dx/dt = velocity(x, t) through the given times, a step from each to the next.
+    """Solve dx/dt = velocity(x, t) with one step from each time to the next; return the state at the last time.
 
     Args:
         velocity: the right-hand side.
         x: the state at the first time.
-        times: rising, or falling to solve backwards.
+        times: ascending, or descending to solve backwards.
         solver: "euler" (order 1), "midpoint" or "heun" (2), "rk4" (4).
 
     Raises:

@@ -1,28 +1,30 @@
-"""The velocity field v_ω(s, x, t) and the loss it is fitted by."""
+"""The velocity field v_ω(s, x, t) and its flow-matching loss."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from flp.learner.nets import MLP
+from flp.networks.mlp import MLP
 from flp.randomness.streams import RunStreams
 
 
 class VelocityField(nn.Module):
     """v_ω(s, x, t), one per run, on the concatenation [s, x, t] (FQL, ActorVectorField), or on [e(s), x, t].
 
-    A state is the same at every step of the solver, so that what an encoder makes of it is reckoned once.
+    The state is the same at every solver step, so that its encoding e(s) is computed once.
 
     Args:
         streams: the runs' random streams.
         observation_dim: o.
         action_dim: a.
         hidden: widths of the hidden layers.
-        encoder: widths of e's layers, each with its activation; none: e(s) = s.
+        encoder: widths of e's layers, each followed by an activation; if empty, e(s) = s.
     """
+
+    __call__: Callable[..., Tensor]
 
     def __init__(
         self,
@@ -51,8 +53,7 @@ class VelocityField(nn.Module):
 
     def velocity(self, features: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """Map e(s) `[R, B, features]`, `[R, B, a]` and times `[R, B, 1]` to velocities `[R, B, a]`."""
-        velocity: Tensor = self.net(torch.cat([features, x, t], -1))
-        return velocity.squeeze(1)
+        return self.net(torch.cat([features, x, t], -1)).squeeze(1)
 
     def forward(self, observations: Tensor, x: Tensor, t: Tensor) -> Tensor:
         """Map `[R, B, o]`, `[R, B, a]` and times `[R, B, 1]` to velocities `[R, B, a]`."""
@@ -60,18 +61,17 @@ class VelocityField(nn.Module):
 
 
 def flow_matching_loss(field: VelocityField, observations: Tensor, actions: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-    """Eq. 3 with the linear path x_t = (1 − t) x_0 + t x_1, per run: `[R]`; K noises and times for each transition.
+    """Eq. 3, ‖v_ω(s, x_t, t) − (x_1 − x_0)‖² with x_t = (1 − t) x_0 + t x_1, mean over batch and a, per run `[R]`.
 
     Args:
         observations: `[R, B, o]`.
         actions: x_1, `[R, B, a]`.
-        noise: x_0 ~ N(0, I), `[R, K·B, a]`, one batch after the other.
+        noise: x_0 ~ N(0, I), `[R, K·B, a]`: K draws for each transition, one batch after the other.
         t: uniform in [0, 1), `[R, K·B, 1]`.
     """
     features = field.encode(observations)
     if (draws := noise.shape[1] // actions.shape[1]) > 1:
-        features, actions = (each.repeat(1, draws, 1) for each in (features, actions))
+        features, actions = features.repeat(1, draws, 1), actions.repeat(1, draws, 1)
     velocity = field.velocity(features, torch.lerp(noise, actions, t), t)
-    # FQL averages over the action dimensions too; the paper's norm is this times the dimension.
-    loss: Tensor = (velocity - (actions - noise)).square().mean((1, 2))
-    return loss
+    # As FQL does, it averages over the action dimensions; the paper's norm is this times the dimension.
+    return (velocity - (actions - noise)).square().mean((1, 2))

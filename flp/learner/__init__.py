@@ -1,1 +1,1 @@
-"""What is learnt by gradient, R runs at once: networks, optimizers, transitions on the device, the inner loop."""
+"""Training of R runs at once: optimizers, target networks, transitions on the device, the inner loop."""

@@ -1,4 +1,4 @@
-"""Updates compiled by PyTorch's Inductor, which fuses what is done to every number between the matrix products."""
+"""Updates compiled by PyTorch's Inductor, which fuses the element-wise operations between matrix products."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Update = Callable[[Batch, dict[str, Tensor]], Logs]
 
 
 class Compiled:
-    """A learner's update, compiled as a whole when it is first called: that takes a minute, or seconds the next time.
+    """A learner's update, compiled as a whole when it is first called: a minute, or seconds once it is cached.
 
-    It is compiled anew where something has changed that the code was made for. Nothing has been computed when
-    compilation fails, for want of a C++ compiler for instance. Then one line says so and the update stays as it is.
+    It is recompiled when something changes that the code was specialised for. If compilation fails, for want of a C++
+    compiler for instance, nothing has been computed yet; a warning is printed and the update runs uncompiled.
     """
 
     def __init__(self, update: Update) -> None:
@@ -25,15 +25,15 @@ class Compiled:
         self.call: Update = torch.compile(update, fullgraph=True, dynamic=False)
 
     def __call__(self, batch: Batch, noise: dict[str, Tensor]) -> Logs:
-        """Take one step, as `Learner.update`."""
+        """Take one gradient step, see `Learner.update`."""
         if self.call == self.update:
             return self.update(batch, noise)
-        # Imported by those who compile: the compiler takes as long as all else of torch.
+        # Imported here, because importing the compiler takes as long as importing the rest of torch.
         from torch._dynamo import config as dynamo
         from torch._dynamo.exc import TorchDynamoException
         from torch._inductor import config as inductor
 
-        # The gradients are part of the update; nothing is chosen by its speed, and no thread taken that was not given.
+        # Gradients are part of the update; kernels are not chosen by timing, and compilation takes no further threads.
         with dynamo.patch(trace_autograd_ops=True), inductor.patch(compile_threads=1, deterministic=True):
             try:
                 return self.call(batch, noise)

@@ -1,4 +1,4 @@
-"""Threads and devices: exactly the threads given, the GPU if there is one."""
+"""Threads and devices: exactly as many threads as given, and the GPU if there is one."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from torch import Tensor
 
 from flp.system.errors import FLPError
 
-_held: dict[int, FileLock] = {}  # locks of GPUs that are this process's
-# glibc's names for mallopt, and what it is told: activations, up to tens of megabytes, stay with the process.
+_held: dict[int, FileLock] = {}  # locks of the GPUs that this process holds
+# glibc's parameters of mallopt and their values: activations, up to tens of megabytes, stay with the process.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_KEPT, _MAPPED_FROM, _MAPPED_FROM_AT_MOST = 1 << 29, 1 << 26, 1 << 25
+_TRIM_BYTES, _MMAP_BYTES, _OLD_MMAP_BYTES = 1 << 29, 1 << 26, 1 << 25  # older versions take at most the last
 
 
 def available_cores() -> int:
-    """Cores this process may run on."""
+    """Number of cores this process may run on."""
     return len(os.sched_getaffinity(0))
 
 
 def set_up(threads: int, device: str = "auto", precision: str = "float32") -> torch.device:
-    """Take `threads` CPU threads (never more than the machine has) and the device.
+    """Set up `threads` CPU threads (never more than the machine has) and the device.
 
     Args:
         threads: CPU threads of this job.
-        device: as `choose_device`, also for the errors raised.
+        device: see `choose_device`, also for the errors raised.
         precision: "tf32" lets float32 matrix products on a GPU use tf32.
     """
     chosen = choose_device(device)
@@ -40,9 +40,9 @@ def set_up(threads: int, device: str = "auto", precision: str = "float32") -> to
     torch.set_flush_denormal(True)
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    # Other than `use_deterministic_algorithms`, this does not import the compiler; it is told where it is used.
+    # Unlike `use_deterministic_algorithms`, this does not import the compiler, which is configured where it is used.
     torch.set_deterministic_debug_mode("error")
-    # Else every new tensor is filled with NaN first, to show reads of what was never written.
+    # Otherwise every new tensor is first filled with NaN, to reveal reads of uninitialised memory.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     _keep_freed_memory()
     if chosen.type == "cuda":
@@ -51,7 +51,7 @@ def set_up(threads: int, device: str = "auto", precision: str = "float32") -> to
 
 
 def choose_device(device: str) -> torch.device:
-    """The device that is meant; a GPU that is free stays this process's from then on.
+    """The device of that name; for "auto" or "cuda" a free GPU, which this process then holds until it ends.
 
     Args:
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:1".
@@ -73,32 +73,32 @@ def choose_device(device: str) -> torch.device:
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc keep what is freed, up to 512 MiB, for the next tensor.
+    """Make glibc keep freed memory, up to 512 MiB, for the next tensor.
 
-    By default it gives large blocks back to the system and takes them anew, with a page fault for every 4 KiB: of a
-    256×2 update some 1,500, a tenth or more of its time.
+    By default it returns large blocks to the system and requests them again, with a page fault for every 4 KiB: some
+    1,500 in an update of 256×2 networks, a tenth or more of its time.
     """
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
         if mallopt is not None:
-            mallopt(_M_TRIM_THRESHOLD, _KEPT)
-            if not mallopt(_M_MMAP_THRESHOLD, _MAPPED_FROM):
-                mallopt(_M_MMAP_THRESHOLD, _MAPPED_FROM_AT_MOST)  # the most that older versions take
+            mallopt(_M_TRIM_THRESHOLD, _TRIM_BYTES)
+            if not mallopt(_M_MMAP_THRESHOLD, _MMAP_BYTES):
+                mallopt(_M_MMAP_THRESHOLD, _OLD_MMAP_BYTES)
 
 
 def _free_gpu() -> int:
-    """The GPU that this process has, or the first that no other job of this checkout holds, locked until it ends."""
+    """The GPU that this process holds, or the first that no other job of this checkout does, locked until it ends."""
     if _held:
         return next(iter(_held))
     for index in range(torch.cuda.device_count()):
-        with suppress(OSError):  # another job's, or a file system without locks
+        with suppress(OSError):  # held by another job, or on a file system without locks
             _held[index] = FileLock(f".flp/gpu/{index}.lock", fallback_to_soft=False).acquire(blocking=False).lock
             return index
     return 0
 
 
 def device_name(device: torch.device) -> str:
-    """`cpu`, or the GPU's own name."""
+    """`cpu`, or the GPU's model name."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 

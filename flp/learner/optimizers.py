@@ -1,4 +1,4 @@
-"""One optimizer over stacked parameters, whose runs never mix: Adam, with what some algorithms add to it."""
+"""Adam over the stacked parameters of R runs, which never mix, with the options that some algorithms need."""
 
 from __future__ import annotations
 
@@ -14,18 +14,17 @@ _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8
 class Adam:
     """Adam (Kingma and Ba, 2015) over stacked parameters, as one fused kernel call per step.
 
-    Element-wise, so runs do not mix. `torch.optim.Adam(fused=True)` calls the same kernel; its bookkeeping around
-    it takes several times as long as the kernel on small networks.
+    It is element-wise, so that runs do not mix. `torch.optim.Adam(fused=True)` calls the same kernel, but its
+    bookkeeping takes several times as long as the kernel on small networks.
 
     Args:
         parameters: what to optimize.
         learning_rate: the step size.
-        decay_steps: updates, those included in which it rests, after which the rate has fallen to zero along half a
-            cosine; None keeps it.
-        weight_decay: the share by which a rate of 1 would shrink every parameter beside the step (AdamW, Loshchilov
-            and Hutter, 2019).
-        clip_norm: the largest norm of a run's gradient over all parameters; None bounds nothing.
-        runs: how many runs the parameters hold along their first axis; what `clip_norm` needs.
+        decay_steps: updates, including those in which it rests, over which the rate decays to zero along half a
+            cosine; None for a constant rate.
+        weight_decay: decoupled weight decay, multiplied by the rate (AdamW, Loshchilov and Hutter, 2019).
+        clip_norm: the largest norm of a run's gradient over all parameters; None for no bound.
+        runs: how many runs are stacked along the parameters' first axis; needed by `clip_norm`.
     """
 
     def __init__(
@@ -47,14 +46,14 @@ class Adam:
         self.updates = torch.zeros((), device=self.parameters[0].device)
 
     def rate(self) -> Tensor | float:
-        """The next step's rate; a decaying one is a tensor without dimension, so that captured updates know it."""
+        """The next step's rate; a decaying one is a 0-d tensor, so that a captured update reads its current value."""
         if self.decay_steps is None:
             return self.learning_rate
         done = (self.updates / self.decay_steps).clamp(max=1)
         return 0.5 * self.learning_rate * (1 + torch.cos(math.pi * done))
 
     def clipped(self, gradients: Sequence[Tensor]) -> list[Tensor]:
-        """The gradients, every run's shortened to `clip_norm` (as `torch.nn.utils.clip_grad_norm_` does)."""
+        """The gradients, each run's clipped to a norm of `clip_norm` (as by `torch.nn.utils.clip_grad_norm_`)."""
         if self.clip_norm is None:
             return list(gradients)
         squares = [g.reshape(self.runs, -1).square().sum(1) for g in gradients]
@@ -64,7 +63,7 @@ class Adam:
 
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor]) -> None:
-        """Move the parameters down their gradients, in the parameters' order."""
+        """One step along the gradients, which are in the parameters' order."""
         rate, gradients = self.rate(), self.clipped(gradients)
         self.updates.add_(1)
         if torch.compiler.is_dynamo_compiling():
@@ -89,11 +88,11 @@ class Adam:
 
     @torch.no_grad()
     def rest(self) -> None:
-        """Count an update: all that happens in one that moves nothing."""
+        """Count an update in which the parameters do not move."""
         self.updates.add_(1)
 
     def _step_in_parts(self, gradients: Sequence[Tensor], rate: Tensor | float) -> None:
-        """The same in plain operations: the compiler fuses those, and cannot look into the kernel."""
+        """The same step in plain operations, which the compiler can fuse, unlike the kernel."""
         for p, g, mean, variance, steps in zip(
             self.parameters, gradients, self.mean, self.variance, self.steps, strict=True
         ):
@@ -106,35 +105,38 @@ class Adam:
             p.sub_(rate / (1 - _BETA_1**steps) * mean / (root + _EPSILON))
 
     def state(self) -> dict[str, Tensor]:
-        """The moments and step counts, `{parameter}.{field}`, and the count of updates."""
+        """The moments and step counts as `{parameter}.{field}`, and the number of updates."""
         fields = {"mean": self.mean, "variance": self.variance, "step": self.steps, "updates": [self.updates]}
         return {f"{i}.{name}": tensor for name, tensors in fields.items() for i, tensor in enumerate(tensors)}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Put back what `state` gave."""
+        """Restore what `state` returned."""
         for name, tensor in self.state().items():
             tensor.copy_(tensors[name])
 
 
 def descend(optimizer: Adam, losses: Tensor, moves: Tensor | None = None) -> None:
-    """One step down the sum of per-run losses `[R]`: gradients of different runs never mix.
+    """One gradient step on per-run losses `[R]`: the gradients of different runs never mix.
 
-    Where `moves`, a flag `[]` on the device, is false, parameters, moments and their steps stay as they are.
+    If `moves`, a 0-d bool tensor on the device, is false, parameters, moments and step counts stay as they are.
     """
     if moves is not None and can_branch(moves):
         if not moves:
             optimizer.rest()
             return
         moves = None
-    of_moves = [*optimizer.parameters, *optimizer.mean, *optimizer.variance, *optimizer.steps]
-    touched = [] if moves is None else of_moves
-    before = [tensor.detach().clone() for tensor in touched]
-    optimizer.step(torch.autograd.grad(losses.sum(), optimizer.parameters))
+    gradients = torch.autograd.grad(losses.sum(), optimizer.parameters)
+    if moves is None:
+        optimizer.step(gradients)
+        return
+    state = [*optimizer.parameters, *optimizer.mean, *optimizer.variance, *optimizer.steps]
+    before = [tensor.detach().clone() for tensor in state]
+    optimizer.step(gradients)
     with torch.no_grad():
-        for tensor, old in zip(touched, before, strict=True):
-            tensor.copy_(torch.where(moves, tensor, old))  # type: ignore[arg-type]
+        for tensor, old in zip(state, before, strict=True):
+            tensor.copy_(torch.where(moves, tensor, old))
 
 
 def can_branch(flag: Tensor) -> bool:
-    """Whether an update may ask a flag on its device: a plain one on a CPU; captured and compiled ones cannot."""
+    """Whether an update may branch on a flag: on a CPU, uncompiled; captured and compiled updates cannot."""
     return not (flag.is_cuda or torch.compiler.is_dynamo_compiling())

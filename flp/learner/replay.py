@@ -7,33 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flp.learner.returns import last_of, monte_carlo, sum_ahead
+from flp.learner.returns import is_last, monte_carlo, n_step_return
 from flp.learner.trainable import Batch
-
-
-class Transitions(dict[str, Tensor]):
-    """A batch. An agent that asks for `next_actions` and `has_next_action` gets them too, and others do not pay.
-
-    `next_actions` `[R, B, a]` are those stored in the next states; `has_next_action` `[R, B]` is 0 where those belong
-    to another trajectory or are not there.
-    """
-
-    def __init__(self, entries: Batch, replay: Replay, indices: Tensor) -> None:
-        super().__init__(entries)
-        self._replay, self._indices = replay, indices
-
-    def __missing__(self, name: str) -> Tensor:
-        if name not in ("next_actions", "has_next_action"):
-            raise KeyError(name)
-        self.update(self._replay.successors(self._indices))
-        return self[name]
 
 
 class Replay:
     """A merged offline and online buffer with uniform sampling, R runs wide.
 
-    States are stored once and a successor is the next row, so nothing is held twice. Rewards differ by task,
-    latents by seed, online transitions by run.
+    Observations are stored once, a successor being the next row. Rewards differ by task, latents by seed, online
+    transitions by run.
 
     Args:
         observations: every row of the dataset, `[rows, o]`, float32.
@@ -43,11 +25,12 @@ class Replay:
         masks: `[T, n]`, 0 where the episode ends by success, else 1.
         action_of_run: index into S, `[R]`.
         task_of_run: index into T, `[R]`.
-        capacity: online transitions to make room for; later ones overwrite the oldest online ones.
-        discount: γ, of rewards that are summed; a tensor of no dimension where it changes.
-        n_step: n of the n-step returns that batches have for rewards, with what is left of the discount in `masks`.
-        returns: whether batches have Monte-Carlo `returns` `[R, B]` too, for agents with use for them. Those of an
-            online episode are −∞ until it has ended.
+        capacity: online transitions to make room for; later ones overwrite the oldest.
+        discount: γ of the returns; a 0-d tensor if it changes.
+        n_step: n of the n-step returns that are the batches' `rewards`; their `masks` hold the remaining discount.
+        returns: whether batches include Monte-Carlo `returns` `[R, B]`; −∞ while an online episode is under way.
+        next_actions: whether batches include `next_actions` `[R, B, a]`, those stored in the next states, and
+            `has_next_action` `[R, B]`, 0 where the next state belongs to another trajectory or is missing.
     """
 
     def __init__(
@@ -64,6 +47,7 @@ class Replay:
         discount: Tensor | float = 0.0,
         n_step: int = 1,
         returns: bool = False,
+        next_actions: bool = False,
     ) -> None:
         self.observations, self.transitions = observations, transitions
         self.actions, self.rewards, self.masks = actions, rewards, masks
@@ -78,13 +62,12 @@ class Replay:
             "rewards": new(runs, capacity),
             "masks": new(runs, capacity),
         }
-        self.discount, self.n_step = discount, n_step
-        last = last_of(transitions.cpu())
+        self.discount, self.n_step, self.next_actions = discount, n_step, next_actions
+        last = is_last(transitions.cpu())
         self.last = last.to(transitions.device)
         self.returns: Tensor | None = None
         if returns:
-            known = monte_carlo(rewards.cpu(), masks.cpu(), last, float(discount))
-            self.returns = known.to(rewards.device)
+            self.returns = monte_carlo(rewards.cpu(), masks.cpu(), last, float(discount)).to(rewards.device)
             self.online["returns"] = new(runs, capacity)
 
     def __len__(self) -> int:
@@ -96,16 +79,16 @@ class Replay:
         return self.rewards.mean(1)[self.task_of_run[:, 0]]
 
     def average_value(self, discount: float) -> Tensor:
-        """A value to start critics from, by each run's task, `[R]`: of a policy that earns the average reward r̄.
+        """The value of a policy that earns the average reward r̄ of each run's task, `[R]`: an initial critic value.
 
-        The lower of r̄ / (1 − γ), where nothing ends, and r̄ / (1 − γ m̄), where episodes end as often as the data's (m̄ is
-        the mean mask): an optimistic start would persist wherever no data correct it.
+        It is the lower of r̄ / (1 − γ), without terminations, and r̄ / (1 − γ m̄), with the data's rate of terminations (m̄
+        is the mean mask): an optimistic initial value would persist wherever no data correct it.
         """
         reward, mask = self.average_reward(), self.masks.mean(1)[self.task_of_run[:, 0]]
         return torch.minimum(reward / (1 - discount), reward / (1 - discount * mask))
 
     def add(self, transition: Batch) -> None:
-        """Store one transition per run, each entry `[R, ...]`."""
+        """Store one transition per run, each entry `[R, ...]`; raises `ValueError` without capacity."""
         if self.capacity == 0:
             raise ValueError("this replay has no room for online transitions")
         slot = self.added % self.capacity
@@ -116,20 +99,22 @@ class Replay:
         self.added += 1
 
     def end(self, lengths: dict[int, int]) -> None:
-        """Note that these runs' episodes, of so many transitions, ended with the one added last."""
+        """Fill in the returns of runs whose episode, of the given length, ended with the transition added last."""
         if self.returns is None:
             return
         for run, length in lengths.items():
             count = min(length, self.capacity)
             slots = torch.arange(self.added - count, self.added) % self.capacity
             rewards, masks = (self.online[name][run, slots].cpu()[None] for name in ("rewards", "masks"))
-            (known,) = monte_carlo(rewards, masks, torch.arange(count) == count - 1, float(self.discount))
-            self.online["returns"][run, slots] = known.to(self.rewards.device)
+            (returns,) = monte_carlo(rewards, masks, torch.arange(count) == count - 1, float(self.discount))
+            self.online["returns"][run, slots] = returns.to(self.rewards.device)
 
     def batch(self, indices: Tensor) -> Batch:
         """Gather transitions by indices `[R, B]` into `len(self)`: each entry `[R, B, ...]`."""
-        if self.added == 0:
-            return Transitions(self._offline(indices), self, indices)
+        entries = self._offline(indices) if self.added == 0 else self._merged(indices)
+        return entries | self.successors(indices) if self.next_actions else entries
+
+    def _merged(self, indices: Tensor) -> Batch:
         is_online = indices >= self.offline_size
         offline = self._offline(indices.clamp(max=self.offline_size - 1))
         online = self._online((indices - self.offline_size).clamp(min=0))
@@ -137,21 +122,21 @@ class Replay:
         for name, old in offline.items():
             pick = is_online.unsqueeze(-1) if old.dim() == 3 else is_online
             merged[name] = torch.where(pick, online[name], old)
-        return Transitions(merged, self, indices)
+        return merged
 
     def successors(self, indices: Tensor) -> Batch:
-        """The actions in the next states of `batch(indices)`, and whether the same trajectory goes on there."""
+        """The actions in the next states of `batch(indices)`, and whether the same trajectory continues there."""
         last = self.offline_size - 1
         *_, end = self._summed(indices.clamp(max=last))
-        after, goes_on = self._followed(end)
+        after, continues = self._followed(end)
         actions = self.actions[self.action_of_run, after]
         if self.added > 0:
             is_online = indices >= self.offline_size
             *_, end = self._summed_online((indices - self.offline_size).clamp(min=0))
             after, same = self._followed_online(end)
-            goes_on = torch.where(is_online, same, goes_on)
+            continues = torch.where(is_online, same, continues)
             actions = torch.where(is_online.unsqueeze(-1), self._of_run("actions", after), actions)
-        return {"next_actions": actions, "has_next_action": goes_on.to(self.rewards.dtype)}
+        return {"next_actions": actions, "has_next_action": continues.to(self.rewards.dtype)}
 
     def _offline(self, indices: Tensor) -> Batch:
         totals, weights, end = self._summed(indices)
@@ -180,34 +165,34 @@ class Replay:
         return entries
 
     def _summed(self, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """`sum_ahead` of the dataset's transitions."""
+        """`n_step_return` of the dataset's transitions."""
 
         def earned(at: Tensor) -> tuple[Tensor, Tensor]:
             return self.rewards[self.task_of_run, at], self.masks[self.task_of_run, at]
 
-        return sum_ahead(indices, earned, self._followed, self.discount, self.n_step)
+        return n_step_return(indices, earned, self._followed, self.discount, self.n_step)
 
     def _followed(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """The transitions after these, and whether those are of the same trajectory."""
+        """The transitions after these, and whether they belong to the same trajectory."""
         return (indices + 1).clamp(max=self.offline_size - 1), ~self.last[indices]
 
     def _summed_online(self, slots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """`sum_ahead` of online transitions."""
+        """`n_step_return` of online transitions."""
 
         def earned(at: Tensor) -> tuple[Tensor, Tensor]:
             return self._of_run("rewards", at), self._of_run("masks", at)
 
-        return sum_ahead(slots, earned, self._followed_online, self.discount, self.n_step)
+        return n_step_return(slots, earned, self._followed_online, self.discount, self.n_step)
 
     def _followed_online(self, slots: Tensor) -> tuple[Tensor, Tensor]:
-        """The slots after these, and whether what lies there goes on from what lies here."""
+        """The slots after these, and whether their transitions continue the same trajectories."""
         after = (slots + 1) % self.capacity
-        # The next transition is of the same trajectory if it starts where this one ended.
+        # A transition belongs to the same trajectory if it starts where this one ended.
         same = (self._of_run("observations", after) == self._of_run("next_observations", slots)).all(-1)
         return after, same & (after != self.added % self.capacity)
 
     def _of_run(self, name: str, slots: Tensor) -> Tensor:
-        """Each run's online entry in its slots `[R, B]`."""
+        """Each run's online entries in slots `[R, B]`."""
         runs = torch.arange(len(slots), device=slots.device)[:, None]
         return self.online[name][runs, slots]
 
@@ -219,8 +204,8 @@ class Replay:
         }
 
     def restore(self, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
-        """Put back what `state` gave."""
+        """Restore what `state` returned."""
         self.added = info["replay.added"]
         for name, value in self.online.items():
-            kept = tensors[f"replay.{name}"]
-            value[:, : kept.shape[1]] = kept.to(value.device)
+            saved = tensors[f"replay.{name}"]
+            value[:, : saved.shape[1]] = saved.to(value.device)

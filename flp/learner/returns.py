@@ -1,4 +1,4 @@
-"""What a trajectory went on to earn: over n steps, for targets; to its end, for agents that hold values against it."""
+"""Returns of trajectories: over n steps, for targets; to the end, for agents that calibrate their values by them."""
 
 from __future__ import annotations
 
@@ -10,46 +10,49 @@ from torch import Tensor
 Earned = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Rewards and masks of transitions."""
 Followed = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""The transitions after these, and whether those are of the same trajectory."""
+"""The transitions after these, and whether they belong to the same trajectory."""
 
 
-def sum_ahead(
+def n_step_return(
     transitions: Tensor, earned: Earned, followed: Followed, discount: Tensor | float, steps: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """R = Σ_k γ^k (Π_j<k mask_j) r_k over `steps` transitions, fewer where the trajectory ends before.
+    """R = Σ_k γ^k (Π_j<k mask_j) r_k over n transitions, or fewer if the trajectory ends earlier.
 
-    Also W = γ^(K-1) Π_k mask_k over the K that were summed, and the last of them: R + γ · W · V(s′) is the target, with
-    the state s′ after the last; of one step R is the reward, W the mask.
+    The target is R + γ · W · V(s′), where s′ is the state after the last of the K transitions that were summed and
+    W = γ^(K-1) Π_k mask_k. For a single step R is the reward and W the mask.
 
     Args:
-        transitions: the first ones, indices of any shape.
-        earned: what they earned, which may have axes before theirs.
-        followed: what came after.
+        transitions: indices of the first transitions, of any shape.
+        earned: rewards and masks of transitions, which may have further leading axes.
+        followed: the transitions after them.
         discount: γ.
         steps: n, at least 1.
+
+    Returns:
+        R, W, and the indices of the last transitions.
     """
     (total, weight), end = earned(transitions), transitions
     for _ in range(1, steps):
-        after, goes_on = followed(end)
+        after, continues = followed(end)
         rewards, masks = earned(after)
-        total = torch.where(goes_on, total + discount * weight * rewards, total)
-        weight = torch.where(goes_on, discount * weight * masks, weight)
-        end = torch.where(goes_on, after, end)
+        total = torch.where(continues, total + discount * weight * rewards, total)
+        weight = torch.where(continues, discount * weight * masks, weight)
+        end = torch.where(continues, after, end)
     return total, weight, end
 
 
 def monte_carlo(rewards: Tensor, masks: Tensor, last: Tensor, discount: float) -> Tensor:
     """G = r + γ · mask · G′ backwards along every trajectory, `[T, n]`.
 
-    A trajectory that was cut off has earned no less than was seen. Its last reward is taken to persist: with rewards of
-    −1 to 0 a tail of zeros would promise success. In a maze −1 is the least there is; a robot arm might yet undo a part
-    of its task (open: how FQL's authors did it).
+    The last reward of a truncated trajectory is assumed to persist: with rewards from −1 to 0, a tail of zeros would
+    promise success. In a maze −1 is the lowest reward; a robot arm might still undo a part of its task (open: how FQL's
+    authors did it).
 
     Args:
-        rewards: `[T, n]`, T kinds of rewards along the same trajectories, one after the other.
+        rewards: `[T, n]`, the rewards of T tasks along the same trajectories, which are concatenated.
         masks: `[T, n]`, 0 where an episode ends by success, else 1.
         last: bool `[n]`, true at the last transition of a trajectory.
-        discount: γ.
+        discount: γ, below 1.
     """
     ends = last.nonzero().flatten()
     lengths = ends.diff(prepend=ends.new_full((1,), -1))
@@ -61,6 +64,6 @@ def monte_carlo(rewards: Tensor, masks: Tensor, last: Tensor, discount: float) -
     return returns.to(rewards.dtype)
 
 
-def last_of(transitions: Tensor) -> Tensor:
-    """Which transitions, ascending row numbers `[n]`, are the last of their trajectories: the next row starts none."""
+def is_last(transitions: Tensor) -> Tensor:
+    """Which transitions, ascending row numbers `[n]`, end their trajectories: their next row starts none; bool."""
     return torch.cat([transitions.diff() > 1, transitions.new_ones(1, dtype=torch.bool)])

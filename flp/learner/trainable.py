@@ -1,7 +1,7 @@
-"""What can be trained: stacked parameters of R runs, their optimizers, and how they update.
+"""The interface of what is trained: stacked parameters of R runs, their optimizers, and how they update.
 
 A learner draws the randomness of its updates ahead and updates by pure tensor code, without synchronising with
-the host, so that updates can be captured into a CUDA graph.
+the host, so that updates can be captured as a CUDA graph.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ Logs = dict[str, Tensor]
 
 
 class Learner(nn.Module):
-    """Base of all that is trained."""
+    """Base of agents, flows and classifiers."""
 
     optimizers: list[Adam]
     balanced = False
-    """Whether half of every batch is of online transitions, once there are any; else batches are uniform."""
+    """Whether half of every batch consists of online transitions, once there are any; else batches are uniform."""
 
     def draw(self, streams: RunStreams, updates: int, batch_size: int) -> dict[str, Tensor]:
-        """Draw the random numbers of some updates, each `[updates, R, batch_size, ...]`."""
+        """Draw the random numbers of several updates, each `[updates, R, batch_size, ...]`."""
         raise NotImplementedError
 
     def update(self, batch: Batch, noise: dict[str, Tensor]) -> Logs:
-        """Take one gradient step of every network on a batch `[R, B, ...]`; return per-run scalars."""
+        """Take one gradient step on a batch `[R, B, ...]` with the `[R, ...]` noise of one update; return scalars."""
         raise NotImplementedError
 
     def optimizer_state(self) -> dict[str, Tensor]:
@@ -39,6 +39,6 @@ class Learner(nn.Module):
         }
 
     def load_optimizer_state(self, tensors: dict[str, Tensor]) -> None:
-        """Put back what `optimizer_state` gave."""
+        """Restore what `optimizer_state` returned."""
         for i, optimizer in enumerate(self.optimizers):
             optimizer.restore({k.removeprefix(f"{i}."): t for k, t in tensors.items() if k.startswith(f"{i}.")})

@@ -1,9 +1,8 @@
-"""The inner loop: chunks of updates, their randomness drawn ahead, captured into a graph on a GPU.
+"""The inner loop: chunks of updates whose randomness is drawn ahead.
 
-A chunk is `CHUNK` updates. Their indices and noise are drawn per run from its own stream before the chunk, so
-the updates themselves are pure tensor code without host synchronisation: on CUDA a whole chunk is captured
-once and replayed; on CPU the same code runs eagerly. A chunk is drawn whole, wherever training stops to look: how
-often that is changes no number.
+A chunk is `CHUNK` updates. Their indices and noise are drawn per run from its own stream before the chunk, so that the
+updates are pure tensor code without host synchronisation: on CUDA a whole chunk is captured once and replayed, on a
+CPU the same code runs eagerly. A chunk is drawn whole, wherever training stops: how often it stops changes no number.
 """
 
 from __future__ import annotations
@@ -15,11 +14,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from flp.learner.captured import Captured, Updates
 from flp.learner.trainable import Batch, Learner, Logs
 from flp.randomness.streams import RunStreams
 from flp.system.progress import Progress
 
-# Fixed, for the order in which a run's stream is read must not depend on machine or neighbours.
+# Fixed, because the order in which a run's stream is read must not depend on machine or neighbours.
 CHUNK = 10
 
 
@@ -28,7 +28,7 @@ Drawn = tuple[Tensor, dict[str, Tensor]]
 
 
 class Source(Protocol):
-    """Where batches come from; what comes after the first `offline_size` transitions was met online."""
+    """Where batches come from; transitions from number `offline_size` on were met online."""
 
     offline_size: int
 
@@ -40,18 +40,18 @@ class Source(Protocol):
 
 
 class Trainer:
-    """Runs updates of a learner on batches from a source.
+    """Updates a learner on batches from a source.
 
     Args:
         learner: the agent or flow.
         source: where batches come from.
         streams: one random stream per run, on the training device.
         batch_size: transitions per update and run.
-        capture: replay updates as a CUDA graph; ignored on CPU.
+        capture: replay updates as a CUDA graph; ignored on a CPU.
         autocast: dtype of matrix products, or None for the parameters' own.
-        observation_noise: standard deviations `[o]` of Gaussian noise on the states s of batches, not on s′; or None.
-        update: takes the learner's step in its stead, such as its compiled form.
-        prepare: called before updates with the steps taken so far, for what changes with them.
+        observation_noise: standard deviations `[o]` of Gaussian noise added to s, but not to s′; or None.
+        step_fn: replaces the learner's `update`, such as by its compiled form.
+        prepare: called before updates with the number of steps so far, for what depends on it.
     """
 
     def __init__(
@@ -64,18 +64,18 @@ class Trainer:
         capture: bool = True,
         autocast: torch.dtype | None = None,
         observation_noise: Tensor | None = None,
-        update: Callable[[Batch, dict[str, Tensor]], Logs] | None = None,
+        step_fn: Callable[[Batch, dict[str, Tensor]], Logs] | None = None,
         prepare: Callable[[int], None] = lambda step: None,
     ) -> None:
         self.learner, self.source, self.streams, self.batch_size = learner, source, streams, batch_size
-        self.autocast, self.update = autocast, update or learner.update
+        self.autocast, self.step_fn = autocast, step_fn or learner.update
         self.observation_noise, self.prepare = observation_noise, prepare
         self.step = self.logged = 0
         self.totals: Logs = {}
-        self.left: Drawn | None = None  # of the chunk that was drawn last
-        self.updates: Callable[[Tensor, dict[str, Tensor]], Logs] = self._updates
+        self.pending: Drawn | None = None  # updates drawn but not taken
+        self.execute: Updates = self.run_eagerly
         if capture and streams.device.type == "cuda":
-            self.updates = _Captured(self._updates)
+            self.execute = Captured(self.run_eagerly)
 
     def fit(
         self,
@@ -91,28 +91,27 @@ class Trainer:
 
         Args:
             steps: the last step.
-            stops: intervals; at every multiple of one of them, and at the end, training stops to look.
+            stops: intervals; training stops at every multiple of any of them, and at the end.
             at_stop: called with the step and the means of the logs since the last stop. A state saved while it
-                runs comes back to this stop.
+                runs resumes at this stop.
             checkpoint: called between chunks; saves if it is time to.
             progress: the progress line, which stays open.
             before_update: called before every single update: updates are then taken one by one.
-            turn: entered with the step reached before anything is computed (see `flp.runs.shards`).
+            turn: entered with the current step before anything is computed (see `flp.runs.shards`).
         """
         chunk = CHUNK if before_update is None else 1
         progress.begin(self.step)
         while self.step < steps or self.logged:
-            # A session stopped at a stop comes back with its logs still under way.
-            least = self.step + (self.logged == 0)
-            stop = min(steps, *(-(-least // every) * every for every in stops))
+            # A state that was saved at a stop still has its logs: that stop is the next one.
+            stop = next_stop(self.step + (self.logged == 0), stops, steps)
             while self.step < stop:
                 with turn(self.step):
                     if before_update is not None:
                         before_update()
                     with progress.section("data"):
-                        indices, noise = self._next(chunk, stop - self.step)
+                        indices, noise = self._next_updates(chunk, stop - self.step)
                     with progress.section("update"):
-                        count, logs = len(indices), self.take(indices, noise)
+                        count, logs = len(indices), self.run_updates(indices, noise)
                         self.totals = {k: v * count + self.totals.get(k, 0.0) for k, v in logs.items()}
                         self.logged += count
                 progress.update(self.step)
@@ -125,18 +124,24 @@ class Trainer:
             progress.update(self.step)
             checkpoint()
 
-    def chunk(self, count: int = CHUNK) -> Logs:
-        """Draw what `count` updates need, and take them."""
-        return self.take(*self.draw(count))
+    def run_to(self, steps: int, checkpoint: Callable[[], None] = lambda: None) -> None:
+        """Train up to step `steps` without logs or stops; `checkpoint` is called between chunks."""
+        while self.step < steps:
+            self.run_chunk(min(CHUNK, steps - self.step))
+            checkpoint()
 
-    def _next(self, chunk: int, most: int) -> Drawn:
-        """What is left of the last chunk that was drawn, or a new one; at most so many updates of it."""
-        indices, noise = self.left or self.draw(chunk)
-        rest = {name: value[most:].clone() for name, value in noise.items()}
-        self.left = (indices[most:].clone(), rest) if most < len(indices) else None
-        return indices[:most], {name: value[:most] for name, value in noise.items()}
+    def run_chunk(self, count: int = CHUNK) -> Logs:
+        """Draw `count` updates and take them."""
+        return self.run_updates(*self.draw_chunk(count))
 
-    def draw(self, count: int) -> Drawn:
+    def _next_updates(self, chunk: int, limit: int) -> Drawn:
+        """At most `limit` updates: what is pending of the last chunk, or a new chunk."""
+        indices, noise = self.pending or self.draw_chunk(chunk)
+        rest = {name: value[limit:].clone() for name, value in noise.items()}
+        self.pending = (indices[limit:].clone(), rest) if limit < len(indices) else None
+        return indices[:limit], {name: value[:limit] for name, value in noise.items()}
+
+    def draw_chunk(self, count: int) -> Drawn:
         """Indices `[count, R, B]` and noise `[count, R, ...]` of the next updates."""
         indices = self._indices(count).transpose(0, 1).contiguous()
         noise = self.learner.draw(self.streams, count, self.batch_size)
@@ -154,24 +159,39 @@ class Trainer:
         offline = self.streams.integers(old, count, self.batch_size - half)
         return torch.cat([offline, old + self.streams.integers(size - old, count, half)], -1)
 
-    def take(self, indices: Tensor, noise: dict[str, Tensor]) -> Logs:
-        """Take the updates; return per-run means of their scalars, each `[R]`, still on the device."""
+    def run_updates(self, indices: Tensor, noise: dict[str, Tensor]) -> Logs:
+        """Take updates; return the means of their scalars per run, each `[R]`, still on the device."""
         self.prepare(self.step)
-        logs = self.updates(indices, noise)
+        logs = self.execute(indices, noise)
         self.step += len(indices)
         return logs
 
+    def run_eagerly(self, indices: Tensor, noise: dict[str, Tensor]) -> Logs:
+        """The updates themselves, one after the other, as pure tensor code."""
+        total: Logs = {}
+        device, autocast = indices.device.type, self.autocast
+        for k in range(len(indices)):
+            batch, drawn = self.source.batch(indices[k]), {name: value[k] for name, value in noise.items()}
+            if self.observation_noise is not None:
+                batch["observations"] = batch["observations"] + drawn.pop("observations")
+            # Without autocast's cache, which would keep casts of parameters from before their update.
+            with torch.autocast(device, autocast, enabled=autocast is not None, cache_enabled=False):
+                logs = self.step_fn(batch, drawn)
+            total = {name: value + total[name] if total else value for name, value in logs.items()}
+        return {name: value / len(indices) for name, value in total.items()}
+
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Everything training goes on from: parameters, optimizers, streams, logs under way, the step."""
+        """All that training resumes from: parameters, optimizers, streams, pending updates and logs, the step."""
         tensors = {f"learner/{k}": v for k, v in self.learner.state_dict().items()}
         tensors |= {f"optimizer/{k}": v for k, v in self.learner.optimizer_state().items()}
         tensors |= {f"total/{k}": v for k, v in self.totals.items()}
-        if self.left is not None:
-            tensors |= {"drawn": self.left[0]} | {f"noise/{name}": value for name, value in self.left[1].items()}
+        if self.pending is not None:
+            indices, noise = self.pending
+            tensors |= {"drawn": indices} | {f"noise/{name}": value for name, value in noise.items()}
         return tensors | {"streams": self.streams.state()}, {"step": self.step, "logged": self.logged}
 
     def restore(self, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
-        """Put back what `state` gave."""
+        """Restore what `state` returned."""
 
         def group(name: str) -> dict[str, Tensor]:
             return {k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)}
@@ -180,59 +200,11 @@ class Trainer:
         self.learner.load_optimizer_state(group("optimizer/"))
         self.totals = {k: v.to(self.streams.device) for k, v in group("total/").items()}
         noise = {k: v.to(self.streams.device) for k, v in group("noise/").items()}
-        self.left = (tensors["drawn"].to(self.streams.device), noise) if "drawn" in tensors else None
+        self.pending = (tensors["drawn"].to(self.streams.device), noise) if "drawn" in tensors else None
         self.streams.restore(tensors["streams"])
         self.step, self.logged = info["step"], info["logged"]
 
-    def _updates(self, indices: Tensor, noise: dict[str, Tensor]) -> Logs:
-        total: Logs = {}
-        device, autocast = indices.device.type, self.autocast
-        for k in range(len(indices)):
-            batch, drawn = self.source.batch(indices[k]), {name: value[k] for name, value in noise.items()}
-            if self.observation_noise is not None:
-                batch["observations"] = batch["observations"] + drawn.pop("observations")
-            # Without its cache: that keeps the casts of parameters which the update has since changed.
-            with torch.autocast(device, autocast, enabled=autocast is not None, cache_enabled=False):
-                logs = self.update(batch, drawn)
-            total = {name: value + total[name] if total else value for name, value in logs.items()}
-        return {name: value / len(indices) for name, value in total.items()}
 
-
-class _Captured:
-    """A function of tensors replayed as a CUDA graph, one graph per shape of its arguments.
-
-    The first call with a shape runs the function for real (it changes parameters, so that call counts); the
-    second captures it. Captured work is not executed while capturing, so the graph is replayed right after.
-    """
-
-    def __init__(self, function: Callable[[Tensor, dict[str, Tensor]], Logs]) -> None:
-        self.function = function
-        self.graphs: dict[object, tuple[torch.cuda.CUDAGraph, Tensor, dict[str, Tensor], Logs]] = {}
-        self.seen: set[object] = set()
-        # On the current device, which PyTorch's own stream for captures need not be on.
-        self.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-
-    def __call__(self, indices: Tensor, noise: dict[str, Tensor]) -> Logs:
-        shape = tuple(indices.shape)
-        if shape not in self.seen:
-            self.seen.add(shape)
-            # A side stream, as capture demands of the warm-up.
-            self.stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(self.stream):
-                logs = self.function(indices, noise)
-            torch.cuda.current_stream().wait_stream(self.stream)
-            return logs
-        if shape not in self.graphs:
-            static_indices = indices.clone()
-            static_noise = {name: value.clone() for name, value in noise.items()}
-            graph = torch.cuda.CUDAGraph()
-            # Other threads may go on computing: a policy may be under evaluation.
-            with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
-                outputs = self.function(static_indices, static_noise)
-            self.graphs[shape] = (graph, static_indices, static_noise, outputs)
-        graph, static_indices, static_noise, outputs = self.graphs[shape]
-        static_indices.copy_(indices)
-        for name, value in noise.items():
-            static_noise[name].copy_(value)
-        graph.replay()
-        return {name: value.clone() for name, value in outputs.items()}
+def next_stop(step: int, stops: tuple[int, ...], steps: int) -> int:
+    """The first multiple of any of the intervals `stops` from `step` on, at most `steps`."""
+    return min(steps, *(-(-step // every) * every for every in stops))

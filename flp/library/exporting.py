@@ -61,7 +61,7 @@ class Acting(nn.Module):
         """`[batch, o]` and the noise to `[batch, a]`."""
         streams = Fed([form.drawn(given) for form, given in zip(self.noise, noise, strict=True)])
         with _AnyBatch():
-            action = self.agent.act(observation[None], streams)[0].clamp(-1, 1)[0]
+            action = self.agent.act(observation[None], streams).clamp(-1, 1)[0]
         if self.unscales:
             low, high = self.get_buffer("low"), self.get_buffer("high")
             action = torch.clamp(low + (action + 1) / 2 * (high - low), low, high)

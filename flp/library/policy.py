@@ -84,7 +84,7 @@ class Policy:
     @torch.inference_mode()
     def act(self, observations: Tensor, streams: RunStreams) -> Tensor:
         """As an evaluation asks: `[1, B, observation_dim]` to `[1, B, action_dim]`, with its noise."""
-        return self._learner.act(observations, streams)[0].clamp(-1, 1)
+        return self._learner.act(observations, streams).clamp(-1, 1)
 
     @property
     def candidates(self) -> int | None:

@@ -25,7 +25,7 @@ from flp.flow.behavior import Flow
 from flp.flow.matching import FlowLearner, Pairs
 from flp.flow.velocity import VelocityField
 from flp.learner.replay import Replay
-from flp.learner.trainer import CHUNK, Trainer
+from flp.learner.trainer import Trainer
 from flp.params import baselines
 from flp.params.sections import Figure2, Offline
 from flp.parts.base import Agent, Spec
@@ -46,9 +46,8 @@ Fit = Callable[[str, Trainer, int], None]
 
 
 def fit(part: str, trainer: Trainer, steps: int) -> None:
-    """Train without interruption."""
-    while trainer.step < steps:
-        trainer.chunk(min(CHUNK, steps - trainer.step))
+    """Train in one go."""
+    trainer.run_to(steps)
 
 
 def centres() -> Tensor:
@@ -211,7 +210,7 @@ def run(settings: Figure2, fit: Fit = fit) -> Result:
     policies = {}
     for name, values in strengths.items():
         agent, runs = train(toy, name, values), len(values)
-        policies[name] = agent.act(torch.zeros(runs, DRAWS, 1), toy.streams("draws", runs))[0]
+        policies[name] = agent.act(torch.zeros(runs, DRAWS, 1), toy.streams("draws", runs))
     return Result(toy.actions[:DRAWS], flow, strengths, policies)
 
 

@@ -1,68 +1,75 @@
 """What IDQL and SRPO share: a diffusion model of the behaviour, and in-sample values of ReLU networks.
 
-It behaves like the official code of IDQL (jaxrl5, agents/ddpm_iql_simple): one network after the other is updated,
-each from those before it, and the target critic follows the critic after its update.
+As in IDQL's official code (jaxrl5, agents/ddpm_iql_simple), networks are updated one after the other, each with the
+new parameters of those before it, and the target critic moves after the critic does.
 """
 
 from __future__ import annotations
 
 import math
-from copy import deepcopy
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from flp.learner.denoiser import Denoiser
-from flp.learner.nets import aggregate, follow
 from flp.learner.optimizers import Adam, descend
-from flp.learner.rectified import RectifiedCritic, RectifiedValue
+from flp.learner.polyak import polyak_update
 from flp.learner.trainable import Batch, Logs
-from flp.parts.base import Agent, Spec, settings_of
-from flp.parts.common import InSampleValues, td_loss
+from flp.networks.denoiser import Denoiser
+from flp.networks.relu import ReLUCritic, ReLUValue
+from flp.networks.values import aggregate
+from flp.params import baselines
+from flp.parts.base import Agent, Spec
+from flp.parts.critics import td_loss
+from flp.parts.in_sample import InSampleValues
 from flp.randomness.streams import RunStreams
 
-_LEAST, _MOST = 0.1, 10.0  # rates of noise at the ends of the variance-preserving schedule
+BETA_MIN, BETA_MAX = 0.1, 10.0  # noise rates at the ends of the variance-preserving schedule
 
 
-def retained(steps: int) -> list[float]:
+def vp_alphas(steps: int) -> list[float]:
     """α_k, the share of the variance that the k-th of `steps` steps retains (IDQL, vp_beta_schedule)."""
-    return [math.exp(-_LEAST / steps - 0.5 * (_MOST - _LEAST) * (2 * k + 1) / steps**2) for k in range(steps)]
+    return [math.exp(-BETA_MIN / steps - 0.5 * (BETA_MAX - BETA_MIN) * (2 * k + 1) / steps**2) for k in range(steps)]
 
 
 class Diffusion(nn.Module):
-    """Actions by denoising (DDPM, Ho et al. 2020) with the predicted noise ε_φ(s, x, k), one model per run."""
+    """Actions by denoising (DDPM, Ho et al., 2020) with the predicted noise ε_φ(s, x, k), one model per run."""
 
-    def __init__(self, spec: Spec, own: Any) -> None:
+    def __init__(self, spec: Spec, own: baselines.Diffusion) -> None:
         super().__init__()
-        self.alphas = retained(own.diffusion_steps)
+        self.alphas = vp_alphas(own.diffusion_steps)
         self.model = Denoiser(spec.streams, spec.observation_dim, spec.action_dim, own.width, own.blocks)
         products = torch.tensor(self.alphas, dtype=torch.float64).cumprod(0)
         self.alpha_bars: list[float] = products.tolist()
-        self.signal: Tensor
-        self.noise: Tensor
-        # Not saved: they are the same for all runs.
-        for name, table in {"signal": products.sqrt(), "noise": (1 - products).sqrt()}.items():
+        self.sqrt_alpha_bar: Tensor
+        self.sigma: Tensor
+        # Not saved: they are constants.
+        for name, table in {"sqrt_alpha_bar": products.sqrt(), "sigma": (1 - products).sqrt()}.items():
             self.register_buffer(name, table.float().to(spec.streams.device), persistent=False)
 
-    def level(self, uniform: Tensor) -> Tensor:
-        """k of a uniform number in [0, 1)."""
+    def timestep(self, uniform: Tensor) -> Tensor:
+        """k in {0, …, T − 1} from u ~ U[0, 1), each `[R, B, 1]`; int64."""
         return (uniform * len(self.alphas)).long().clamp(max=len(self.alphas) - 1)
 
     def diffuse(self, actions: Tensor, epsilon: Tensor, k: Tensor) -> Tensor:
-        """√ᾱ_k a + √(1 − ᾱ_k) ε, `[R, B, a]`, for levels `[R, B, 1]`."""
-        return self.signal[k] * actions + self.noise[k] * epsilon
+        """√ᾱ_k a + σ_k ε with σ_k = √(1 − ᾱ_k), `[R, B, a]`, for timesteps k `[R, B, 1]`."""
+        return self.sqrt_alpha_bar[k] * actions + self.sigma[k] * epsilon
 
     def loss(self, batch: Batch, epsilon: Tensor, u: Tensor, masks: Tensor | None = None) -> Tensor:
-        """‖ε_φ(s, √ᾱ_k a + √(1 − ᾱ_k) ε, k) − ε‖² at the level k of a uniform u, per run `[R]`."""
-        k = self.level(u)
+        """‖ε_φ(s, √ᾱ_k a + σ_k ε, k) − ε‖², per run `[R]`.
+
+        Args:
+            batch: observations and actions.
+            epsilon: ε ~ N(0, I), `[R, B, a]`.
+            u: uniform in [0, 1), `[R, B, 1]`, from which k is drawn.
+            masks: dropout masks of the model, `[R, B, blocks, width]`, or None.
+        """
+        k = self.timestep(u)
         x = self.diffuse(batch["actions"], epsilon, k)
         predicted = self.model(batch["observations"], x, k.to(x.dtype), masks)
-        loss: Tensor = (predicted - epsilon).square().sum(-1).mean(1)
-        return loss
+        return (predicted - epsilon).square().sum(-1).mean(1)
 
     def sample(self, observations: Tensor, noise: Tensor) -> Tensor:
-        """Actions `[R, B, a]` in [-1, 1] from `[R, B, steps, a]`: entry 0 is the start, entry k > 0 level k's noise."""
+        """Actions `[R, B, a]` in [-1, 1] from noise `[R, B, T, a]`: entry 0 starts, entry k > 0 is added at step k."""
         x, *added = noise.unbind(2)
         for k in reversed(range(len(self.alphas))):
             alpha, alpha_bar = self.alphas[k], self.alpha_bars[k]
@@ -74,22 +81,12 @@ class Diffusion(nn.Module):
         return x
 
 
-class RectifiedValues(InSampleValues):
-    """V(s) and Q(s, a) of implicit Q-learning as IDQL has them; the target critics are what is asked."""
-
-    def __init__(self, spec: Spec, own: Any) -> None:
-        nn.Module.__init__(self)
-        o, hidden = spec.offline, own.value_hidden or spec.offline.hidden
-        self.expectile, self.discount = own.expectile, spec.discount
-        self.value = RectifiedValue(spec.streams, spec.observation_dim, hidden, normalize=own.value_layer_norm)
-        self.critic = RectifiedCritic(spec.streams, spec.observation_dim, spec.action_dim, hidden, members=o.critics)
-        self.target_critic = deepcopy(self.critic).requires_grad_(False)
+class IDQLValues(InSampleValues):
+    """In-sample values as in IDQL: Q's loss is a mean over the ensemble, and actions are judged by the target."""
 
     def critic_loss(self, batch: Batch, q: Tensor | None = None) -> tuple[Tensor, Logs]:
-        """(Q − (r + γ · mask · V(s′)))², mean over the ensemble, per run `[R]`; q is the ensemble's Q(s, a)."""
-        with torch.no_grad():
-            y = batch["rewards"] + self.discount * batch["masks"] * self.value(batch["next_observations"])
-        return td_loss(self.critic, batch, y, q)
+        """(Q(s, a) − y)², mean over the ensemble, per run `[R]`; q is Q(s, a) `[R, E, B]` if known."""
+        return td_loss(self.critic, batch, self.target(batch), q)
 
     def q(self, observations: Tensor, actions: Tensor) -> Tensor:
         """min Q_φ⁻(s, a), `[R, B]`."""
@@ -97,31 +94,43 @@ class RectifiedValues(InSampleValues):
 
 
 class DiffusionAgent(Agent):
-    """Base of agents with such a behaviour model and such values; their section is called `name`."""
+    """Base of agents with such a behaviour model and such values.
 
-    def __init__(self, spec: Spec, name: str) -> None:
+    Args:
+        spec: what the agent is built from.
+        own: the algorithm's own hyperparameters.
+    """
+
+    def __init__(self, spec: Spec, own: baselines.Diffusion) -> None:
         super().__init__()
-        o, own = spec.offline, settings_of(spec, name)
+        o, hidden = spec.offline, own.value_hidden or spec.offline.hidden
         self.action_dim, self.target_rate = spec.action_dim, o.target_rate
         self.dropout, self.masks = own.dropout, (own.blocks, own.width)
         self.diffusion = Diffusion(spec, own)
-        self.values = RectifiedValues(spec, own)
+        value = ReLUValue(spec.streams, spec.observation_dim, hidden, normalize=own.value_layer_norm)
+        critic = ReLUCritic(spec.streams, spec.observation_dim, spec.action_dim, hidden, members=o.critics)
+        self.values = IDQLValues(value, critic, own.expectile, spec.discount)
         decay_steps = own.cosine_steps or o.steps
         self.optimizers = [
             Adam(self.diffusion.parameters(), o.learning_rate, decay_steps=decay_steps, weight_decay=own.weight_decay),
-            Adam(self.values.value.parameters(), o.learning_rate),
-            Adam(self.values.critic.parameters(), o.learning_rate),
+            Adam(value.parameters(), o.learning_rate),
+            Adam(critic.parameters(), o.learning_rate),
         ]
 
     def draw(self, streams: RunStreams, updates: int, batch_size: int) -> dict[str, Tensor]:
-        """Noise and uniform levels of denoising; what dropout drops."""
+        """Randomness of the diffusion loss.
+
+        Returns:
+            `epsilon` ~ N(0, I) `[updates, R, B, a]`, `u` ~ U[0, 1) `[updates, R, B, 1]` and, with dropout, `masks`
+            `[updates, R, B, blocks, width]`.
+        """
         drawn = {
             "epsilon": streams.normal(updates, batch_size, self.action_dim),
             "u": streams.uniform(updates, batch_size, 1),
         }
         if self.dropout > 0:
-            kept = streams.uniform(updates, batch_size, *self.masks) >= self.dropout
-            drawn["masks"] = kept / (1 - self.dropout)
+            keep = streams.uniform(updates, batch_size, *self.masks) >= self.dropout
+            drawn["masks"] = keep / (1 - self.dropout)
         return {name: value.transpose(0, 1) for name, value in drawn.items()}
 
     def update_behavior(self, batch: Batch, noise: dict[str, Tensor]) -> Logs:
@@ -131,16 +140,16 @@ class DiffusionAgent(Agent):
         return {"diffusion_loss": loss.detach()}
 
     def update_values(self, batch: Batch, moves: Tensor | None = None) -> Logs:
-        """One step of V, then of Q with the new V, then of the target with the new Q; none where `moves` is false."""
+        """One step of V, then of Q with the new V, then of the target with the new Q; none if `moves` is false."""
         value_loss, value_logs = self.values.value_loss(batch)
         descend(self.optimizers[1], value_loss, moves)
         critic_loss, critic_logs = self.values.critic_loss(batch)
         descend(self.optimizers[2], critic_loss, moves)
         rate = self.target_rate if moves is None else self.target_rate * moves
-        follow(self.values.target_critic, self.values.critic, rate)
+        polyak_update(self.values.target_critic, self.values.critic, rate)
         return value_logs | critic_logs
 
     @torch.no_grad()
     def value(self, observations: Tensor, actions: Tensor) -> Tensor:
-        """min Q_φ⁻(s, a)."""
+        """min Q_φ⁻(s, a), `[R, B]`."""
         return self.values.q(observations, actions)

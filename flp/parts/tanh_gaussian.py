@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flp.learner.rectified import OrthogonalMLP
-from flp.parts.common import HEAD_SCALE, DiagonalGaussian
+from flp.networks.relu import OrthogonalMLP
+from flp.parts.gaussian import HEAD_SCALE, DiagonalGaussian
 from flp.randomness.streams import RunStreams
 
 
@@ -26,14 +26,14 @@ class TanhGaussian(DiagonalGaussian):
 
     def __init__(self, streams: RunStreams, observation_dim: int, action_dim: int, hidden: Sequence[int]) -> None:
         super().__init__(streams, observation_dim, action_dim, hidden)
-        # Two heads in one: each is to start as wide as if it stood alone.
-        alone = math.sqrt((hidden[-1] + 2 * action_dim) / (hidden[-1] + action_dim))
+        # One layer holds both heads: each is scaled to the initial range it would have as a layer of its own.
+        separate = math.sqrt((hidden[-1] + 2 * action_dim) / (hidden[-1] + action_dim))
         with torch.no_grad():
-            self.net.weights[-1].mul_(HEAD_SCALE * alone)
+            self.net.weights[-1].mul_(HEAD_SCALE * separate)
 
 
 class ScaledTanhGaussian(nn.Module):
-    """The same with log σ = m · out + o, where m and o are learnt, per run (JaxCQL, model.py, TanhGaussianPolicy).
+    """The same with log σ = m · out + o, m and o learnt, per run (JaxCQL, model.py, TanhGaussianPolicy).
 
     Args:
         streams: the runs' random streams, for initialisation.
@@ -41,6 +41,8 @@ class ScaledTanhGaussian(nn.Module):
         action_dim: width of a.
         hidden: widths of the hidden layers, ReLU.
     """
+
+    __call__: Callable[..., tuple[Tensor, Tensor]]
 
     def __init__(self, streams: RunStreams, observation_dim: int, action_dim: int, hidden: Sequence[int]) -> None:
         super().__init__()
@@ -56,9 +58,18 @@ class ScaledTanhGaussian(nn.Module):
 
 
 def squashed(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """tanh(μ + σ · noise) and its log density log N(x; μ, σ²) − Σ log(1 − tanh² x), summed over the last axis."""
+    """a = tanh(x) with x = μ + σ · noise, and log π(a) = Σ log N(x; μ, σ²) − log(1 − tanh² x).
+
+    Args:
+        mean: μ, `[..., a]`.
+        log_std: log σ, `[..., a]`.
+        noise: draws of N(0, I), `[..., a]`.
+
+    Returns:
+        a `[..., a]` in [-1, 1], and log π(a) `[...]`.
+    """
     x = mean + log_std.exp() * noise
     gaussian = -0.5 * (noise.square() + math.log(2 * math.pi)) - log_std
-    # 1 − tanh² x = 4 / (e^x + e^−x)², without its cancellation at large |x|
-    slope = 2 * (math.log(2) - x - F.softplus(-2 * x))
-    return x.tanh(), (gaussian - slope).sum(-1)
+    # 1 − tanh² x = 4 / (e^x + e^−x)², without cancellation at large |x|
+    log_derivative = 2 * (math.log(2) - x - F.softplus(-2 * x))
+    return x.tanh(), (gaussian - log_derivative).sum(-1)

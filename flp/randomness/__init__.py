@@ -1,1 +1,1 @@
-"""Every random number of the project: seeds derived from names, and one stream per run."""
+"""All randomness of the project: seeds derived from names, and one stream per run."""

@@ -1,4 +1,4 @@
-"""One random stream per run, so that a run's numbers do not depend on who trains beside it."""
+"""One random stream per run, so that a run's numbers do not depend on which runs it is trained with."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class RunStreams:
     Args:
         seeds: one seed per run.
         device: where the numbers are drawn; CPU and CUDA streams differ in their values.
-        place: where the numbers are put, if not where they are drawn: initial weights are drawn on the CPU
-            so that they are the same on every device.
+        place: where the numbers are moved to, if not where they are drawn: initial weights are drawn on the CPU, so
+            that they are the same on every device.
     """
 
     def __init__(
@@ -39,18 +39,18 @@ class RunStreams:
     def normals(self, counts: Sequence[int], *shape: int) -> Tensor:
         """Standard normal vectors, `[runs, *shape[:-1], max(counts), shape[-1]]`, of which run r draws counts[r].
 
-        The rest is zero: a run reads its stream alike, whatever its neighbours need.
+        The rest is zero, so that how a run reads its stream does not depend on its neighbours.
         """
         if len(set(counts)) == 1:
             return self.normal(*shape[:-1], counts[0], shape[-1])
         drawn = []
         for run, count in enumerate(counts):
-            mine = self.only(run).normal(*shape[:-1], count, shape[-1])[0]
-            drawn.append(F.pad(mine, (0, 0, 0, max(counts) - count)))
+            vectors = self.only(run).normal(*shape[:-1], count, shape[-1])[0]
+            drawn.append(F.pad(vectors, (0, 0, 0, max(counts) - count)))
         return torch.stack(drawn)
 
     def only(self, run: int) -> RunStreams:
-        """The stream of one run; reading it is reading this."""
+        """The stream of one run, which shares its generator: drawing from either advances both."""
         alone = copy(self)
         alone.generators = self.generators[run : run + 1]
         return alone
@@ -71,7 +71,7 @@ class RunStreams:
         return torch.stack([g.get_state() for g in self.generators])
 
     def restore(self, state: Tensor) -> None:
-        """Continue from a `state()`; raises `ValueError` if the number of runs differs."""
+        """Restore what `state` returned; raises `ValueError` if the number of runs differs."""
         if len(state) != len(self.generators):
             raise ValueError(f"{len(state)} stream states for {len(self.generators)} runs")
         for generator, s in zip(self.generators, state.cpu(), strict=True):

@@ -20,7 +20,7 @@ from flp.data.load import Dataset, read_dataset
 from flp.data.moments import observation_moments
 from flp.evaluation.evaluator import Act, Row, Value
 from flp.learner.devices import to_device
-from flp.learner.returns import last_of, monte_carlo
+from flp.learner.returns import is_last, monte_carlo
 from flp.parts.base import Agent
 from flp.parts.fitted_q import Logged, fitted_q
 from flp.randomness.seeds import seed_of
@@ -117,7 +117,7 @@ class Estimator:
         assert data.rewards is not None and data.masks is not None
 
         def act(observations: Tensor, streams: RunStreams) -> Tensor:
-            return agent.act(observations, streams)[0]
+            return agent.act(observations, streams)
 
         rows, starts = data.transitions, _starts(data)
         with torch.inference_mode():
@@ -161,5 +161,5 @@ def _discounted(data: Dataset, discount: float) -> float:
     assert data.rewards is not None and data.masks is not None
     rows = data.transitions
     rewards, masks = (torch.from_numpy(of[rows]).double()[None] for of in (data.rewards, data.masks))
-    returns = monte_carlo(rewards, masks, last_of(torch.from_numpy(rows)), discount)[0]
+    returns = monte_carlo(rewards, masks, is_last(torch.from_numpy(rows)), discount)[0]
     return float(returns[np.searchsorted(rows, _starts(data))].mean())

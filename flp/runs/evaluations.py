@@ -196,7 +196,7 @@ def _guarded(pending: _Pending) -> Act:
     def act(observations: Tensor, streams: Any) -> Tensor:
         if pending.phase == BEHAVIOR:
             return pending.guard(torch.as_tensor(pending.agent.behave(observations, streams)))
-        return pending.guard(pending.agent.act(observations, streams)[0])
+        return pending.guard(pending.agent.act(observations, streams))
 
     return act
 

@@ -20,15 +20,15 @@ from flp.data.relabel import relabel
 from flp.flow.behavior import Flow
 from flp.flow.checkpoint import load_flows
 from flp.learner.compiled import Compiled
-from flp.learner.nets import standardize
 from flp.learner.replay import Replay
 from flp.learner.trainer import Trainer
+from flp.networks.mlp import standardize
 from flp.own.task import OwnSpec
 from flp.params.loading import Params
 from flp.params.run import Run
 from flp.params.sections import ONLINE_ONLY, starts_from_flow
 from flp.parts.base import Agent, Spec
-from flp.parts.common import start_values
+from flp.parts.critics import initialize_values
 from flp.randomness.seeds import seed_of
 from flp.randomness.streams import RunStreams
 from flp.system import layout
@@ -115,9 +115,9 @@ class RunBatch:
         else:
             actions = torch.from_numpy(data.actions[data.transitions])[None]
             action_of_run = [0] * len(self.runs)
-        replay = self._replay(data, actions, action_of_run, capacity, spec.discount, returns=agent.uses_returns)
+        replay = self._replay(data, actions, action_of_run, capacity, spec.discount, agent)
         if offline.critic_start == "average":
-            start_values(agent, agent.value_scale * replay.average_value(self._first_discount))
+            initialize_values(agent, agent.value_scale * replay.average_value(self._first_discount))
         return agent, replay
 
     def trainer(self, agent: Agent, replay: Replay, phase: str, steps: int, *, capture: bool = True) -> Trainer:
@@ -132,7 +132,7 @@ class RunBatch:
             capture=capture,
             autocast=torch.bfloat16 if offline.precision == "bfloat16" else None,
             observation_noise=self._observation_noise(replay),
-            update=Compiled(agent.update) if offline.compile else None,
+            step_fn=Compiled(agent.update) if offline.compile else None,
             prepare=partial(self._grow_discount, phase, steps),
         )
 
@@ -198,8 +198,7 @@ class RunBatch:
         action_of_run: list[int],
         capacity: int,
         discount: Tensor | float,
-        *,
-        returns: bool,
+        agent: Agent,
     ) -> Replay:
         tasks = sorted({run.task for run in self.runs})
         timing = self.params.offline.success_timing
@@ -219,7 +218,8 @@ class RunBatch:
             capacity=capacity,
             discount=discount,
             n_step=self.params.offline.n_step,
-            returns=returns,
+            returns=agent.uses_returns,
+            next_actions=agent.uses_next_actions,
         )
 
 

@@ -25,7 +25,7 @@ from flp.flow.behavior import Flow
 from flp.flow.card import percents, picture, quality_card
 from flp.flow.checkpoint import load_flows
 from flp.flow.inversion import invert
-from flp.flow.matching import Pairs, spread
+from flp.flow.matching import Pairs, evenly_spaced
 from flp.flow.quality import judge, likelihoods, two_samples, validation_rows, warning
 from flp.flow.saturation import learnable
 from flp.flow.two_sample import BATCH, Rows, Scale, two_sample_test
@@ -78,7 +78,7 @@ def invert_dataset(job: Job, path: str, key: str) -> None:
         "seed": seed,
         **judge(latents.numpy(), errors.numpy()),
         "validation_loss": manifest["validation_loss"],
-        **likelihoods(flow, held_out.only(spread(len(held_out), settings.likelihood_samples).to(device))),
+        **likelihoods(flow, held_out.only(evenly_spaced(len(held_out), settings.likelihood_samples).to(device))),
         "clipped_fraction": train.clipped_fraction,
         "solver": flow.solver,
         "solver_steps": flow.steps,
@@ -171,7 +171,7 @@ def compare(
     trained, seed = manifest["parameters"], seed_of("two samples", manifest["dataset"], manifest["seed"])
     width = max(16, max(trained["hidden"] + trained.get("encoder", [])) // 2)
     updates = min(MOST_UPDATES, max(1, trained["steps"] * trained["batch_size"] // (20 * BATCH)))
-    rows = held_out.only(spread(len(held_out), TESTED_ROWS).to(held_out.values.device))
+    rows = held_out.only(evenly_spaced(len(held_out), TESTED_ROWS).to(held_out.values.device))
     latents, prior = two_samples(flow, rows, seed)
     return two_sample_test(train, latents, prior, scale, (width, width), updates, seed, checkpoint)
 

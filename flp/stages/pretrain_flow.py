@@ -24,9 +24,9 @@ from flp.flow.matching import FlowLearner, Pairs, validation_loss
 from flp.flow.saturation import learnable
 from flp.flow.velocity import VelocityField
 from flp.learner.devices import device_name, set_up, to_device
-from flp.learner.nets import standardize
 from flp.learner.trainable import Logs
 from flp.learner.trainer import Trainer
+from flp.networks.mlp import standardize
 from flp.own.task import OwnSpec
 from flp.params.sections import Flow
 from flp.randomness.seeds import seed_of

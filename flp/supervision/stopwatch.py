@@ -59,11 +59,11 @@ class Stopwatch:
         autocast = torch.bfloat16 if precision == "bfloat16" else None
         streams, size = RunStreams(list(range(runs)), self.device), params.offline.batch_size
         replay = self._replay(params, learner, runs)
-        trainer = Trainer(learner, replay, streams, size, autocast=autocast, update=compiled)
+        trainer = Trainer(learner, replay, streams, size, autocast=autocast, step_fn=compiled)
         with _one_thread(), _products(precision), fresh_cache():
             said = io.StringIO()
             with redirect_stderr(said):
-                first = self._timed(lambda: trainer.chunk(1))
+                first = self._timed(lambda: trainer.run_chunk(1))
             if compiled is not None and compiled.call is compiled.update:
                 raise FLPError(said.getvalue().strip().removeprefix("warning: offline.compile: ").partition(";")[0])
             return self._learning(trainer), first
@@ -90,7 +90,7 @@ class Stopwatch:
         learner, streams = self._agent(params, agent, runs), RunStreams(list(range(runs)), self.device)
         observations = self._normal(runs * episodes, self.spec.observation_dim).view(runs, episodes, -1)
         with _one_thread(), torch.inference_mode():
-            return self._repeated(lambda: learner.act(observations, streams)[0].cpu())
+            return self._repeated(lambda: learner.act(observations, streams).cpu())
 
     def steps(self, params: Params) -> tuple[float, float]:
         """Seconds of a step in the environment, and of a reset."""
@@ -114,12 +114,12 @@ class Stopwatch:
 
     def _learning(self, trainer: Trainer) -> float:
         """Seconds of an update: on a GPU of one that is replayed, elsewhere of chunks as long as the slice allows."""
-        one = self._timed(lambda: trainer.chunk(1))
+        one = self._timed(lambda: trainer.run_chunk(1))
         count = CHUNK if self.device.type == "cuda" else max(1, min(CHUNK, int(self.slice / 3 / one)))
         if self.device.type == "cuda":
-            trainer.chunk(CHUNK)
-            trainer.chunk(CHUNK)
-        return self._repeated(lambda: trainer.chunk(count), warm=False) / count
+            trainer.run_chunk(CHUNK)
+            trainer.run_chunk(CHUNK)
+        return self._repeated(lambda: trainer.run_chunk(count), warm=False) / count
 
     def _repeated(self, work: Callable[[], object], *, warm: bool = True) -> float:
         """Median seconds of a call, over as many as fill the slice."""
@@ -183,6 +183,7 @@ class Stopwatch:
             discount=params.offline.discount,
             n_step=params.offline.n_step,
             returns=agent.uses_returns,
+            next_actions=agent.uses_next_actions,
         )
 
 

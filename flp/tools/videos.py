@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,11 +130,7 @@ def play_run(
             restore_parameters(agent, [load_tensors(path, work.device, key=key)[0]])
             if stage == "offline" and type(agent).behave is not Agent.behave:
                 yield "frozen flow", played(agent.behave)
-            yield title, played(partial(_first, agent.act))
-
-
-def _first(act: Any, observations: Any, streams: Any) -> Any:
-    return act(observations, streams)[0]
+            yield title, played(agent.act)
 
 
 main = tool("videos", CHOICE | {"device": OPTIONS["device"]}, command, __doc__)

@@ -247,7 +247,7 @@ def test_behaving_decodes_the_prior():
 def test_an_action_is_resampled_by_the_weights_of_the_optimum(noise):
     agent = randomize(make_agent([1, 2], alphas=[1.0, 3.0], counts=[64, 64], acting_noise=noise, **RESAMPLING))
     observations = RunStreams([1, 2]).normal(1, 3).expand(2, 5000, 3)
-    _, z = agent.act(observations, RunStreams([5, 6]))
+    z = agent.latents(observations, RunStreams([5, 6]))
     # The optimum from many draws of the prior instead, weighted by exp(Q / (0.7 α)) alone.
     draws = RunStreams([7, 8]).normal(5000, 2)
     q = agent.critic(observations, draws).mean(1)
@@ -262,13 +262,13 @@ def test_without_noise_it_acts_by_its_mean_and_explores_as_ever():
         randomize(make_agent([1, 2], alphas=[1.0, 3.0], counts=[3, 3], acting_noise=noise)) for noise in (0.0, 1.0)
     )
     observations = RunStreams([1, 2]).normal(5, 3)
-    actions, z = still.act(observations, RunStreams([5, 6]))
+    actions, z = (act(observations, RunStreams([5, 6])) for act in (still.act, still.latents))
     mean, _ = still.policy(observations)
     assert torch.equal(z, mean)
     assert torch.equal(actions, still.flow.decode(observations, mean))
     assert (still.chooses, lively.chooses) == (False, True)
     explored = still.explore(observations, RunStreams([5, 6]))[1]
-    assert torch.equal(explored, lively.act(observations, RunStreams([5, 6]))[1])
+    assert torch.equal(explored, lively.latents(observations, RunStreams([5, 6])))
     assert not torch.equal(explored, mean)
 
 
@@ -278,7 +278,7 @@ def test_with_less_noise_it_draws_nearer_to_its_mean():
     mean, log_std = agent.policy(observations)
     drawn = RunStreams([5, 6]).normal(5, 1, 2)[:, :, 0]
     torch.testing.assert_close(
-        agent.act(observations, RunStreams([5, 6]))[1], mean + 0.3 * log_std.exp() * drawn, rtol=1e-6, atol=1e-6
+        agent.latents(observations, RunStreams([5, 6])), mean + 0.3 * log_std.exp() * drawn, rtol=1e-6, atol=1e-6
     )
 
 
@@ -339,7 +339,7 @@ def test_a_run_with_a_smaller_n_is_the_run_it_would_be_alone():
 def test_acting_never_takes_a_surplus_candidate():
     agent = make_agent([1, 1], counts=[1, 6])
     observations = torch.zeros(2, 50, 3)
-    _, latents = agent.act(observations, RunStreams([4, 4]))
+    latents = agent.latents(observations, RunStreams([4, 4]))
     # The policy is the prior, so z is the noise; each run draws its own number of candidates.
     assert torch.equal(latents[0], RunStreams([4]).normal(50, 1, 2)[0, :, 0])
     assert not torch.equal(latents[1], RunStreams([4]).normal(50, 6, 2)[0, :, 0])

@@ -86,7 +86,7 @@ def test_the_critic_finds_the_known_values(chain):
 
 def test_actions_beat_the_behavior(chain):
     observations = torch.eye(2).expand(2, 2, 2).repeat_interleave(500, 1)
-    actions, latents = chain.act(observations, RunStreams([1, 2]))
+    actions, latents = (act(observations, RunStreams([1, 2])) for act in (chain.act, chain.latents))
     assert torch.equal(actions, latents.clamp(-1, 1))  # the identity flow
     behavior = chain.behave(observations, RunStreams([3, 4]))
     best = torch.tensor([REWARD_1, REWARD_2]).repeat_interleave(500)

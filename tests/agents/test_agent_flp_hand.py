@@ -1,4 +1,4 @@
-"""FLP's targets and choices of a batch that was worked out by hand."""
+"""FLP's targets and choices on a batch worked out by hand."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_acting_decodes_the_best_candidate(aggregation):
     agent.critic.target = None
     generator_noise = RunStreams([9]).normal(5, 3, 2)
     observations = torch.randn(1, 5, 3, generator=torch.Generator().manual_seed(1))
-    actions, latents = agent.act(observations, RunStreams([9]))
+    actions, latents = (act(observations, RunStreams([9])) for act in (agent.act, agent.latents))
     for i in range(5):
         candidates = [(1 + 0.5 * e[0].item(), e[1].item()) for e in generator_noise[0, i]]
         how = min if aggregation == "min" else lambda q: sum(q) / 2

@@ -1,4 +1,4 @@
-"""What holds for every baseline: its runs do not touch, its tensors can be cut into runs, and it comes back whole."""
+"""Invariants of every baseline: its runs are independent, its tensors split into runs, and it can be restored."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_what_alpha_follows_holds_flp():
 
 @pytest.mark.parametrize("name", [name for name in get_args(AgentName) if name != "flp"])
 def test_a_remedy_names_what_the_algorithm_reads(name):
-    """FLP's alpha is nothing to another, and most take the least of their critics anyway."""
+    """Other algorithms have no alpha of FLP's, and most use the ensemble's minimum anyway."""
     agent = make(name, [1, 2])
     health = Health(name, ["a", "b"], OFFLINE, make_replay(), agent, rate="online.learning_rate")
     health.look(10, {"q": torch.tensor([-50.0, -9e9])})
@@ -94,7 +94,7 @@ def test_a_remedy_names_what_the_algorithm_reads(name):
 
 
 def test_latents_come_with_a_flow():
-    """Where the keys leave out flow and latents, nothing may read them."""
+    """If keys leave out flow and latents, nothing may read them."""
     assert {name for name in get_args(AgentName) if make(name, [0]).uses_latents} == {*IN_LATENTS}
 
 
@@ -130,8 +130,7 @@ def test_batched_runs_are_single_runs(name, own):
     seeds = [4, 5, 6]
     together = make(name, seeds, own)
     logs = train(together, seeds)
-    actions, stored = together.act(make_batch(seeds)["observations"], RunStreams(seeds))
-    assert actions is stored or torch.equal(actions, stored)
+    actions = together.act(make_batch(seeds)["observations"], RunStreams(seeds))
     assert actions.shape == (3, 7, 2)
     assert actions.abs().max() <= 1
     for i, seed in enumerate(seeds):
@@ -142,7 +141,7 @@ def test_batched_runs_are_single_runs(name, own):
         expected = of_run(alone, 0, 1)
         for key, value in of_run(together, i, 3).items():
             torch.testing.assert_close(value, expected[key], rtol=1e-3, atol=2e-4)
-        acted, _ = alone.act(make_batch([seed])["observations"], RunStreams([seed]))
+        acted = alone.act(make_batch([seed])["observations"], RunStreams([seed]))
         torch.testing.assert_close(actions[i], acted[0], rtol=1e-2, atol=2e-3)
 
 
@@ -181,7 +180,7 @@ def test_runs_are_saved_and_come_back(name, own):
     agent = make(name, seeds, own)
     train(agent, seeds)
     saved = [of_run(agent, i, 3) for i in range(3)]
-    # In another order, beside each other's streams.
+    # In another order, with each other's streams.
     order = [2, 0, 1]
     other = make(name, [seeds[i] for i in order], own)
     restore_parameters(other, [saved[i] for i in order])
@@ -229,8 +228,8 @@ def test_an_episode_s_action_does_not_depend_on_the_others(name, own):
     agent, observations = make(name, [4, 5], own), make_batch([4, 5], 6)["observations"]
     others = observations.clone()
     others[:, [0, 1, 4, 5]] = 3.0
-    whole, _ = agent.act(observations, RunStreams([1, 2]))
-    beside, _ = agent.act(others, RunStreams([1, 2]))
+    whole = agent.act(observations, RunStreams([1, 2]))
+    beside = agent.act(others, RunStreams([1, 2]))
     torch.testing.assert_close(beside[:, 2:4], whole[:, 2:4])
 
 
@@ -238,7 +237,7 @@ def test_an_episode_s_action_does_not_depend_on_the_others(name, own):
 def test_exploration_is_the_policy_with_noise(name):
     agent = make(name, [4, 5])
     observations = torch.zeros(2, 4000, 3)
-    still, _ = agent.act(observations, RunStreams([1, 2]))
+    still = agent.act(observations, RunStreams([1, 2]))
     moved, stored = agent.explore(observations, RunStreams([1, 2]))
     assert torch.equal(moved, stored)
     difference = moved - still  # the head is small: the mean is far from ±1

@@ -41,7 +41,7 @@ def trained(name, own, *, compiled=False, autocast=None):
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
 @pytest.mark.parametrize(("name", "own"), CASES[2:], ids=[name for name, _ in CASES[2:]])
 def test_compiled_updates_are_the_eager_ones(name, own, capfd, monkeypatch):
-    """Traced whole, with their gradients, and run in Inductor's parts. What it makes of them, tests/learner tries."""
+    """Traced whole, with gradients, and run in Inductor's decomposition; tests/learner covers its code generation."""
     torch.compiler.reset()
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager_decomp_partition"))
     (before, eager), (_, compiled) = trained(name, own), trained(name, own, compiled=True)

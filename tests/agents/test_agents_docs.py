@@ -1,4 +1,4 @@
-"""The example in docs/adding-an-algorithm.md works as it stands there."""
+"""The example in docs/adding-an-algorithm.md works as printed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "adding-an-algorithm.md"
 
 @pytest.fixture
 def example(monkeypatch):
-    """The page's code as the module that its text says it is."""
+    """The page's code as the module that its text names."""
     page = PAGE.read_text(encoding="utf-8")
     (name,) = re.findall(r"`flp/agents/(\w+)\.py`; a test", page)
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
@@ -35,7 +35,7 @@ def test_the_example_learns(example):
 def test_the_example_has_runs(example):
     agent = make(example, [1, 2, 3], **SMALL)
     assert agent.draw(agent, 1, 1) == {}
-    actions, _ = agent.act(torch.zeros(3, 5, 3), agent)
+    actions = agent.act(torch.zeros(3, 5, 3), agent)
     assert actions.shape == (3, 5, 2)
 
 

@@ -1,4 +1,4 @@
-"""Nothing is computed twice, and nothing that changes nothing."""
+"""Updates compute nothing twice, and nothing that has no effect."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flp.randomness.streams import RunStreams
 
 
 def products(agent, noise):
-    """How many batched matrix products an update takes."""
+    """The number of batched matrix products in an update."""
     with torch.profiler.profile() as trace:
         agent.update(make_transitions([4]), noise)
     return sum(event.count for event in trace.key_averages() if event.key in ("aten::bmm", "aten::baddbmm"))

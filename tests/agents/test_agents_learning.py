@@ -1,4 +1,4 @@
-"""Every baseline learns what is to be learned from problems whose answers are known."""
+"""Every baseline learns the known solutions of small problems."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def learn(name, data, *, steps, batch=64, **own):
 
 def actions_at(agent, observation, draws=400):
     observations = torch.tensor(observation).expand(1, draws, len(observation))
-    return agent.act(observations, RunStreams([2]))[0][0]
+    return agent.act(observations, RunStreams([2]))[0]
 
 
 def bandit(size=4000):

@@ -14,7 +14,7 @@ from reference import SETTINGS, Adam, Network, assert_same_network
 from test_agents_common import make, make_transitions
 from torch.distributions import Independent, Normal
 
-from flp.parts.common import log_prob
+from flp.parts.gaussian import log_prob
 from flp.randomness.streams import RunStreams
 
 DISCOUNT, RATE = SETTINGS["discount"], SETTINGS["target_rate"]
@@ -216,7 +216,7 @@ class ReferenceReBRAC(Reference):
         self.count += 1
         moves = self.count % 2 == 0
         old = deepcopy(critic), deepcopy(actor)
-        # The official code's single Adam sees a zero gradient where the actor rests: its momentum goes on.
+        # The official code's single Adam sees a zero gradient when the actor rests: its momentum still moves it.
         self.step({"actor": actor_loss if moves else 0 * actor_loss, "critic": mean(critic_losses)})
         if moves:
             follow(self.nets["target_critic"], old[0])
@@ -279,7 +279,7 @@ def test_ifql_takes_the_best_of_its_draws(flow):
     observations = RunStreams([1, 2]).normal(6, 3)
     z = RunStreams([3, 4]).normal(6, 5, 2).double()
     agent.float()
-    actions, _ = agent.act(observations, RunStreams([3, 4]))
+    actions = agent.act(observations, RunStreams([3, 4]))
     for run, one in enumerate(plain):
         for i in range(6):
             expected = one.act(observations[run, i].double(), z[run, i])
@@ -290,10 +290,10 @@ def test_fql_and_fbc_act_by_their_draws():
     observations = RunStreams([1, 2]).normal(6, 3)
     z = RunStreams([3, 4]).normal(6, 2)
     fql = make("fql", [4, 5])
-    actions, _ = fql.act(observations, RunStreams([3, 4]))
+    actions = fql.act(observations, RunStreams([3, 4]))
     torch.testing.assert_close(actions, fql.policy(observations, z).clamp(-1, 1))
     fbc = make("fbc", [4, 5])
-    actions, _ = fbc.act(observations, RunStreams([3, 4]))
+    actions = fbc.act(observations, RunStreams([3, 4]))
     torch.testing.assert_close(actions, fbc.own_flow.decode(observations, z))
     assert (fbc.own_flow.solver, fbc.own_flow.steps) == ("euler", 10)
 

@@ -17,7 +17,7 @@ from test_agents_reference_diffusion import own_tensors, perceptron
 from torch.distributions import Normal, TransformedDistribution, Uniform
 from torch.distributions.transforms import TanhTransform
 
-from flp.learner.rectified import orthogonal
+from flp.networks.relu import orthogonal
 from flp.randomness.streams import RunStreams
 
 DISCOUNT, RATE = SETTINGS["discount"], SETTINGS["target_rate"]
@@ -90,7 +90,7 @@ class ReferenceCalQL:
         return self.own["weight"] * (self.p["pressure.log_factor"].exp().item() if self.gap is not None else 1.0)
 
     def value(self, member, row, noise, i):
-        """The squared error of one critic at one sample, and what other actions are worth beyond its own."""
+        """The squared error of one critic at one sample, and the penalty on other actions' values."""
         s, after = row["observations"], row["next_observations"]
         best = max(
             min(q.item() for q in self.qs(self.target, after, self.draw(after, z)[0])) for z in noise["target"][i]
@@ -128,9 +128,9 @@ def test_updates_are_the_reference_s(own, changes):
 
 
 def constant_policy(agent, log_prob):
-    """Let every draw have this log density."""
-    drawn = agent.drawn
-    agent.drawn = lambda *inputs: (drawn(*inputs)[0], torch.full_like(drawn(*inputs)[1], log_prob))
+    """Give every draw this log density."""
+    sample = agent.sample
+    agent.sample = lambda *inputs: (sample(*inputs)[0], torch.full_like(sample(*inputs)[1], log_prob))
 
 
 def penalty_of(agent, batch, values=None):
@@ -218,7 +218,7 @@ def test_the_policy_s_density_is_one():
     agent.policy.net.biases[-1].data += 0.4
     s, a = torch.zeros(1, 1, 3).double(), torch.linspace(-1, 1, 20_001, dtype=torch.float64)[1:-1]
     mu, log_std = agent.policy(s)
-    actions, log_prob = agent.drawn(s, ((torch.atanh(a) - mu) / log_std.exp()).view(1, 1, -1, 1))
+    actions, log_prob = agent.sample(s, ((torch.atanh(a) - mu) / log_std.exp()).view(1, 1, -1, 1))
     torch.testing.assert_close(actions.flatten(), a)
     assert torch.trapezoid(log_prob.flatten().exp(), a).item() == pytest.approx(1, abs=1e-6)
 
@@ -251,7 +251,7 @@ def test_it_starts_as_its_authors_networks_do():
 
 
 def test_values_and_logs_are_of_the_rewards_as_they_are():
-    """With critics that give 20, of rewards ten times as large, 2 is said."""
+    """Critics that give 20 of rewards scaled by ten report 2."""
     agent = make("calql", [4], {"draws": 2})
     agent.critic.net.biases[-1].data += 20
     batch, noise = make_transitions([4]), {k: v[0] for k, v in agent.draw(RunStreams([1]), 1, 7).items()}

@@ -13,7 +13,7 @@ from test_agents_reference_diffusion import own_tensors
 
 from flp.randomness.streams import RunStreams
 
-# Four updates: the levels begin anew before the last, the average moves after the third.
+# Four updates: the schedule restarts before the last, the average moves after the third.
 SMALL = {"eta": 0.7, "hidden": [6, 4], "max_backup": 3, "candidates": 5, "restart": 3}
 SMALL |= {"ema_rate": 0.3, "ema_every": 2, "ema_start": 2, "clip_norm": 1.0}
 
@@ -153,7 +153,7 @@ def test_updates_are_the_reference_s(own, changes):
 
 
 def test_what_the_updates_cross():
-    """The case above is no good if nothing is clipped, or no coin falls on either side."""
+    """The case above is useless unless gradients are clipped and coins fall on both sides."""
     agent = doubled("cac", SMALL, {})
     noise = agent.draw(RunStreams([8, 9]), 4, 7)
     assert {int(2 * c) for c in noise["coin"][:, :, 0].flatten()} == {0, 1}
@@ -172,7 +172,7 @@ def test_it_acts_by_its_draws_and_their_values():
     plain = [ReferenceCAC(agent, run, SMALL) for run in range(2)]
     observations, streams = RunStreams([1, 2]).normal(6, 3), RunStreams([3, 4])
     noise, u = streams.normal(6, 5, 2, 2).double(), streams.uniform(6, 5).double()
-    actions, _ = agent.float().act(observations, RunStreams([3, 4]))
+    actions = agent.float().act(observations, RunStreams([3, 4]))
     for run, one in enumerate(plain):
         for i in range(6):
             expected = one.act(observations[run, i].double(), noise[run, i], u[run, i])
@@ -185,7 +185,7 @@ def test_a_draw_is_taken_with_the_softmax_of_its_value():
     size, q = 20_000, torch.tensor([0.0, 1.0, -1.0, 2.0])
     drawn = torch.linspace(-1, 1, 4).view(1, 1, 4, 1).expand(1, size, 4, 2)
     both = torch.stack([q, q + torch.tensor([0.0, 5.0, 5.0, 5.0])]).view(1, 2, 1, 4).expand(1, 2, size, 4)
-    agent.drawn = lambda policy, observations, noise: (drawn, both)
-    actions, _ = agent.act(torch.zeros(1, size, 3), RunStreams([1]))
+    agent.sample = lambda policy, observations, noise: (drawn, both)
+    actions = agent.act(torch.zeros(1, size, 3), RunStreams([1]))
     found = torch.stack([(actions[0, :, 0] == a).float().mean() for a in drawn[0, 0, :, 0]])
     torch.testing.assert_close(found, q.softmax(0), rtol=0, atol=0.01)

@@ -13,7 +13,7 @@ from reference import SETTINGS
 from test_agents_common import make
 from test_agents_reference import check_updates, doubled, mean, samples
 
-from flp.parts.diffusion import retained
+from flp.parts.diffusion import vp_alphas
 from flp.randomness.streams import RunStreams
 
 STEPS = 10  # of the cosine
@@ -224,7 +224,7 @@ def test_idql_takes_the_best_of_its_draws():
     plain = [ReferenceIDQL(agent, run, own) for run in range(2)]
     observations = RunStreams([1, 2]).normal(6, 3)
     noise = RunStreams([3, 4]).normal(6, 5, 5, 2).double()
-    actions, _ = agent.float().act(observations, RunStreams([3, 4]))
+    actions = agent.float().act(observations, RunStreams([3, 4]))
     for run, one in enumerate(plain):
         for i in range(6):
             expected = one.act(observations[run, i].double(), noise[run, i])
@@ -232,7 +232,7 @@ def test_idql_takes_the_best_of_its_draws():
 
 
 def test_the_schedule_of_five_steps():
-    alphas = torch.tensor(retained(5), dtype=torch.float64)
+    alphas = torch.tensor(vp_alphas(5), dtype=torch.float64)
     expected = torch.tensor([0.195875, 0.458818, 0.635781, 0.754878, 0.835031], dtype=torch.float64)
     torch.testing.assert_close(1 - alphas, expected, rtol=0, atol=1e-6)
     expected = torch.tensor([0.804125, 0.435178, 0.158500, 0.038852, 0.006409], dtype=torch.float64)
@@ -255,9 +255,9 @@ def test_draws_of_a_known_denoiser_are_its_data():
 
 def test_every_level_is_drawn_alike():
     diffusion = make("idql", [4], SMALL).diffusion
-    k = diffusion.level(RunStreams([1]).uniform(20000))
+    k = diffusion.timestep(RunStreams([1]).uniform(20000))
     assert torch.bincount(k[0]).tolist() == pytest.approx([4000] * 5, rel=0.06)
-    assert diffusion.level(torch.tensor([0.0, 1 - 2**-24])).tolist() == [0, 4]
+    assert diffusion.timestep(torch.tensor([0.0, 1 - 2**-24])).tolist() == [0, 4]
 
 
 @pytest.mark.parametrize(("beta", "offset"), [(0.0, 0.5), (0.0, -0.5), (0.4, 0.5), (0.4, -0.5)])

@@ -93,7 +93,7 @@ def test_without_weights_fawac_clones_update_for_update():
 
 
 def still_flow(own=None):
-    """An FBRAC agent of two runs whose velocity is 0.1 everywhere, and in whose reach nothing is clipped."""
+    """An FBRAC agent of two runs whose velocity is 0.1 everywhere, so that nothing is clipped."""
     agent = make("fbrac", [4, 5], own)
     field = agent.own_flow.field.net
     with torch.no_grad():
@@ -116,7 +116,7 @@ def test_q_s_gradient_passes_through_all_of_the_flow_s_steps():
 def test_with_a_large_alpha_fbrac_clones():
     agent, _, batch, noise = still_flow({"alpha": 1e6})
     both, parameters = agent.actor_loss(batch, noise)[0], agent.optimizers[0].parameters
-    flow = 1e6 * agent.behavior_loss(batch, noise)
+    flow = 1e6 * agent.behavior.loss(batch, noise)
     expected = torch.autograd.grad(flow.sum(), parameters)
     for gradient, one in zip(torch.autograd.grad(both.sum(), parameters), expected, strict=True):
         torch.testing.assert_close(gradient, one, rtol=1e-4, atol=1.0)
@@ -131,6 +131,6 @@ def test_with_a_small_alpha_fbrac_finds_the_best_action():
         noise = {name: value[0] for name, value in agent.draw(streams, 1, 64).items()}
         loss, _ = agent.actor_loss(batch, noise)
         agent.optimizers[0].step(torch.autograd.grad(loss.sum(), agent.optimizers[0].parameters))
-    actions, _ = agent.act(states, RunStreams([2]))
+    actions = agent.act(states, RunStreams([2]))
     assert actions.mean().item() == pytest.approx(0.5, abs=0.03)
     assert actions.std() < 0.1

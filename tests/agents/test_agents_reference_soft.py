@@ -104,7 +104,7 @@ def test_the_policy_starts_as_two_heads_of_fql_would():
 
 def test_it_explores_by_draws_and_acts_without():
     agent, observations = make("rlpd", [4, 5]), torch.zeros(2, 4000, 3)
-    still, _ = agent.act(observations, RunStreams([1, 2]))
+    still = agent.act(observations, RunStreams([1, 2]))
     moved, stored = agent.explore(observations, RunStreams([1, 2]))
     assert torch.equal(moved, stored) and torch.equal(still[:, 0], still[:, 1])
     mean, _ = agent.actor(observations[:, :1])

@@ -1,4 +1,4 @@
-"""Next actions: what the replay gives to an agent that asks for them."""
+"""Next actions: what the replay gives to an agent that uses them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from flp.learner.replay import Replay
 
 
-def make_replay(capacity=0):
+def make_replay(capacity=0, next_actions=True):
     """Two episodes of three and two transitions, rows 0-3 and 4-6; action i is 10 + i; two tasks, two runs."""
     return Replay(
         observations=torch.arange(7.0)[:, None],
@@ -19,6 +19,7 @@ def make_replay(capacity=0):
         action_of_run=torch.tensor([0, 0]),
         task_of_run=torch.tensor([0, 1]),
         capacity=capacity,
+        next_actions=next_actions,
     )
 
 
@@ -66,12 +67,14 @@ def test_next_actions_of_online_transitions():
     assert successors(replay, 9)[1][5:] == [0, 0, 1, 1]
 
 
-def test_next_actions_are_gathered_only_for_who_asks():
-    replay = make_replay(capacity=1)
-    add(replay, 1.0, 2.0, 3.0)
-    batch = replay.batch(torch.zeros(2, 3, dtype=torch.int64))
-    assert set(batch) == {"observations", "actions", "next_observations", "rewards", "masks"}
-    assert batch["has_next_action"].tolist() == [[1, 1, 1]] * 2
-    assert "next_actions" in batch
-    with pytest.raises(KeyError, match="previous"):
-        batch["previous_actions"]
+@pytest.mark.parametrize("added", [0, 1])
+def test_next_actions_are_gathered_only_on_request(added):
+    always, more = (
+        {"observations", "actions", "next_observations", "rewards", "masks"},
+        {"next_actions", "has_next_action"},
+    )
+    for next_actions in (False, True):
+        replay = make_replay(capacity=1, next_actions=next_actions)
+        for _ in range(added):
+            add(replay, 1.0, 2.0, 3.0)
+        assert set(replay.batch(torch.zeros(2, 3, dtype=torch.int64))) == (always | more if next_actions else always)

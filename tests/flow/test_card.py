@@ -1,4 +1,4 @@
-"""A flow's quality as people are told it: in the stage's last lines, the card, and the report's page."""
+"""A flow's quality as reported: in the stage's last lines, on the card, and on the report's page."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_the_card_tells_every_part_there_is():
 
 @pytest.mark.slow(20)
 def test_a_warning_is_told_everywhere(tmp_path, monkeypatch, capsys, pytestconfig, signals):
-    """A flow that has learnt next to nothing, of actions half of which are clipped; its stage is stopped once."""
+    """A flow that has learnt next to nothing, with half of the actions clipped; its stage is stopped once."""
     monkeypatch.chdir(tmp_path)
     params = tiny(yaml.safe_load((pytestconfig.rootpath / "params.yaml").read_text()), MAZE)
     params["download"] |= {"episodes": 100, "steps_per_episode": 51}

@@ -1,4 +1,4 @@
-"""A velocity field with an encoder: the same map, the state seen once; and several noises per transition."""
+"""A velocity field with an encoder: the same map, the state encoded once; and several draws per transition."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flp.flow.behavior import Flow
 from flp.flow.checkpoint import load_flows, save_flow
 from flp.flow.solver import integrate
 from flp.flow.velocity import VelocityField, flow_matching_loss
-from flp.learner.nets import standardize
+from flp.networks.mlp import standardize
 from flp.randomness.streams import RunStreams
 from flp.system.errors import FLPError
 

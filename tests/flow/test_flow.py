@@ -16,7 +16,7 @@ from flp.flow.behavior import Flow
 from flp.flow.matching import FlowLearner, Pairs, validation_loss
 from flp.flow.solver import graded, integrate
 from flp.flow.velocity import VelocityField, flow_matching_loss
-from flp.parts.latent import kl_to_prior
+from flp.parts.gaussian import kl_to_prior
 from flp.randomness.streams import RunStreams
 
 ORDERS = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4}

@@ -1,4 +1,4 @@
-"""The flow's own report: zero where the latents are the prior's, and the known number where they are not."""
+"""The flow's quality: zero for latents of the prior, and known numbers for others."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_inverting_does_not_depend_on_the_batch_size():
 
 
 def test_a_stopped_inversion_goes_on_with_the_same_bytes(tmp_path, signals, monkeypatch):
-    """It is asked to stop in its second of four pieces, and again in its third."""
+    """It is stopped in the second of four pieces, and again in the third."""
     monkeypatch.setattr(invert_to_latent, "PIECE", 10)
     flow = make_flow([1], hidden=(16,)).freeze()
     generator = torch.Generator().manual_seed(0)

@@ -1,4 +1,4 @@
-"""Saturated actions: what the flow learns in their stead, who sees it, and that clipping gives the actions back."""
+"""Saturated actions: what the flow learns instead, who sees it, and that clipping restores the actions."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_without_a_scale_the_actions_are_the_stored_ones():
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, pytestconfig):
-    """A maze whose controller clips, up to the latents."""
+    """A maze whose controller clips, processed up to the latents."""
     folder = tmp_path_factory.mktemp("saturated")
     params = tiny(yaml.safe_load((pytestconfig.rootpath / "params.yaml").read_text()), MAZE)
     params["flow"] |= {"saturation_noise": 0.3, "schedule": "cosine", "solver_steps": 20}

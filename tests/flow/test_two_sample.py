@@ -1,4 +1,4 @@
-"""The two-sample test: half of the time for a perfect flow, Bayes' accuracy for one wrong by a known amount."""
+"""The two-sample test: 50 % for a perfect flow, Bayes' accuracy for one that is off by a known amount."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def compared(latent, saturated=None, updates=300, seed=0, scale=SHOWN):
 
 
 def test_a_perfect_flow_is_right_half_of_the_time():
-    """Also among saturated rows and the others, although those are chosen by the latent: by what it decodes to."""
+    """Also among saturated and other rows, although these are selected by what the latent decodes to."""
     found = compared(lambda s, e: e, lambda s, z: z[:, 0] + s[:, 0] > 0.8)
     for name in ("all", "saturated", "other"):
         low, high = found[name]["interval"]
@@ -59,7 +59,7 @@ def test_a_perfect_flow_is_right_half_of_the_time():
 
 
 def test_intervals_hold_one_half_in_nineteen_of_twenty_trials():
-    """Rows of an episode are alike here: an interval over rows would be far too narrow."""
+    """Rows of an episode are correlated here: an interval over rows would be far too narrow."""
     rng, held = np.random.default_rng(0), 0
     for _ in range(300):
         bias = torch.from_numpy(np.clip(0.5 + 0.2 * rng.standard_normal(EPISODES), 0, 1)).repeat_interleave(LENGTH)
@@ -71,7 +71,7 @@ def test_intervals_hold_one_half_in_nineteen_of_twenty_trials():
 
 
 class Linear:
-    """a = μ(s) + δσ + σ z: of the behaviour N(μ(s), σ²) the exact flow where δ = 0."""
+    """a = μ(s) + δσ + σ z: the exact flow of the behaviour N(μ(s), σ²) if δ = 0."""
 
     def __init__(self, shift):
         self.shift = torch.tensor([shift, 0.0])
@@ -85,7 +85,7 @@ class Linear:
 
 @pytest.mark.parametrize("shift", [0.0, 0.5, 1.0])
 def test_a_flow_that_is_off_by_a_known_shift_gives_bayes_accuracy(shift):
-    """Its latents are N(−δ, 1): no classifier is right more often than Φ(δ / 2), and the state has no part in it."""
+    """Its latents are N(−δ, 1): no classifier exceeds an accuracy of Φ(δ / 2), and the state explains nothing."""
     flow, held = Linear(shift), EPISODES * LENGTH
     s, hs = states(TRAIN, 1), states(held, 2)
     actions = Linear(0.0)(hs, draws(held, seed=3))

@@ -1,4 +1,4 @@
-"""Compiled updates are the updates; where nothing can be compiled, training goes on without."""
+"""Compiled updates equal eager ones; if nothing can be compiled, training continues uncompiled."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flp.learner.compiled import Compiled
 
 @pytest.fixture
 def fresh(tmp_path, monkeypatch):
-    """No compiled code of earlier calls."""
+    """Forget the code compiled by earlier calls."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     torch.compiler.reset()
     yield
@@ -24,9 +24,9 @@ def fresh(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("autocast", "rtol", "atol"), [(None, 1e-4, 1e-5), (torch.bfloat16, 0.0, 0.03)])
 def test_compiled_updates_are_the_eager_ones(autocast, rtol, atol, fresh, capfd):
     eager, compiled = (make_trainer(autocast=autocast) for _ in range(2))
-    compiled.update = Compiled(compiled.learner.update)
+    compiled.step_fn = Compiled(compiled.learner.update)
     for trainer in (eager, compiled):
-        logs = [trainer.chunk() for _ in range(3)]
+        logs = [trainer.run_chunk() for _ in range(3)]
     assert "warning" not in capfd.readouterr().err
     assert logs[-1]["critic_loss"].isfinite().all()
     (before, _), (after, _) = eager.state(), compiled.state()
@@ -41,10 +41,10 @@ def test_compiled_updates_are_the_eager_ones(autocast, rtol, atol, fresh, capfd)
 @pytest.mark.filterwarnings("ignore")
 def test_without_a_compiler_training_goes_on(fresh, capfd):
     eager, trainer = make_trainer(), make_trainer()
-    trainer.update = Compiled(trainer.learner.update)
+    trainer.step_fn = Compiled(trainer.learner.update)
     with torch._inductor.config.patch({"cpp.cxx": ("/no/such/compiler",)}):
         for each in (eager, trainer):
-            each.chunk(2)
+            each.run_chunk(2)
     (before, _), (after, _) = eager.state(), trainer.state()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     told = [line for line in capfd.readouterr().err.splitlines() if "offline.compile" in line]

@@ -1,4 +1,4 @@
-"""What runs on a GPU alone: it computes what a CPU does, captured or not. `pytest -m gpu` where there is one."""
+"""On a GPU, captured or not, updates compute what they do on a CPU: `pytest -m gpu` on a machine with one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CHUNKS = 20  # of ten updates each
 
 
 def small(agent: str, device: torch.device) -> Trainer:
-    """Two runs of an agent, on little."""
+    """A small agent of two runs."""
     return make_trainer(2, 28, 5, [64, 64], device, 32, rows=1000, agent=agent)
 
 
@@ -34,9 +34,9 @@ def test_a_gpu_computes_what_a_cpu_does(agent: str) -> None:
     here, there = small(agent, set_up(1, "cpu")), small(agent, set_up(1, "cuda:0"))
     start = {name: tensor.clone() for name, tensor in here.state()[0].items()}
     for _ in range(2):
-        indices, noise = here.draw(5)
-        logs = here.take(indices, noise)
-        found = there.take(indices.cuda(), {name: value.cuda() for name, value in noise.items()})
+        indices, noise = here.draw_chunk(5)
+        logs = here.run_updates(indices, noise)
+        found = there.run_updates(indices.cuda(), {name: value.cuda() for name, value in noise.items()})
         for name, value in logs.items():
             torch.testing.assert_close(found[name].cpu(), value, rtol=1e-2, atol=1e-3, msg=name)
     learnt = {name: tensor for name, tensor in here.state()[0].items() if name.startswith("learner/")}
@@ -47,12 +47,12 @@ def test_a_gpu_computes_what_a_cpu_does(agent: str) -> None:
 
 @pytest.mark.parametrize("agent", get_args(AgentName))
 def test_every_agent_can_be_captured(agent: str) -> None:
-    """With what it keeps beside its networks: averages, rates, step counts."""
+    """Including state besides the networks: averages, rates, step counts."""
     device = set_up(1, "cuda:0")
     plain, captured = small(agent, device), small(agent, device)
-    plain.updates = plain._updates
+    plain.execute = plain.run_eagerly
     for _ in range(4):
-        logs, found = plain.chunk(), captured.chunk()
+        logs, found = plain.run_chunk(), captured.run_chunk()
     for name, value in logs.items():
         torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4, msg=name)
 
@@ -61,9 +61,9 @@ def trained(precision: str, capture: bool, device: torch.device) -> dict[str, to
     """A trainer's whole state after some chunks: parameters, targets, moments, step counts, streams."""
     trainer = make_trainer(5, 28, 5, [64, 64], device, 32, rows=1000, precision=precision)
     if not capture:
-        trainer.updates = trainer._updates
+        trainer.execute = trainer.run_eagerly
     for _ in range(CHUNKS):
-        trainer.chunk()
+        trainer.run_chunk()
     return trainer.state()[0]
 
 
@@ -87,7 +87,7 @@ def test_a_run_does_not_depend_on_its_neighbours() -> None:
     )
     for trainer in (alone, together):
         for _ in range(3):
-            trainer.chunk()
+            trainer.run_chunk()
     for name, tensor in alone.state()[0].items():
         if name.startswith("learner/policy") or name.startswith("learner/critic"):
             first = together.state()[0][name].chunk(5)[0]

@@ -36,7 +36,7 @@ def test_threads_are_bounded_by_the_machine() -> None:
 
 @pytest.fixture
 def four_gpus(monkeypatch, tmp_path):
-    """What PyTorch says on a machine with four GPUs."""
+    """What PyTorch reports on a machine with four GPUs."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)

@@ -1,4 +1,4 @@
-"""n-step returns: by hand, and against sums that are taken transition by transition."""
+"""n-step returns: by hand, and against sums computed transition by transition."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DISCOUNT = 0.5
 
 
 def make_replay(lengths, rewards, masks, n_step, capacity=0, runs=2):
-    """Trajectories of so many transitions; observations are numbers that no other state has, actions 1,000 more."""
+    """Trajectories of given lengths; observations are unique numbers, actions 1,000 more."""
     rows = torch.cat([torch.arange(n + 1) < n for n in lengths]).nonzero().flatten()
     observations = torch.arange(float(sum(lengths) + len(lengths)))[:, None]
     return Replay(
@@ -27,11 +27,12 @@ def make_replay(lengths, rewards, masks, n_step, capacity=0, runs=2):
         capacity,
         discount=DISCOUNT,
         n_step=n_step,
+        next_actions=True,
     )
 
 
 def slowly(path, n_step):
-    """Of a list of (reward, mask, next state): the sum, what the next state's value is worth, and that state."""
+    """The n-step return of a list of (reward, mask, next state), the next state's weight, and that state."""
     total, weight = 0.0, 1.0
     for reward, mask, after in path[:n_step]:
         total += weight * reward
@@ -45,7 +46,7 @@ def expected_of(paths, n_step):
 
 
 def found_in(batch, run):
-    """As a target takes them: its mask is multiplied by γ once more."""
+    """As in a target, whose mask is multiplied by γ once more."""
     columns = batch["rewards"][run], DISCOUNT * batch["masks"][run], batch["next_observations"][run, :, 0]
     return [pytest.approx(each) for each in zip(*(column.tolist() for column in columns), strict=True)]
 
@@ -75,7 +76,7 @@ def test_every_trajectory_by_itself(lengths, n_step, seed):
             paths.append([(rewards[run, i].item(), masks[run, i].item(), row + 1 + i - at) for i in steps])
             at, row = at + length, row + length + 1
         assert found_in(batch, run) == expected_of(paths, n_step)
-        # The action in the state that a target asks about, where the trajectory goes on there.
+        # The action in the state that a target evaluates, if the trajectory continues there.
         known = batch["has_next_action"][run].bool()
         assert (batch["next_actions"][run, :, 0] == batch["next_observations"][run, :, 0] + 1000)[known].all()
         ends = [state for path in paths for *_, state in path[-1:]]
@@ -132,7 +133,7 @@ def test_the_average_reward_is_a_step_s():
 
 @pytest.mark.parametrize(("sign", "expected"), [(-1.0, -2 / 0.5), (1.0, 2 / (1 - 0.5 * 2 / 3))])
 def test_the_average_value_is_the_lower_of_lasting_and_ending_ones(sign, expected):
-    """With rewards above 0, where episodes end, what the average reward is worth for ever would be too much."""
+    """With positive rewards and episodes that end, the average reward forever would be too optimistic."""
     rewards, masks = sign * torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[1.0, 1.0, 0.0]])
     replay = make_replay([3], rewards, masks, n_step=1, runs=1)
     assert replay.average_value(0.5).item() == pytest.approx(expected)

@@ -1,4 +1,4 @@
-"""What Adam can do beside its step: a rate that falls, weights that decay, gradients that are shortened run by run."""
+"""Adam's options: a decaying rate, weight decay, and gradients that are clipped run by run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The replay gives what was put in: the next rows, each run's task, online transitions in their share."""
+"""The replay returns what was stored: next rows, each run's task, the share of online transitions."""
 
 from __future__ import annotations
 
@@ -14,14 +14,22 @@ TRANSITIONS = [0, 1, 2, 4, 5]
 ACTION_OF_RUN, TASK_OF_RUN = [0, 1, 0], [0, 0, 1]
 
 
-def make_replay(capacity=0):
+def make_replay(capacity=0, **options):
     observations = torch.stack([torch.arange(ROWS), 10 * torch.arange(ROWS)], 1).float()
     actions = torch.arange(10.0).view(2, 5, 1) + 100  # one set of latents per seed
     rewards = -torch.arange(10.0).view(2, 5)
     masks = (torch.arange(10).view(2, 5) % 3 != 0).float()
     transitions, tensor = torch.tensor(TRANSITIONS), torch.tensor
     return Replay(
-        observations, transitions, actions, rewards, masks, tensor(ACTION_OF_RUN), tensor(TASK_OF_RUN), capacity
+        observations,
+        transitions,
+        actions,
+        rewards,
+        masks,
+        tensor(ACTION_OF_RUN),
+        tensor(TASK_OF_RUN),
+        capacity,
+        **options,
     )
 
 
@@ -114,7 +122,7 @@ def test_no_room_is_said():
 
 
 def test_next_actions_are_those_of_the_same_trajectory():
-    replay = make_replay(capacity=3)
+    replay = make_replay(capacity=3, next_actions=True)
     batch = replay.batch(torch.arange(5).expand(3, 5))
     # Rows 2 and 5 lead to rows whose actions are not stored.
     assert batch["has_next_action"].tolist() == [[1, 1, 0, 1, 0]] * 3

@@ -1,4 +1,4 @@
-"""Monte-Carlo returns: by hand, the slow way, and as a replay gives them to the agents that ask."""
+"""Monte-Carlo returns: by hand, by summation, and as a replay returns them to agents that use them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import torch
 from test_replay import ROWS, TRANSITIONS, online
 
 from flp.learner.replay import Replay
-from flp.learner.returns import last_of, monte_carlo
+from flp.learner.returns import is_last, monte_carlo
 
 RUNS, DISCOUNT = 3, 0.5
 
 
 def slowly(rewards, masks, discount):
-    """One trajectory, forwards: a thousand steps of its last reward stand for all that would come."""
+    """One trajectory, summed forwards, with a thousand steps of its last reward for the infinite tail."""
     found = []
     for start in range(len(rewards)):
         total, weight = 0.0, 1.0
@@ -53,8 +53,8 @@ def test_every_trajectory_by_itself(lengths):
 
 
 def test_the_last_transition_is_followed_by_none():
-    assert last_of(torch.tensor(TRANSITIONS)).tolist() == [False, False, True, False, True]
-    assert last_of(torch.tensor([4])).tolist() == [True]
+    assert is_last(torch.tensor(TRANSITIONS)).tolist() == [False, False, True, False, True]
+    assert is_last(torch.tensor([4])).tolist() == [True]
 
 
 def make_replay(capacity=0, *, returns=True):

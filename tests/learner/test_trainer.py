@@ -1,4 +1,4 @@
-"""The loop: stops where it should, means of what was logged, the same numbers after a break."""
+"""The loop: where it stops, the means of its logs, and equal numbers after a break."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import torch
 from random_transitions import make_trainer
 from reference import make_agent
 
-from flp.learner.nets import follow
 from flp.learner.optimizers import descend
+from flp.learner.polyak import polyak_update
 from flp.learner.trainable import Learner
-from flp.learner.trainer import CHUNK, Trainer
+from flp.learner.trainer import CHUNK, Trainer, next_stop
 from flp.randomness.streams import RunStreams
 from flp.system.progress import Progress
 
@@ -54,7 +54,7 @@ def test_half_of_a_balanced_batch_is_of_online_transitions():
     trainer.learner.balanced = True
     replay = trainer.source
     for count in range(6):
-        indices, _ = trainer.draw(50)
+        indices, _ = trainer.draw_chunk(50)
         online = indices >= replay.offline_size
         assert (online.sum(-1) == (3 if count else 0)).all()
         assert indices.max() < replay.offline_size + min(count, 3)
@@ -65,7 +65,7 @@ def test_half_of_a_balanced_batch_is_of_online_transitions():
 
 
 class Numbers:
-    """A source of ever more transitions; a batch is its indices."""
+    """A source of arbitrarily many transitions, whose batches are their indices."""
 
     size = offline_size = 100
 
@@ -175,7 +175,7 @@ def test_training_is_deterministic():
 
 
 def test_in_bfloat16_every_loss_sees_the_parameters_as_they_are():
-    """Autocast may not keep the policy's cast over its step, for the critic's target is the new policy's."""
+    """Autocast must not cache the policy's cast across its step, because the critic's target uses the new policy."""
     usual, plain = (make_trainer(autocast=torch.bfloat16) for _ in range(2))
     agent = plain.learner
 
@@ -185,18 +185,18 @@ def test_in_bfloat16_every_loss_sees_the_parameters_as_they_are():
             with torch.autocast("cpu", enabled=False), torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
                 value, _ = loss(batch, own_noise)
             descend(optimizer, value)
-        follow(agent.target_critic, agent.critic, agent.target_rate)
+        polyak_update(agent.target_critic, agent.critic, agent.target_rate)
         return {}
 
-    plain.update = update
+    plain.step_fn = update
     for trainer in (usual, plain):
         for _ in range(3):
-            trainer.chunk()
+            trainer.run_chunk()
     (ours, _), (theirs, _) = usual.state(), plain.state()
     for name in ours:
         assert torch.equal(ours[name], theirs[name]), name
     exact = make_trainer()
-    exact.chunk()
+    exact.run_chunk()
     assert not torch.equal(exact.state()[0]["learner/policy.net.weights.0"], ours["learner/policy.net.weights.0"])
 
 
@@ -244,7 +244,7 @@ def test_a_broken_online_run_goes_on_bit_by_bit():
             agent, replay = trainer.learner, trainer.source
             streams = RunStreams([900 + 2 * trainer.step, 901 + 2 * trainer.step])
             s = streams.normal(3)
-            _, z = agent.act(s[:, None], streams)
+            _, z = agent.explore(s[:, None], streams)
             replay.add(
                 {
                     "observations": s,
@@ -274,23 +274,23 @@ def test_states_are_moved_by_noise_of_the_runs_own_and_next_states_are_not():
     std = torch.tensor([0.5, 2.0, 0.0])
     plain, moved = make_trainer(), make_trainer(observation_noise=std)
     seen = []
-    moved.update = lambda batch, noise: (seen.append((batch, set(noise))), moved.learner.update(batch, noise))[1]
-    plain_indices, plain_noise = plain.draw(4)
-    indices, noise = moved.draw(4)
+    moved.step_fn = lambda batch, noise: (seen.append((batch, set(noise))), moved.learner.update(batch, noise))[1]
+    plain_indices, plain_noise = plain.draw_chunk(4)
+    indices, noise = moved.draw_chunk(4)
     assert torch.equal(indices, plain_indices)
     assert all(torch.equal(noise[name], drawn) for name, drawn in plain_noise.items())
-    moved.take(indices, {name: value.clone() for name, value in noise.items()})
+    moved.run_updates(indices, {name: value.clone() for name, value in noise.items()})
     for k, (batch, names) in enumerate(seen):
         rows = plain.source.batch(indices[k])
         assert torch.equal(batch["observations"], rows["observations"] + noise["observations"][k])
         assert torch.equal(batch["next_observations"], rows["next_observations"])
         assert names == set(plain_noise)
-    many = make_trainer(batch_size=2000, observation_noise=std).draw(5)[1]["observations"]
+    many = make_trainer(batch_size=2000, observation_noise=std).draw_chunk(5)[1]["observations"]
     assert many.shape == (5, 2, 2000, 3)
     torch.testing.assert_close(many.std((0, 2)), std.expand(2, 3), rtol=0.03, atol=0)
     assert many.mean((0, 2)).abs().max() < 0.1
     assert (many[:, 0] - many[:, 1])[..., :2].abs().min() > 0
-    assert torch.equal(noise["observations"][:, 1], _alone(std).draw(4)[1]["observations"][:, 0])
+    assert torch.equal(noise["observations"][:, 1], _alone(std).draw_chunk(4)[1]["observations"][:, 0])
 
 
 def _alone(std):
@@ -302,12 +302,27 @@ def _alone(std):
 def test_training_that_moves_states_goes_on_to_the_bit():
     std = torch.tensor([0.5, 2.0, 0.1])
     whole, first = make_trainer(observation_noise=std), make_trainer(observation_noise=std)
-    whole.chunk(6), whole.chunk(4)
-    first.chunk(6)
+    whole.run_chunk(6), whole.run_chunk(4)
+    first.run_chunk(6)
     later = make_trainer(observation_noise=std)
     later.restore(*snapshot(first))
-    later.chunk(4)
+    later.run_chunk(4)
     assert_equal_states(snapshot(whole), snapshot(later))
     plain = make_trainer()
-    plain.chunk(10)
+    plain.run_chunk(10)
     assert not torch.equal(plain.learner.critic.net.weights[0], whole.learner.critic.net.weights[0])
+
+
+@pytest.mark.parametrize(("step", "expected"), [(0, 0), (1, 10), (10, 10), (21, 25), (26, 30), (31, 33), (33, 33)])
+def test_the_next_stop_is_the_first_multiple_of_an_interval(step, expected):
+    assert next_stop(step, (10, 25), 33) == expected
+
+
+def test_training_in_one_go_is_training_by_chunks():
+    whole, by_chunks, saved = make_trainer(), make_trainer(), []
+    whole.run_to(CHUNK + 3, lambda: saved.append(whole.step))
+    by_chunks.run_chunk()
+    by_chunks.run_chunk(3)
+    assert saved == [CHUNK, CHUNK + 3]
+    for name, tensor in by_chunks.state()[0].items():
+        assert torch.equal(whole.state()[0][name], tensor), name

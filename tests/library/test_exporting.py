@@ -135,8 +135,7 @@ def draws(*shape, kind="normal", per=1):
     def act(self, observations, streams):
         batch = observations.shape[1]
         noise = {"normal": streams.normal, "uniform": streams.uniform}[kind](batch * per, *shape)
-        actions = (self.actor(observations) + noise.view(1, batch, -1)[..., :2]).clamp(-1, 1)
-        return actions, actions
+        return (self.actor(observations) + noise.view(1, batch, -1)[..., :2]).clamp(-1, 1)
 
     return act
 
@@ -169,12 +168,11 @@ def test_what_cannot_be_exported_is_said_in_one_line(run_of, monkeypatch, capsys
         return line
 
     def shared(self, observations, streams):
-        actions = self.actor(observations) + streams.normal(1, 2)
-        return actions, actions
+        return self.actor(observations) + streams.normal(1, 2)
 
     def branching(self, observations, streams):
         actions = self.actor(observations)
-        return (actions, actions) if float(actions.sum()) > 0 else (-actions, actions)
+        return actions if float(actions.sum()) > 0 else -actions
 
     assert "its noise [1, 2] is not so much per observation" in refused(shared)
     assert "cannot be traced" in refused(branching)

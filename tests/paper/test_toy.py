@@ -51,7 +51,7 @@ def test_picture_and_numbers_follow_the_parameters():
 def test_stopped_it_goes_on_to_the_same_bytes(signals, tmp_path, monkeypatch):
     settings = Figure2(steps=30, flp_alpha=[1.0], fql_alpha=[5.0])
     fit = resumable(tmp_path)
-    take = Trainer.take
+    take = Trainer.run_updates
 
     def stopping(trainer, *drawn):
         logs = take(trainer, *drawn)
@@ -61,12 +61,12 @@ def test_stopped_it_goes_on_to_the_same_bytes(signals, tmp_path, monkeypatch):
 
     def watching(name, trainer, steps):
         if name == "fql":  # the last part: the others are done
-            monkeypatch.setattr(Trainer, "take", stopping)
+            monkeypatch.setattr(Trainer, "run_updates", stopping)
         fit(name, trainer, steps)
 
     with pytest.raises(InterruptedJobError):
         figure2.make(settings, watching)
-    monkeypatch.setattr(Trainer, "take", take)
+    monkeypatch.setattr(Trainer, "run_updates", take)
     STOP.signal = None
     assert figure2.make(settings, resumable(tmp_path)) == figure2.make(settings)
 

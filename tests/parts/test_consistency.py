@@ -1,4 +1,4 @@
-"""The consistency function and its schedule, by what is known of them."""
+"""Known properties of the consistency function and its schedule."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import math
 import pytest
 import torch
 
-from flp.learner.nets import standardize
-from flp.parts.consistency import LEAST, MOST, Consistency, level, level_count
-from flp.parts.mish import MishMLP
+from flp.networks.mish import MishMLP
+from flp.networks.mlp import standardize
+from flp.parts.consistency import SIGMA_MAX, SIGMA_MIN, Consistency, discretization_steps, noise_level
 from flp.randomness.streams import RunStreams
 
 PERIOD = 50_000
@@ -18,12 +18,12 @@ RUNS = [1, 2]
 
 
 def count_of(k, period=PERIOD):
-    """N as its authors write it."""
+    """N as in the authors' code."""
     return math.ceil(math.sqrt(k * (150**2 - 2**2) / period + 2**2) - 1) + 1
 
 
 def made(size=7):
-    """A function, and states, actions and noise for it."""
+    """A consistency function with states, actions and noise."""
     streams = RunStreams(RUNS)
     return Consistency(streams, 3, 2, [16, 8]), *(streams.normal(size, width) for width in (3, 2, 2))
 
@@ -31,15 +31,15 @@ def made(size=7):
 def test_levels_grow_with_the_root_of_time_and_begin_anew():
     known = {0: 2, 1: 3, 100: 7, 1000: 22, 10000: 68, 25000: 107, 49999: 150, 50000: 2, 51000: 22}
     for k, expected in known.items():
-        assert level_count(torch.tensor(k), PERIOD).item() == expected
-    found = level_count(torch.arange(PERIOD), PERIOD)
+        assert discretization_steps(torch.tensor(k), PERIOD).item() == expected
+    found = discretization_steps(torch.arange(PERIOD), PERIOD)
     assert found.tolist() == [count_of(k) for k in range(PERIOD)]
 
 
 @pytest.mark.parametrize("count", [2, 3, 150])
 def test_levels_are_even_in_their_seventh_roots(count):
     n = torch.tensor(float(count), dtype=torch.float64)
-    levels = level(torch.arange(count).double(), n)
+    levels = noise_level(torch.arange(count).double(), n)
     assert (levels[0].item(), levels[-1].item()) == pytest.approx((0.002, 80.0), rel=1e-12)
     roots = levels ** (1 / 7)
     torch.testing.assert_close(roots.diff(), (roots[-1] - roots[0]).expand(count - 1) / (count - 1))
@@ -49,7 +49,7 @@ def test_levels_are_even_in_their_seventh_roots(count):
 def test_at_the_least_noise_it_is_the_action_itself(autocast):
     f, s, x, _ = made()
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        assert torch.equal(f(s, x, torch.full((2, 7, 1), LEAST)), x)
+        assert torch.equal(f(s, x, torch.full((2, 7, 1), SIGMA_MIN)), x)
 
 
 def test_one_level_of_all_is_every_ones():
@@ -64,8 +64,8 @@ def test_with_two_levels_it_is_taught_the_data(u):
     teacher = Consistency(RunStreams([8, 9]), 3, 2, [4])
     batch = {"observations": s, "actions": a}
     loss = f.loss(batch, teacher, z, torch.full((2, 7, 1), u), torch.tensor(2.0, dtype=torch.float64))
-    error = f(s, a + MOST * z, torch.full((2, 1, 1), MOST)) - a - LEAST * z
-    torch.testing.assert_close(loss, 100 / (MOST - LEAST) * error.square().mean((1, 2)))
+    error = f(s, a + SIGMA_MAX * z, torch.full((2, 1, 1), SIGMA_MAX)) - a - SIGMA_MIN * z
+    torch.testing.assert_close(loss, 100 / (SIGMA_MAX - SIGMA_MIN) * error.square().mean((1, 2)))
 
 
 def test_every_pair_of_neighbours_is_drawn_alike(monkeypatch):
@@ -78,7 +78,7 @@ def test_every_pair_of_neighbours_is_drawn_alike(monkeypatch):
     u[:, -1] = 1 - 2**-24  # the largest there is
     f.loss(batch, f, streams.normal(size, 2), u, n)
     near, far = seen
-    levels = level(torch.arange(count).double(), n).float()
+    levels = noise_level(torch.arange(count).double(), n).float()
     for i in range(count - 1):
         drawn = near == levels[i]
         assert drawn.float().mean().item() == pytest.approx(1 / (count - 1), abs=0.01)
@@ -87,7 +87,7 @@ def test_every_pair_of_neighbours_is_drawn_alike(monkeypatch):
 
 
 def test_a_loss_in_bfloat16_is_nearly_the_one_in_float32():
-    """Neighbours among 150 levels differ by 0.0004 at the least: coefficients of three digits would lose that."""
+    """Neighbours among 150 levels differ by as little as 0.0004, which three digits cannot represent."""
     f, s, a, z = made(200)
     teacher = copy.deepcopy(f)
     n, u = torch.tensor(150.0, dtype=torch.float64), RunStreams(RUNS).uniform(200, 1)

@@ -1,4 +1,4 @@
-"""What critics say before they are trained."""
+"""The values of critics before training."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from random_transitions import make_replay
 from reference import SETTINGS, make_batch, make_flow
 
 from flp.agents import make_agent
-from flp.learner.nets import Critic, Value
+from flp.networks.values import Critic, Value
 from flp.params.loading import load_params
 from flp.params.run import Run
 from flp.params.sections import AgentName, Offline
 from flp.parts.base import Spec
-from flp.parts.common import start_values
+from flp.parts.critics import initialize_values
 from flp.randomness.streams import RunStreams
 from flp.runs.run_batch import RunBatch
 
@@ -45,7 +45,7 @@ def make(name):
 def test_every_critic_and_value_starts_there(name):
     agent = make(name)
     before = deepcopy(agent)
-    start_values(agent, START)
+    initialize_values(agent, START)
     batch = make_batch(SEEDS, observations=3, actions=2)
     s, a = batch["observations"], batch["actions"]
     found = 0
@@ -63,7 +63,7 @@ def test_every_critic_and_value_starts_there(name):
 def test_no_other_network_moves():
     agent = make("flp")
     before = deepcopy(agent)
-    start_values(agent, START)
+    initialize_values(agent, START)
     s = make_batch(SEEDS, observations=3, actions=2)["observations"]
     assert all(torch.equal(old, new) for old, new in zip(before.policy(s), agent.policy(s), strict=True))
     z = RunStreams(SEEDS).normal(7, 2)

@@ -1,4 +1,4 @@
-"""Choosing among draws, against distributions whose answers are known."""
+"""Choosing among draws, against known distributions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def proposals(q, alpha, n=N):
 
 
 def optimum(q, alpha):
-    """Masses of p(z) exp(Q(z) / α) on a fine grid."""
+    """Probabilities ∝ p(z) exp(Q(z) / α) on a fine grid."""
     z = torch.linspace(-8, 8, 200_001, dtype=torch.float64)
     return z, (q(z) / alpha - z.square() / 2).softmax(0)
 

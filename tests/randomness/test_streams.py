@@ -1,4 +1,4 @@
-"""Random streams: equal seeds give equal numbers, whoever draws beside them."""
+"""Random streams: equal seeds give equal numbers, whichever runs share the streams."""
 
 from __future__ import annotations
 

@@ -97,18 +97,18 @@ def test_the_discount_grows_over_the_first_half_of_offline_training(here):
     assert first == pytest.approx(replay.average_reward().item() / (1 - 0.9), abs=5)  # it says a little by itself
     trainer, found = work.trainer(agent, replay, "offline", 80), []
     for _ in range(8):
-        trainer.chunk()
+        trainer.run_chunk()
         found.append(1 - agent.discount.item())
     tenth = 10**0.25  # four chunks until 1 - discount has fallen to a tenth
     assert found == pytest.approx([0.1, 0.1 / tenth, 0.1 / tenth**2, 0.1 / tenth**3, 0.01, 0.01, 0.01, 0.01], rel=1e-4)
     trainer.step = 20  # as a session that goes on from there
-    trainer.chunk()
+    trainer.run_chunk()
     now = agent.discount.item()
     assert 1 - now == pytest.approx(0.1 / tenth**2, rel=1e-4)
     batch = replay.batch(torch.arange(2)[None])
     masks, rewards = replay.masks[0], replay.rewards[0]
     assert batch["rewards"][0, 0].item() == pytest.approx((rewards[0] + now * masks[0] * rewards[1]).item())
-    work.trainer(agent, replay, "online", 80).chunk()
+    work.trainer(agent, replay, "online", 80).run_chunk()
     assert agent.discount.item() == pytest.approx(0.99)
 
 

@@ -1,4 +1,4 @@
-"""Batched networks are what single plain networks are, run by run."""
+"""Batched networks equal single plain networks, run by run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from reference import Network
 from torch import nn
 
 from flp.flow.velocity import VelocityField
-from flp.learner.nets import MLP, Critic, Value, aggregate, follow
+from flp.learner.polyak import polyak_update
+from flp.networks.mlp import MLP
+from flp.networks.values import Critic, Value, aggregate
 from flp.randomness.streams import RunStreams
 
 
@@ -137,6 +139,6 @@ def test_the_target_follows_at_its_rate():
         for s, t in zip(source.parameters(), target.parameters(), strict=True):
             s.fill_(10.0)
             t.fill_(2.0)
-    follow(target, source, 0.25)
+    polyak_update(target, source, 0.25)
     assert all(torch.equal(p, torch.full_like(p, 4.0)) for p in target.parameters())
     assert all(torch.equal(p, torch.full_like(p, 10.0)) for p in source.parameters())

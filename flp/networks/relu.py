@@ -1,4 +1,4 @@
-"""Multi-layer perceptrons, critics and values as in the codes of IDQL and Cal-QL: ReLU and no layer normalisation."""
+"""ReLU perceptrons without layer normalisation, critics and values, as in the code of IDQL and Cal-QL."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flp.learner.nets import _LAYER_NORM_EPSILON, MLP, Critic, Value
+from flp.networks.mlp import MLP
+from flp.networks.operations import LAYER_NORM_EPSILON
+from flp.networks.values import Critic, Value
 from flp.randomness.streams import RunStreams
 
 
-class RectifiedMLP(MLP):
-    """R x E perceptrons with ReLU.
+class ReLUMLP(MLP):
+    """R × E perceptrons with ReLU.
 
     Args:
         streams: the runs' random streams, for initialisation.
@@ -22,7 +24,7 @@ class RectifiedMLP(MLP):
         hidden: widths of the hidden layers.
         outputs: width of the output.
         members: E, the ensemble's size.
-        normalize: normalise the input of every sample over its dimensions.
+        normalize: apply layer normalisation to the input.
     """
 
     def __init__(
@@ -38,18 +40,18 @@ class RectifiedMLP(MLP):
         super().__init__(streams, inputs, hidden, outputs, members=members)
         self.normalize = normalize
 
-    def shown(self, x: Tensor) -> Tensor:
-        """The input as the first layer sees it."""
-        x = super().shown(x)
-        return F.layer_norm(x, x.shape[-1:], eps=_LAYER_NORM_EPSILON) if self.normalize else x
+    def standardized(self, x: Tensor) -> Tensor:
+        """The input of the first layer: standardised, then normalised over its dimensions if asked for."""
+        x = super().standardized(x)
+        return F.layer_norm(x, x.shape[-1:], eps=LAYER_NORM_EPSILON) if self.normalize else x
 
     def activate(self, x: Tensor) -> Tensor:
         """max(x, 0)."""
         return x.relu()
 
 
-class OrthogonalMLP(RectifiedMLP):
-    """R x E perceptrons with ReLU whose weights start orthogonal, with a small head (JaxCQL, model.py)."""
+class OrthogonalMLP(ReLUMLP):
+    """R × E perceptrons with ReLU, orthogonal initial weights and a small head (JaxCQL, model.py)."""
 
     def __init__(
         self, streams: RunStreams, inputs: int, hidden: Sequence[int], outputs: int, *, members: int = 1
@@ -62,17 +64,17 @@ class OrthogonalMLP(RectifiedMLP):
 
 
 def orthogonal(streams: RunStreams, members: int, rows: int, columns: int) -> Tensor:
-    """Random matrices `[R · members, rows, columns]`; their rows or columns, whichever are fewer, are orthonormal."""
+    """Random matrices `[R · members, rows, columns]` whose rows or columns, whichever are fewer, are orthonormal."""
     normal = streams.normal(members, max(rows, columns), min(rows, columns)).flatten(0, 1)
-    q, r = torch.linalg.qr(normal.cpu())  # there, so that it is the same for every device
+    q, r = torch.linalg.qr(normal.cpu())  # on the CPU, so that every device starts from the same weights
     matrices: Tensor = (q * r.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)).to(normal.device)
     return matrices if rows >= columns else matrices.mT
 
 
-class RectifiedCritic(Critic):
+class ReLUCritic(Critic):
     """An ensemble of Q_φ(s, a), per run."""
 
-    network = RectifiedMLP
+    network = ReLUMLP
 
 
 class OrthogonalCritic(Critic):
@@ -81,7 +83,7 @@ class OrthogonalCritic(Critic):
     network = OrthogonalMLP
 
 
-class RectifiedValue(Value):
+class ReLUValue(Value):
     """V(s), per run."""
 
-    network = RectifiedMLP
+    network = ReLUMLP

@@ -1,4 +1,4 @@
-"""The networks that diffusion models are made of."""
+"""The networks of diffusion models."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import math
 import pytest
 import torch
 
-from flp.learner.denoiser import Denoiser, Dense
-from flp.learner.nets import standardize
-from flp.learner.rectified import RectifiedMLP
+from flp.networks.denoiser import Denoiser, Dense
+from flp.networks.mlp import standardize
+from flp.networks.relu import ReLUMLP
 from flp.randomness.streams import RunStreams
 
 
@@ -26,8 +26,8 @@ def test_layers_start_as_flax_s():
     "network",
     [
         lambda streams: Denoiser(streams, 3, 2, 8, 2),
-        lambda streams: _OfState(RectifiedMLP(streams, 3, [8], 2, members=2)),
-        lambda streams: _OfState(RectifiedMLP(streams, 3, [8], 2, normalize=True)),
+        lambda streams: _OfState(ReLUMLP(streams, 3, [8], 2, members=2)),
+        lambda streams: _OfState(ReLUMLP(streams, 3, [8], 2, normalize=True)),
     ],
 )
 def test_observations_are_standardized(network):

@@ -1,7 +1,7 @@
-"""Matrix products of networks side by side, by whichever of PyTorch's libraries is the faster.
+"""Matrix products of networks side by side, by the faster of PyTorch's libraries.
 
-In float32 PyTorch's builds ask MKL, which leaves the AVX-512 of AMD's processors alone. oneDNN, which PyTorch brings
-along for other types of numbers, does not, and takes half the time.
+In float32 PyTorch's builds call MKL, which does not use AVX-512 on AMD processors. oneDNN, which PyTorch ships for
+other dtypes, does, and takes half the time.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_NARROW, _SMALL = 32, 2_000_000  # rows or columns, and multiplications, below which nothing is gained
+_NARROW, _SMALL = 32, 2_000_000  # rows or columns, and multiplications, below which oneDNN gains nothing
 
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x · weight + bias of every network: `[N, B, i]`, `[N, i, o]` and `[N, 1, o]` to `[N, B, o]`."""
+    """x W + b of every network: `[N, B, i]`, `[N, i, o]` and `[N, 1, o]` to `[N, B, o]`."""
     if not _pays(x, weight):
         return torch.baddbmm(bias, x, weight)
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad or bias.requires_grad):
@@ -27,13 +27,13 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """a · b of every network, without a gradient: `[N, m, k]` and `[N, k, n]` to `[N, m, n]`."""
+    """a b of every network, not differentiable: `[N, m, k]` and `[N, k, n]` to `[N, m, n]`."""
     return _each(a, b) if _pays(a, b) else torch.bmm(a, b)
 
 
 def _pays(a: Tensor, b: Tensor) -> bool:
-    """Whether oneDNN is to multiply: it follows from the machine and from sizes, so that it is always the same."""
-    if not _PREFERRED or torch.compiler.is_exporting():  # a file is for any machine, and knows no sizes
+    """Whether oneDNN multiplies: decided by machine and sizes alone, so that equal calls give equal results."""
+    if not _PREFERRED or torch.compiler.is_exporting():  # an exported file is for any machine and any batch size
         return False
     rows, inner, columns = a.shape[-2], a.shape[-1], b.shape[-1]
     return (
@@ -46,14 +46,14 @@ def _pays(a: Tensor, b: Tensor) -> bool:
 
 
 def _prefers() -> bool:
-    """Whether this processor is one that MKL neglects."""
+    """Whether this processor has AVX-512 that MKL does not use."""
     try:
         processor = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:  # not Linux
         return False
     has_both = torch.backends.mkl.is_available() and torch._C._has_mkldnn  # type: ignore[no-untyped-call]
-    is_neglected = "AuthenticAMD" in processor and torch.backends.cpu.get_cpu_capability() == "AVX512"
-    return has_both and is_neglected and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    is_unused = "AuthenticAMD" in processor and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return has_both and is_unused and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 _PREFERRED = _prefers()
@@ -70,26 +70,26 @@ def _by_onednn(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
     """One network after the other: oneDNN's linear layer, whose weight is `[o, i]`."""
     multiply = torch.ops.mkldnn._linear_pointwise
     biases = [None] * len(a) if bias is None else [each[0] for each in bias]
-    found = [multiply(_dense(x), _dense(w).mT, c, "none", [], "") for x, w, c in zip(a, b, biases, strict=True)]
-    return found[0].unsqueeze(0) if len(found) == 1 else torch.stack(found)
+    products = [multiply(_dense(x), _dense(w).mT, c, "none", [], "") for x, w, c in zip(a, b, biases, strict=True)]
+    return products[0].unsqueeze(0) if len(products) == 1 else torch.stack(products)
 
 
 def _dense(matrix: Tensor) -> Tensor:
-    """A matrix without gaps: for one that was cut out of another oneDNN takes 700 times as long."""
+    """A contiguous matrix: on a slice of another oneDNN takes 700 times as long."""
     return matrix if matrix.is_contiguous() or matrix.mT.is_contiguous() else matrix.contiguous()
 
 
-# The compiler has a rule of its own for that layer, which wants its weights to be constant.
+# Opaque to the compiler, whose own rule for this layer requires constant weights.
 torch.library.custom_op("flp::each", _by_onednn, mutates_args=())
 torch.library.register_fake("flp::each", lambda a, b, bias: a.new_empty(*a.shape[:-1], b.shape[-1]))
 
 
 class _Affine(torch.autograd.Function):
-    """`affine` by oneDNN, whose layer has no gradient of its own."""
+    """`affine` by oneDNN, whose layer is not differentiable."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """Map as `affine`."""
+        """x W + b."""
         ctx.save_for_backward(x, weight)
         return _each(x, weight, bias)
 

@@ -1,4 +1,4 @@
-"""The gradient by hand is the automatic one, whichever part of it is asked for."""
+"""The hand-written gradient equals the automatic one, whichever part of it is asked for."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from flp.learner.nets import MLP
+from flp.networks.mlp import MLP
 from flp.randomness.streams import RunStreams
 
 
 def plain(mlp, x):
-    """The same numbers by PyTorch's own layers, one network after the other."""
+    """The same function by PyTorch's own layers, one network after the other."""
     out = []
     for network in range(mlp.runs * mlp.members):
         y = x[network // mlp.members]

@@ -1,4 +1,4 @@
-"""What the code of Consistency-AC has for networks: Mish, and initial weights as PyTorch's layers have by default."""
+"""The networks of Consistency-AC: Mish, and PyTorch's default initialisation."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flp.learner.denoiser import Dense
-from flp.learner.nets import MLP, Critic
+from flp.networks.denoiser import Dense
+from flp.networks.mlp import MLP
+from flp.networks.values import Critic
 from flp.randomness.streams import RunStreams
 
-_LONGEST = 10000.0  # of the sinusoids' wavelengths, over 2π
+_LONGEST = 10000.0  # longest wavelength of the sinusoids, over 2π
 
 
 @torch.no_grad()
-def start_as_torch(streams: RunStreams, weight: Tensor, bias: Tensor) -> None:
+def initialize_as_torch(streams: RunStreams, weight: Tensor, bias: Tensor) -> None:
     """Weights and biases uniform within ±1/√inputs."""
     for tensor in (weight, bias):
         drawn = streams.uniform(len(tensor) // len(streams), *tensor.shape[1:]).flatten(0, 1)
@@ -25,14 +26,14 @@ def start_as_torch(streams: RunStreams, weight: Tensor, bias: Tensor) -> None:
 
 
 class MishMLP(MLP):
-    """R x E perceptrons with Mish and without normalisation."""
+    """R × E perceptrons with Mish and without normalisation."""
 
     def __init__(
         self, streams: RunStreams, inputs: int, hidden: Sequence[int], outputs: int, *, members: int = 1
     ) -> None:
         super().__init__(streams, inputs, hidden, outputs, members=members)
         for weight, bias in zip(self.weights, self.biases, strict=True):
-            start_as_torch(streams, weight, bias)
+            initialize_as_torch(streams, weight, bias)
 
     def activate(self, x: Tensor) -> Tensor:
         """x · tanh(log(1 + e^x))."""
@@ -46,20 +47,19 @@ class MishCritic(Critic):
 
 
 class MishTime(nn.Module):
-    """A time as a vector: its sinusoids through two layers. No perceptron, for it sees no observation
-    (see `standardize`)."""
+    """Time embedding: sinusoids through two layers; not an `MLP`, because it sees no observation (`standardize`)."""
 
     def __init__(self, streams: RunStreams, width: int) -> None:
         super().__init__()
         frequencies = [_LONGEST ** (-i / (width // 2 - 1)) for i in range(width // 2)]
-        self.frequencies: Tensor  # not saved: the same for all
+        self.frequencies: Tensor  # not saved: a constant
         self.register_buffer("frequencies", torch.tensor(frequencies, device=streams.device), persistent=False)
         self.inner, self.outer = Dense(streams, width, 2 * width), Dense(streams, 2 * width, width)
         for layer in (self.inner, self.outer):
-            start_as_torch(streams, layer.weight, layer.bias)
+            initialize_as_torch(streams, layer.weight, layer.bias)
 
     def forward(self, t: Tensor) -> Tensor:
-        """Map `[R, B, 1]` to `[R, B, width]`."""
+        """Map times `[R, B, 1]` to `[R, B, width]`."""
         phases = t * self.frequencies
         out: Tensor = self.outer(F.mish(self.inner(torch.cat([phases.sin(), phases.cos()], -1))))
         return out

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.distributions import Independent, Normal, kl_divergence
 
-from flp.parts.latent import LatentPolicy, kl_to_prior, sample
+from flp.parts.gaussian import LatentPolicy, kl_to_prior, sample
 from flp.randomness.streams import RunStreams
 
 

@@ -1,4 +1,4 @@
-"""Products by either library are the same; which one multiplies follows from the machine and from sizes alone."""
+"""Products by either library are equal; which one multiplies depends on machine and sizes alone."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from flp.learner import products
-from flp.learner.products import affine, product
+from flp.networks import products
+from flp.networks.products import affine, product
 
 needs_onednn = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"),
@@ -71,7 +71,7 @@ def test_a_networks_product_knows_no_neighbour(preferred):
 
 @needs_onednn
 def test_onednn_is_given_matrices_without_gaps_alone(monkeypatch):
-    """For others it takes 700 times as long; they come of gradients that are parts of a joined layer's."""
+    """On others it takes 700 times as long; they occur as gradients that are slices of a joint layer's."""
     monkeypatch.setattr(products, "_PREFERRED", True)
     given_to = []
 
