@@ -26,14 +26,26 @@ FILE = Path(".flp/bench.json")
 CROWDING = "crowding"  # the piece that is no time: how much slower a core is when all are busy
 # A usual core (AMD EPYC, Zen 4): products per second, seconds for every number between them and for a layer's start.
 _PRODUCTS, _NUMBER, _START = 200e9, 2.5e-9, 0.06e-3
-# Of an update, and of a choice of actions: how often all goes through a network as wide as the hidden layers.
-_UPDATE = {
-    **{"flp": 19.0, "bc": 3, "fbc": 3.5, "iql": 13.5, "rebrac": 12, "idql": 16, "srpo": 23, "cac": 80, "fawac": 28},
-    **{"fbrac": 50, "calql": 105, "rlpd": 14, "ifql": 13, "fql": 22},
+# Passes of the batch through a network as wide as the hidden layers: in an update, and in a choice of actions.
+_PASSES: dict[str, tuple[float, float]] = {
+    "flp": (19, 21),
+    "bc": (3, 0.5),
+    "fbc": (3.5, 2.5),
+    "iql": (13.5, 0.5),
+    "rebrac": (12, 0.5),
+    "idql": (16, 100),
+    "srpo": (23, 0.5),
+    "cac": (80, 70),
+    "fawac": (28, 2.5),
+    "fbrac": (50, 2.5),
+    "calql": (105, 0.5),
+    "rlpd": (14, 0.5),
+    "ifql": (13, 80),
+    "fql": (22, 0.5),
 }
+_PASSES_OF_OTHERS = 20.0, 0.5  # of an algorithm that nobody has measured yet: a policy, two critics and their targets
 # What other settings make of an update's time on such a core, which computes in bfloat16 itself (docs/performance.md).
 _IN_SETTING = {"float32 compiled": 0.8, "bfloat16": 0.9, "bfloat16 compiled": 0.5}
-_ACT = {"flp": 21.0, "fbc": 2.5, "idql": 100, "cac": 70, "fawac": 2.5, "fbrac": 2.5, "ifql": 80}
 _STEP = {"pointmaze": 1e-4, "antmaze": 6e-4, "humanoidmaze": 8e-4, "antsoccer": 8e-4, "own": 1e-4}
 _ARM, _RESET = 1.2e-3, 10e-3
 COMPILE = 35.0
@@ -94,7 +106,8 @@ class Pieces:
         """An update of so many runs at once, in the setting of the parameters if none is given."""
         offline = self.params.offline
         setting = setting or setting_of(offline)
-        usual = self._passes(offline.hidden, offline.batch_size) * _UPDATE[agent] * runs
+        passes, _ = _PASSES.get(agent, _PASSES_OF_OTHERS)
+        usual = self._passes(offline.hidden, offline.batch_size) * passes * runs
         usual *= _IN_SETTING.get(setting, 1.0)
         if agent == "flp":
             usual *= (8 + (offline.target_candidates or offline.candidates)) / 12
@@ -106,7 +119,8 @@ class Pieces:
 
     def act(self, agent: str, runs: int = 1, episodes: int = 1) -> Piece:
         """A choice of actions for every episode of every run."""
-        usual = self._passes(self.params.offline.hidden, runs * episodes) * _ACT.get(agent, 0.5)
+        _, passes = _PASSES.get(agent, _PASSES_OF_OTHERS)
+        usual = self._passes(self.params.offline.hidden, runs * episodes) * passes
         return Piece("act", agent, self._shape(agent, episodes), "", runs, usual)
 
     def flow(self) -> Piece:
