@@ -16,7 +16,7 @@ from flp.data.own_file import own_files
 from flp.experiment import variants
 from flp.experiment.fingerprint import fingerprint
 from flp.params.loading import Params
-from flp.params.run import Run
+from flp.params.run import Run, SweepJob, TrainingJob
 from flp.params.sections import OFFLINE_ONLY, ONLINE_ONLY, offline_steps, starts_from_flow
 from flp.system import layout
 from flp.system.artifacts import read_json
@@ -169,12 +169,11 @@ class Keys:
 
     def figure_runs(self, dataset: str, figure: str, seeds: list[int]) -> dict[Path, Run]:
         """The runs that a figure compares, by their folders."""
-        quantity, joined = variants.QUANTITY[figure], layout.join_seeds(seeds)
+        quantity, job = variants.QUANTITY[figure], TrainingJob(dataset, "flp", seeds)
         values = variants.values(figure, self.agent_params(dataset, "flp").offline)
-        own = layout.OFFLINE.format(dataset=dataset, agent="flp", seeds=joined)
-        places = [(own, run) for run in self.runs(dataset, "flp", seeds)]
+        places = [(job.folder(layout.OFFLINE), run) for run in self.runs(*job)]
         for lender in variants.LENDERS[figure]:
-            folder = layout.SWEEP.format(dataset=dataset, figure=lender, seeds=joined)
+            folder = SweepJob(dataset, lender, seeds).folder
             places += [(folder, run) for run in self.extra_runs(dataset, lender, seeds)]
         return {
             Path(folder, run.name): run
@@ -188,19 +187,19 @@ class Keys:
         tasks = params.online.tasks or params.offline.tasks
         return [run for run in self.runs(dataset, agent, seeds) if run.task in tasks and not run.variant]
 
-    def jobs(self) -> Iterator[tuple[str, str, list[int]]]:
-        """Every offline job: dataset, agent, seeds. What learns online only is there where something is online."""
+    def jobs(self) -> Iterator[TrainingJob]:
+        """Every offline job; those of algorithms that only learn online, where they are given steps there."""
         for dataset in self.params.datasets:
             offline = self.dataset_params(dataset).offline
             for agent in offline.agents:
                 if agent in ONLINE_ONLY and not self.learns_online(dataset, agent):
                     continue
                 for seeds in layout.seed_groups(self.params.seeds, offline.seeds_per_job):
-                    yield dataset, agent, seeds
+                    yield TrainingJob(dataset, agent, seeds)
 
-    def online_jobs(self) -> Iterator[tuple[str, str, list[int]]]:
+    def online_jobs(self) -> Iterator[TrainingJob]:
         """Every online job."""
-        return (job for job in self.jobs() if self.learns_online(*job[:2]))
+        return (job for job in self.jobs() if self.learns_online(job.dataset, job.agent))
 
     def learns_online(self, dataset: str, agent: str) -> bool:
         """Whether an algorithm that can learn online is given steps there."""
@@ -234,12 +233,14 @@ class Keys:
         for dataset, agent, seeds in self.figure_jobs():
             runs = self.figure_runs(dataset, figure, seeds).values()
             shown.append(sorted(self.offline_run(dataset, agent, run) for run in runs))
-        implied = [variants.is_implied(figure, self.agent_params(job[0], "flp").offline) for job in self.figure_jobs()]
+        implied = [
+            variants.is_implied(figure, self.agent_params(job.dataset, "flp").offline) for job in self.figure_jobs()
+        ]
         return hash_of("figure", figure, source, section, shown, implied)
 
-    def figure_jobs(self) -> Iterator[tuple[str, str, list[int]]]:
+    def figure_jobs(self) -> Iterator[TrainingJob]:
         """The offline jobs whose agent is FLP, which Figures 3 to 5 are about, on OGBench's tasks."""
-        return (job for job in self.jobs() if job[1] == "flp" and job[0] not in self.params.tasks)
+        return (job for job in self.jobs() if job.agent == "flp" and job.dataset not in self.params.tasks)
 
 
 class TableKeys(Keys):
@@ -249,12 +250,12 @@ class TableKeys(Keys):
         super().__init__(params)
         self.online = table == "table2"
 
-    def jobs(self) -> Iterator[tuple[str, str, list[int]]]:
+    def jobs(self) -> Iterator[TrainingJob]:
         """Every offline job that the table shows: for Table 1 all but of those that only learn online, and so on."""
         hidden = OFFLINE_ONLY if self.online else ONLINE_ONLY
-        return (job for job in super().jobs() if job[1] not in hidden and job[0] not in self.params.tasks)
+        return (job for job in super().jobs() if job.agent not in hidden and job.dataset not in self.params.tasks)
 
-    def online_jobs(self) -> Iterator[tuple[str, str, list[int]]]:
+    def online_jobs(self) -> Iterator[TrainingJob]:
         """Every online job; for Table 1 none."""
         return super().online_jobs() if self.online else iter(())
 

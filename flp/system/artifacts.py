@@ -26,8 +26,8 @@ _RECORDED_PACKAGES = ("torch", "numpy", "ogbench", "gymnasium", "mujoco", "safet
 
 
 @contextmanager
-def atomic_write(path: Path | str, mode: str = "wb") -> Iterator[IO[Any]]:
-    """Open a temporary file beside `path`; on success fsync and rename it over `path`.
+def atomic_write(path: Path | str) -> Iterator[IO[bytes]]:
+    """Open a temporary binary file next to `path`; on success fsync and rename it over `path`.
 
     A reader sees the old file or the new one, never a part; a read-only link into a shared cache is
     replaced, never written through. On any error the temporary file is removed and `path` is intact.
@@ -41,7 +41,7 @@ def atomic_write(path: Path | str, mode: str = "wb") -> Iterator[IO[Any]]:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = _beside(path)
         temporary.touch(exist_ok=False)
-        with open(temporary, mode) as file:
+        with open(temporary, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -117,6 +117,12 @@ def read_entries(path: Path | str) -> dict[str, Any]:
     except FLPError:
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def key_of(manifest: Path | str) -> str | None:
+    """The key that a manifest records; None where there is no readable manifest with one."""
+    key = read_entries(manifest).get("key")
+    return key if isinstance(key, str) else None
 
 
 def write_verified(path: Path | str, write: Callable[[Path], None]) -> str:

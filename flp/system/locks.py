@@ -10,7 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from flp.system.artifacts import read_json
+from flp.system.artifacts import key_of
 from flp.system.errors import FLPError, explained
 from flp.system.stopping import STOP
 
@@ -61,13 +61,8 @@ def alone(output: str, *more: str) -> Iterator[bool]:
 def once(output: str, manifest: str, key: str, make: Callable[[], None], *more: str) -> None:
     """Make an output (and more, as `alone`), unless another process was waited for and has just made this very one."""
     with alone(output, *more) as waited:
-        if waited:
-            try:
-                if read_json(manifest)["key"] == key:
-                    return
-            except (FLPError, KeyError, TypeError):
-                pass
-        make()
+        if not (waited and key_of(manifest) == key):
+            make()
 
 
 def held() -> list[str]:

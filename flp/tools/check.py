@@ -25,7 +25,7 @@ def check(keys: Keys, args: argparse.Namespace) -> int:
         if name in keys.params.tasks:
             print(f"{name}: {task(keys.params.tasks[name].asked(name))}")
     jobs, online = list(keys.jobs()), list(keys.online_jobs())
-    if any(emulates(keys.agent_params(dataset, agent)) for dataset, agent, _ in jobs):
+    if any(emulates(keys.agent_params(job.dataset, job.agent)) for job in jobs):
         print(f"warning: trained here without a GPU: {EMULATED}", file=sys.stderr)
     runs = sum(len(keys.runs(*job)) for job in jobs)
     flows = len(keys.params.datasets) * len(keys.params.seeds)

@@ -28,11 +28,15 @@ OPTIONS = {
 
 def needed_keys(keys: Keys) -> dict[str, set[str]]:
     """By stage, the keys of jobs and runs that this experiment's resume states carry."""
-    extra = {
-        keys.offline_run(d, a, run)
-        for d, a, s in keys.figure_jobs()
+    swept = {
+        keys.offline_run(job.dataset, job.agent, run)
+        for job in keys.figure_jobs()
         for figure in variants.QUANTITY
-        for run in keys.extra_runs(d, figure, s)
+        for run in keys.extra_runs(job.dataset, figure, job.seeds)
+    }
+    offline = {keys.offline_run(job.dataset, job.agent, run) for job in keys.jobs() for run in keys.runs(*job)}
+    online = {
+        keys.online_run(job.dataset, job.agent, run) for job in keys.online_jobs() for run in keys.online_runs(*job)
     }
     return {
         "download-dataset": {keys.data(dataset) for dataset in keys.params.datasets},
@@ -40,10 +44,8 @@ def needed_keys(keys: Keys) -> dict[str, set[str]]:
         "invert-to-latent": {
             keys.latent(dataset, seed) for dataset in keys.params.datasets for seed in keys.params.seeds
         },
-        "offline-train": extra | {keys.offline_run(d, a, run) for d, a, s in keys.jobs() for run in keys.runs(d, a, s)},
-        "online-finetune": {
-            keys.online_run(d, a, run) for d, a, s in keys.online_jobs() for run in keys.online_runs(d, a, s)
-        },
+        "offline-train": offline | swept,
+        "online-finetune": online,
         "figure": {keys.figure("figure2")},
     }
 
@@ -70,7 +72,7 @@ def temporary_files() -> list[Path]:
 def orphans(keys: Keys) -> list[Path]:
     """Result folders of datasets, agents and seeds that are no part of the experiment; the topmost of each."""
     kept = {Path(layout.REPORT), Path("results/keys"), Path("results/bench"), layout.BOARDS, layout.WANDB}
-    kept |= {Path(layout.VIDEOS.format(dataset=dataset, agent=agent)) for dataset, agent, _ in keys.jobs()}
+    kept |= {Path(job.folder(layout.VIDEOS)) for job in keys.jobs()}
     for artifact in graph(keys).values():
         kept |= {Path(path) for path in (*artifact.files, *artifact.runs)}
     above = {parent for path in kept for parent in path.parents} | kept

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,34 +59,32 @@ def command(keys: Keys, args: argparse.Namespace) -> int:
     return 0
 
 
-def list_flows(keys: Keys, root: Path = Path()) -> list[FlowRow]:
-    """The flows under `root` and those the experiment wants, by dataset and seed."""
+def list_flows(keys: Keys) -> list[FlowRow]:
+    """The flows of this checkout and those that the experiment needs, by dataset and seed."""
     artifacts = graph(keys)
     wanted = {(a.name.split("/")[0], int(a.name.split("/seed")[1])): a for a in artifacts.values() if _is_flow(a)}
-    places = set(wanted) | set(_flows_under(root))
+    places = set(wanted) | set(_flows_here())
     jobs = [a for a in artifacts.values() if a.stage == "offline_train"]
-    return [_row(root, dataset, seed, wanted.get((dataset, seed)), jobs) for dataset, seed in sorted(places)]
+    return [_row(dataset, seed, wanted.get((dataset, seed)), jobs) for dataset, seed in sorted(places)]
 
 
 def _is_flow(artifact: Artifact) -> bool:
     return artifact.stage == "pretrain_flow"
 
 
-def _flows_under(root: Path) -> list[tuple[str, int]]:
-    found = []
-    for path in root.glob(layout.FLOW.format(dataset="*", seed="*") + ".safetensors"):
-        dataset, seed = path.relative_to(root).parts[1], path.parent.name.removeprefix("seed")
+def _flows_here() -> Iterator[tuple[str, int]]:
+    for path in Path().glob(layout.FLOW.format(dataset="*", seed="*") + ".safetensors"):
+        dataset, seed = path.parts[1], path.parent.name.removeprefix("seed")
         if seed.isdecimal():
-            found.append((dataset, int(seed)))
-    return found
+            yield dataset, int(seed)
 
 
-def _row(root: Path, dataset: str, seed: int, wanted: Artifact | None, jobs: list[Artifact]) -> FlowRow:
-    base = root / layout.FLOW.format(dataset=dataset, seed=seed)
-    path = base.with_name(base.name + ".safetensors")
-    manifest = read_entries(base.with_name(base.name + ".json"))
-    quality = read_entries(root / layout.QUALITY.format(dataset=dataset, seed=seed) / "quality.json")
-    latent = read_entries(root / (layout.LATENT.format(dataset=dataset, seed=seed) + ".json"))
+def _row(dataset: str, seed: int, wanted: Artifact | None, jobs: list[Artifact]) -> FlowRow:
+    base = layout.FLOW.format(dataset=dataset, seed=seed)
+    path = Path(base + ".safetensors")
+    manifest = read_entries(base + ".json")
+    quality = read_entries(layout.QUALITY.format(dataset=dataset, seed=seed) + "/quality.json")
+    latent = read_entries(layout.LATENT.format(dataset=dataset, seed=seed) + ".json")
     if latent.get("flow_sha256") != manifest.get("sha256"):
         quality = {}
     if not path.exists():
@@ -93,7 +92,7 @@ def _row(root: Path, dataset: str, seed: int, wanted: Artifact | None, jobs: lis
     elif wanted is None:
         state = "unused"
     else:
-        state = "current" if wanted.is_current(root) else "stale"
+        state = "current" if wanted.is_current() else "stale"
     std = quality.get("latent_std")
     return FlowRow(
         dataset=dataset,
@@ -104,7 +103,7 @@ def _row(root: Path, dataset: str, seed: int, wanted: Artifact | None, jobs: lis
         latent_std=sum(std) / len(std) if isinstance(std, list) and std else None,
         validation_loss=manifest.get("validation_loss"),
         validation_nll=quality.get("validation_nll"),
-        size=sum(file.stat().st_size for file in base.parent.glob("flow.*") if file.is_file()),
+        size=sum(file.stat().st_size for file in path.parent.glob("flow.*") if file.is_file()),
         path=path,
         needed_by=sum(wanted in job.inputs.get("flow", ()) for job in jobs) if state == "current" else 0,
         state=state,

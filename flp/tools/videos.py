@@ -91,13 +91,12 @@ def policies(keys: Keys, dataset: str, agent: str) -> Iterator[tuple[Run, dict[s
     stages = [("offline", layout.OFFLINE, keys.runs, keys.offline_run)]
     if keys.learns_online(dataset, agent):
         stages.append(("online", layout.ONLINE, keys.online_runs, keys.online_run))
-    seeds = next(seeds for d, a, seeds in keys.jobs() if (d, a) == (dataset, agent))
+    job = next(job for job in keys.jobs() if (job.dataset, job.agent) == (dataset, agent))
     found: dict[Run, dict[str, tuple[Path, str]]] = {}
     for stage, pattern, runs, key in stages:
-        folder = Path(pattern.format(dataset=dataset, agent=agent, seeds=layout.join_seeds(seeds)))
-        for run in runs(dataset, agent, seeds):
-            if run.seed == seeds[0] and not run.variant:
-                file = folder / run.name / "policy.safetensors"
+        for run in runs(*job):
+            if run.seed == job.seeds[0] and not run.variant:
+                file = Path(job.folder(pattern), run.name, "policy.safetensors")
                 found.setdefault(run, {})[stage] = (file, key(dataset, agent, run))
     yield from found.items()
 

@@ -114,8 +114,8 @@ def test_a_figure_is_made_anew_where_what_it_shows_changes() -> None:
 def test_a_table_shows_no_sweep_and_only_what_it_needs() -> None:
     values = {"agents": ["flp", "bc"], "sweep": {"alpha": [2.0]}}
     first, second = (TableKeys(keys(**values).params, table) for table in layout.TABLES)
-    assert [job[1] for job in first.jobs()] == ["flp", "bc"] and not list(first.online_jobs())
-    assert [job[1] for job in second.jobs()] == ["flp"] and len(list(second.online_jobs())) == 1
+    assert [job.agent for job in first.jobs()] == ["flp", "bc"] and not list(first.online_jobs())
+    assert [job.agent for job in second.jobs()] == ["flp"] and len(list(second.online_jobs())) == 1
     assert {run.variant for run in first.runs(DATASET, "flp", [0])} == {""}
 
 

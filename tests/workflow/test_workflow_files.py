@@ -117,30 +117,31 @@ def test_visible_gpus_are_counted_as_cuda_counts_them(lib: None, text: str, here
 # --- flp flows ---------------------------------------------------------------------------------------------------
 
 
-def test_flows_at_hand_are_listed(tmp_path: Path) -> None:
+def test_flows_at_hand_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     keys = Keys(load_params(ROOT / "params.yaml"))
     dataset = keys.params.datasets[0]
     wanted = graph(keys)[f"pretrain_flow/{dataset}/seed0"]
-    assert [(row.state, row.needed_by) for row in flows.list_flows(keys, tmp_path)] == [("missing", 0)]
+    assert [(row.state, row.needed_by) for row in flows.list_flows(keys)] == [("missing", 0)]
 
     def put(name: str, seed: int, key: str) -> None:
-        folder = tmp_path / f"results/{name}/flow/model/seed{seed}"
+        folder = Path(f"results/{name}/flow/model/seed{seed}")
         folder.mkdir(parents=True)
         for suffix in (".safetensors", ".csv", ".md"):
             (folder / f"flow{suffix}").write_text("x" * 10)
         write_json(folder / "flow.json", {"key": key, "validation_loss": 1.5, "sha256": "s"})
-        quality = tmp_path / f"results/{name}/flow/quality/seed{seed}/quality.json"
+        quality = Path(f"results/{name}/flow/quality/seed{seed}/quality.json")
         part = {"accuracy": 0.63, "interval": [0.61, 0.65], "r2": [0.07, 0.01], "r2_squares": [0.02, 0.0]}
         found = {"all": part, "saturated": part | {"accuracy": 0.78}, "other": None}
         told = {"two_sample": found, "warning": "train longer", "validation_nll": -4.25}
         write_json(quality, {"roundtrip_mean": 1e-5, "latent_std": [1.0, 1.1]} | told)
-        write_json(tmp_path / f"results/{name}/latent/seed{seed}/latent.json", {"flow_sha256": "s"})
+        write_json(Path(f"results/{name}/latent/seed{seed}/latent.json"), {"flow_sha256": "s"})
 
     put(dataset, 0, wanted.key)
     put(dataset, 7, "k7")
     put("scene-play", 0, "other")
-    (tmp_path / f"results/{dataset}/flow/model/seedx").mkdir()
-    rows = {(row.dataset, row.seed): row for row in flows.list_flows(keys, tmp_path)}
+    Path(f"results/{dataset}/flow/model/seedx").mkdir()
+    rows = {(row.dataset, row.seed): row for row in flows.list_flows(keys)}
     assert rows[dataset, 0].state == "current" and rows[dataset, 0].needed_by == 1
     assert rows[dataset, 0].latent_std == pytest.approx(1.05) and rows[dataset, 0].roundtrip == 1e-5
     assert rows[dataset, 7].state == rows["scene-play", 0].state == "unused"
@@ -150,11 +151,11 @@ def test_flows_at_hand_are_listed(tmp_path: Path) -> None:
     assert "63 % [61, 65]" in text and "78 %" in text and "0.07, 0.02" in text and "-4.25" in text
     assert text.splitlines()[-1] == "warning: train longer"
     write_json(rows[dataset, 0].path.with_suffix(".json"), {"key": wanted.key, "sha256": "trained anew"})
-    anew = next(row for row in flows.list_flows(keys, tmp_path) if row.seed == 0)
+    anew = next(row for row in flows.list_flows(keys) if row.seed == 0)
     assert (anew.state, anew.roundtrip, anew.latent_std) == ("current", None, None)  # those were its predecessor's
     assert (anew.two_sample, anew.warning) == ({}, None)
     write_json(rows[dataset, 0].path.with_suffix(".json"), {"key": "older"})
-    assert next(row for row in flows.list_flows(keys, tmp_path) if row.seed == 0).state == "stale"
+    assert next(row for row in flows.list_flows(keys) if row.seed == 0).state == "stale"
 
 
 @pytest.mark.usefixtures("lib")

@@ -193,7 +193,7 @@ class Experiment:
             counts = Counter(artifact.stage for artifact in stale)
             said = ", ".join(f"{stage} {count}" for stage, count in counts.items())
             logger.info(f"Stale, by their keys: {said}. Where a target needs them, they are made again (forced).")
-        kept = [layout.VIDEOS.format(dataset=d, agent=a) for d, a, _ in self.keys.jobs() if asked.rule("videos")]
+        kept = [job.folder(layout.VIDEOS) for job in self.keys.jobs() if asked.rule("videos")]
         kept += [_folder(artifact) for artifact in self.forced if artifact.runs]
         os.environ.pop(PLACE, None)
         if kept:
