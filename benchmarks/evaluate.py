@@ -37,9 +37,9 @@ from benchmarks.measure import as_ogbench_has_it, row
 from flp.agents import make_agent
 from flp.data.environments import make_environment, seeded_reset, specification
 from flp.evaluation.pool import EnvironmentPool
-from flp.evaluation.rollout import one_thread
 from flp.flow.behavior import Flow
 from flp.flow.velocity import VelocityField
+from flp.learner import devices
 from flp.params.loading import load_params
 from flp.parts.base import Spec
 from flp.randomness.streams import RunStreams
@@ -152,7 +152,7 @@ def measure(
 ) -> tuple[float, float]:
     """Median steps per second of the pool and of one environment alone."""
     together, alone = Together(dataset, agent, workers, runs, episodes), Alone(dataset, agent)
-    with together.pool, one_thread():
+    with together.pool, devices.threads(1):
         rates = [(together.rate(seconds), alone.rate(seconds)) for _ in range(rounds)]
     pool, one = zip(*rates, strict=True)
     return statistics.median(pool), statistics.median(one)
@@ -228,7 +228,7 @@ def least_seconds(dataset: str, slots: int, steps: int, rounds: int, policy: Pol
     shape = (steps, slots, specification(dataset).action_dim)
     random = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
     least = np.full((2, steps), np.inf)
-    with one_thread():
+    with devices.threads(1):
         for _ in range(rounds):
             for which, pool in enumerate(pools):
                 observations = pool.reset(range(slots), range(slots))

@@ -153,6 +153,11 @@ def known_datasets() -> list[str]:
     return list(_table())
 
 
+def with_validation(episodes: int) -> int:
+    """Episodes to generate for so many training episodes: a tenth as many, at least one, are added for validation."""
+    return episodes + max(1, episodes // 10)
+
+
 def specification(dataset: str, others: Sequence[str] = ()) -> OGBenchSpec:
     """Look one of OGBench's datasets up by its name; `others` are names that were known beside.
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from flp.data.environments import EnvironmentSpec, spec_of
 from flp.evaluation.pool import EnvironmentPool, Step
+from flp.learner import devices
 from flp.randomness.streams import RunStreams, seed_of
 from flp.system.errors import FLPError
 
@@ -24,21 +25,6 @@ Act = Callable[[Tensor, RunStreams], "Tensor | NDArray[Any]"]
 """A policy of all R runs: `(observations [R, E, o] float32, streams) -> actions [R, E, a]` in [-1, 1]."""
 Watch = Callable[[NDArray[np.float32], NDArray[np.float32], Step, NDArray[np.bool_]], None]
 """Shown every step of the S = R·E episodes: observations `[S, o]`, actions `[S, a]`, what came of them, who played."""
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let the policy compute in this thread alone.
-
-    OpenMP's threads spin while they wait, beside environments that want their cores: on a busy machine of four cores,
-    two threads for the policy made an evaluation of a maze four times as long. Nor do sums then depend on threads.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)
@@ -110,7 +96,9 @@ class Evaluator(AbstractContextManager["Evaluator", None]):
         Raises:
             FLPError: the policy gave actions of a wrong shape, or NaN; or an environment failed.
         """
-        with self._playing, one_thread(), torch.inference_mode():
+        # OpenMP's threads spin while they wait and take cores from the environments: on a busy machine of four cores,
+        # two threads made an evaluation of a maze four times as long. Nor do sums then depend on the number of threads.
+        with self._playing, devices.threads(1), torch.inference_mode():
             return self._play(act)
 
     def _play(self, act: Act) -> Evaluation:

@@ -224,6 +224,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "N",
         "help": "CPU threads and worker processes to use (default: every core)",
     },
+    "cores": {
+        "type": positive,
+        "default": max(1, len(os.sched_getaffinity(0))),
+        "metavar": "N",
+        "help": "CPU cores that the experiment will have, as snakemake's --cores (default: every core)",
+    },
     "device": {"default": "auto", "metavar": "NAME", "help": "auto, cpu, cuda or cuda:1 (default: auto)"},
     "tensorboard": {
         "action": "store_true",

@@ -31,7 +31,7 @@ from flp.parts.base import Agent
 from flp.randomness.streams import RunStreams, seed_of
 from flp.system import layout
 from flp.system.artifacts import versions
-from flp.system.errors import FLPError
+from flp.system.errors import FLPError, first_line
 
 Format = Literal["torch", "onnx"]
 CONTRACT = "contract.json"
@@ -118,8 +118,7 @@ def export(policy: Policy, form: Format) -> tuple[bytes, dict[str, Any]]:
             dynamic = ({0: batch}, *([({0: batch},) * len(noise)] if noise else []))
             program = torch.export.export(acting, tuple(tensors), dynamic_shapes=dynamic)
     except Exception as error:  # the tracer's errors have no common kind
-        first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise FLPError(f"{policy.agent} cannot be exported: its act cannot be traced ({first})") from error
+        raise FLPError(f"{policy.agent} cannot be exported: its act cannot be traced ({first_line(error)})") from error
     for module in program.graph_module.modules():
         for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
             node.meta.pop("stack_trace", None)  # paths of this machine

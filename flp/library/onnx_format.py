@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flp.system.errors import FLPError
+from flp.system.errors import FLPError, first_line
 
 Run = Callable[[Sequence[NDArray[Any]]], NDArray[np.float32]]
 """An exported file at work: observations and noise, in the contract's order, to actions."""
@@ -38,8 +38,7 @@ def to_onnx(program: torch.export.ExportedProgram, contract: dict[str, Any]) -> 
             logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # and what it was not asked for
             made = torch.onnx.export(program, input_names=inputs, output_names=outputs, external_data=False)
     except Exception as error:  # the converter's errors have no common kind
-        first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise FLPError(f"{contract['agent']} cannot be exported to ONNX: {first}") from error
+        raise FLPError(f"{contract['agent']} cannot be exported to ONNX: {first_line(error)}") from error
     assert made is not None
     made.model.metadata_props[METADATA] = json.dumps(contract)
     model = made.model_proto

@@ -23,7 +23,7 @@ from flp.parts.base import Agent, Spec
 from flp.randomness.streams import RunStreams
 from flp.runs.run_folder import restore_parameters
 from flp.system.artifacts import load_tensors
-from flp.system.errors import FLPError
+from flp.system.errors import FLPError, first_line
 
 _LARGEST, MOST_CANDIDATES = 2**16, 1024  # of any size in a manifest, and of the draws it chooses among
 
@@ -164,8 +164,9 @@ def load_policy(
     try:
         learner = _build(file, tensors, manifest, flow, device)
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise FLPError(f"{file}: its manifest describes another model than the file holds ({first})") from error
+        raise FLPError(
+            f"{file}: its manifest describes another model than the file holds ({first_line(error)})"
+        ) from error
     policy = Policy(learner, manifest, device)
     policy.reset(seed)
     return policy

@@ -16,7 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flp.data.environments import specification
+from flp.data.environments import OGBenchSpec, specification, with_validation
 from flp.params.loading import Params
 from flp.params.run import Run
 from flp.params.sections import Download
@@ -67,7 +67,7 @@ def train_needs(
         capacity: online transitions to keep per run.
         cuda: whether training happens on a GPU, in one process, one shard after the other.
     """
-    whole, rows = _size(data)
+    whole, rows = dataset_size(data)
     runs, offline = sum(map(len, shards)), params.offline
     seeds = len(params.seeds)
     merged = rows * 4 * (observation_dim + seeds * action_dim + 3 * len(offline.tasks) + 2)
@@ -104,10 +104,15 @@ def _weighed(params: Params, agent: str, run: Run) -> int:
 def generate_needs(dataset: str, settings: Download, workers: int) -> Needs:
     """What generating a dataset takes: every row in memory, and on disk in pieces and in the files."""
     spec = specification(dataset)
-    episodes = settings.episodes or spec.episodes
-    rows = (episodes + max(1, episodes // 10)) * (settings.steps_per_episode or spec.steps_per_episode)
+    rows = generated_rows(spec, settings)
     size = 4.0 * rows * (3 * spec.observation_dim + spec.action_dim + 1)  # positions and velocities too
     return Needs(2 * size + workers * _PROCESS, 0, 2 * size)
+
+
+def generated_rows(spec: OGBenchSpec, settings: Download) -> int:
+    """Rows of the training and validation episodes that are generated."""
+    episodes = with_validation(settings.episodes or spec.episodes)
+    return episodes * (settings.steps_per_episode or spec.steps_per_episode)
 
 
 def foresee_training(
@@ -198,11 +203,11 @@ def _gib(size: float) -> str:
     return f"{size / 2**30:.1f} GiB"
 
 
-def _size(data: Path) -> tuple[float, float]:
-    """A dataset's bytes unpacked, and its rows; zeros where it cannot be read, which loading will tell."""
+def dataset_size(data: Path) -> tuple[int, int]:
+    """A dataset's unpacked bytes and its rows, by the file's directory; zeros where that cannot be read."""
     try:
         with zipfile.ZipFile(data) as archive:
             sizes = {info.filename: info.file_size for info in archive.infolist()}
     except (OSError, zipfile.BadZipFile):
-        return 0.0, 0.0
-    return float(sum(sizes.values())), float(sizes.get("terminals.npy", 0))
+        return 0, 0
+    return sum(sizes.values()), sizes.get("terminals.npy", 0)  # a byte for each row

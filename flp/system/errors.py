@@ -67,6 +67,16 @@ def explained(error: Exception, otherwise: str = "run again") -> str:
     return f"{said}; {_ADVICE.get(number, otherwise)}"
 
 
+def first_line(error: Exception) -> str:
+    """The first line of an error's text that is not empty, or the name of its type."""
+    return next(filter(None, str(error).splitlines()), type(error).__name__)
+
+
+def one_line(error: Exception) -> str:
+    """An error's type and its text on one line: `ValueError: could not convert …`."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
 def user_error(error: OSError) -> FLPError | None:
     """The same in a line of its own, or None if a user can do nothing about it."""
     if error.errno not in _ADVICE:

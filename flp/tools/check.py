@@ -12,11 +12,11 @@ from contextlib import closing, nullcontext
 import numpy as np
 
 from flp.data.environments import seeded_reset
+from flp.experiment.forecast import summary
 from flp.experiment.keys import Keys
-from flp.experiment.program import tool
+from flp.experiment.program import OPTIONS, tool
 from flp.own.bring import Asked, gather
 from flp.supervision.foresight import EMULATED, emulates
-from flp.tools.bench import CORES, estimate
 
 
 def check(keys: Keys, args: argparse.Namespace) -> int:
@@ -33,7 +33,7 @@ def check(keys: Keys, args: argparse.Namespace) -> int:
         f"{args.params} is valid: {len(keys.params.datasets)} datasets, {flows} flows, {runs} offline runs in "
         f"{len(jobs)} jobs, {sum(len(keys.online_runs(*job)) for job in online)} online runs in {len(online)} jobs"
     )
-    print(estimate(keys, args.cores))
+    print(summary(keys, args.cores))
     return 0
 
 
@@ -57,4 +57,4 @@ def task(asked: Asked) -> str:
     )
 
 
-main = tool("check", {"cores": CORES}, check, __doc__)
+main = tool("check", {"cores": OPTIONS["cores"]}, check, __doc__)

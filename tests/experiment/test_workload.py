@@ -7,7 +7,7 @@ import yaml
 
 from flp.experiment.forecast import dealt
 from flp.experiment.keys import Keys
-from flp.experiment.workload import jobs
+from flp.experiment.workload import planned_jobs
 from flp.params.loading import parse
 from flp.params.run import Run
 from flp.runs.shards import deal
@@ -23,7 +23,7 @@ def work(request):
     def counted(**sections):
         for section, changes in sections.items():
             values[section] = values[section] | changes if isinstance(changes, dict) else changes
-        return {job.name: job for job in jobs(Keys(parse(values)))}
+        return {job.name: job for job in planned_jobs(Keys(parse(values)))}
 
     return counted
 
