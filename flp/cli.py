@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from flp.system.surroundings import printing, settle
+from flp.system.portability import prepare_process, run_printing
 
 STAGES = {
     "download-dataset": "fetch, generate or copy a dataset, and check it",
@@ -30,13 +30,12 @@ TOOLS = {
     "clean": "show and remove stale resume states, temporary files and outputs of other experiments",
     "schema": "print the JSON schema of params.yaml",
 }
-_MODULES = {"rollout": "rollouts"}  # of a tool that is not called as its command: the name is another file's
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `flp`; return the exit status."""
-    settle()
-    return printing(lambda: _run(list(sys.argv[1:] if argv is None else argv)))
+    prepare_process()
+    return run_printing(lambda: _run(list(sys.argv[1:] if argv is None else argv)))
 
 
 def _run(argv: list[str]) -> int:
@@ -61,7 +60,7 @@ def _run(argv: list[str]) -> int:
 def module_of(command: str) -> str:
     """The module whose `main` is a command."""
     room = "stages" if command in STAGES else "tools"
-    return f"flp.{room}.{_MODULES.get(command, command.replace('-', '_'))}"
+    return f"flp.{room}.{command.replace('-', '_')}"
 
 
 def _help() -> None:

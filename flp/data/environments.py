@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from flp.arm.known import is_known
 from flp.system.errors import FLPError, nearest
-from flp.system.surroundings import environment_variable
+from flp.system.portability import environment_variable
 
 if TYPE_CHECKING:
     import gymnasium

@@ -27,8 +27,8 @@ from flp.data.environments import specification, with_validation
 from flp.data.episodes import Arrays, Collector, Recipe
 from flp.system.artifacts import versions
 from flp.system.errors import FLPError
+from flp.system.portability import environment_variable
 from flp.system.progress import Progress
-from flp.system.surroundings import environment_variable
 
 POLICIES = ("scripted", "random")
 _SHARD_STEPS = 4000  # a few seconds of work: little is lost to an interruption

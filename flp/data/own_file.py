@@ -20,7 +20,7 @@ from flp.data.archive import Archive, opened, pieces, write_npz
 from flp.data.load import FORMAT, check_axes, check_numbers, check_shapes
 from flp.system.artifacts import write_verified
 from flp.system.errors import FLPError, nearest
-from flp.system.surroundings import user_path
+from flp.system.portability import user_path
 
 ENDS = {
     "terminals": True,

@@ -20,8 +20,8 @@ from flp.params.loading import Params, load_params
 from flp.params.sections import AgentName
 from flp.system.errors import FLPError, nearest, user_error
 from flp.system.layout import split_seeds
+from flp.system.portability import prepare_process, run_printing
 from flp.system.stopping import STOP, InterruptedJobError
-from flp.system.surroundings import printing, settle
 
 BOARDS = ("tensorboard", "wandb")
 NAMING = ("params", "preset", "config")  # options that name the experiment
@@ -86,7 +86,7 @@ def stage(name: str, options: Sequence[str], run: Callable[[Job], None], doc: st
         if args.profile is None:
             run(job)
         else:
-            from flp.system.profile import profiled
+            from flp.supervision.profile import profiled
 
             with profiled(Path(args.profile)):
                 run(job)
@@ -106,8 +106,8 @@ def program(name: str, options: dict[str, Any], work: Callable[[argparse.Namespa
     """A program of these options; those in capitals stand alone, such as `POLICY`, which becomes `args.policy`."""
 
     def main(argv: Sequence[str] | None = None) -> int:
-        settle()
-        return printing(lambda: asked(argv))
+        prepare_process()
+        return run_printing(lambda: asked(argv))
 
     def asked(argv: Sequence[str] | None) -> int:
         style = argparse.RawDescriptionHelpFormatter

@@ -17,7 +17,7 @@ from flp.own.log_file import REMEDY, Rows, read_file, unused
 from flp.own.minari_data import environment_of, local_folder, open_minari, read_minari, reference_of
 from flp.own.task import OwnSpec
 from flp.system.errors import FLPError
-from flp.system.surroundings import user_path
+from flp.system.portability import user_path
 
 OF_DATASET = "dataset"
 """In place of an environment: the one that the dataset itself names."""

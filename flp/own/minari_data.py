@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from flp.own.log_file import REMEDY, Rows
 from flp.system.errors import FLPError, one_line
-from flp.system.surroundings import user_path
+from flp.system.portability import user_path
 
 
 def open_minari(name: str) -> Any:

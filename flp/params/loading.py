@@ -37,7 +37,7 @@ from flp.params.yamlfile import read_yaml as read_yaml
 from flp.system import layout
 from flp.system.artifacts import read_json
 from flp.system.errors import FLPError, nearest
-from flp.system.surroundings import user_path
+from flp.system.portability import user_path
 
 # What an algorithm may have for itself: sections, and in them all but what makes runs comparable or shapes the graph.
 _OWN = ("offline", "online", "evaluation")

@@ -28,7 +28,7 @@ from flp.supervision.health import Health, HopelessError
 from flp.supervision.status import Status
 from flp.system.artifacts import made_with, write_json
 from flp.system.errors import FLPError
-from flp.system.forced import forced
+from flp.system.forced import discard_if_forced
 from flp.system.locks import alone
 from flp.system.progress import Progress
 from flp.system.resume import Resume, State, join
@@ -86,7 +86,7 @@ def carry_out(
     a, folder, keys = assignment, assignment.folder, assignment.keys
     device = choose_device(a.device)
     with alone(str(folder)):
-        if not forced(folder, [folder / name for name in keys]):
+        if not discard_if_forced(folder, [folder / name for name in keys]):
             adopt(folder, keys, lenders)
         clear_others(folder, list(keys))
         missing = [run for run in runs if not is_finished(folder / run.name, keys[run.name])]

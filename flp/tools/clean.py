@@ -18,7 +18,7 @@ from flp.experiment.program import tool
 from flp.system import layout
 from flp.system.errors import FLPError
 from flp.system.locks import held, remove
-from flp.system.resume import begun
+from flp.system.resume import load_group
 
 OPTIONS = {
     "yes": {"action": "store_true", "help": "remove stale states and temporary files without asking"},
@@ -57,7 +57,7 @@ def stale_states(keys: Keys) -> list[Path]:
     for stage in sorted(layout.RESUME.glob("*")):
         known = wanted.get(stage.name, set())
         for folder in sorted(stage.glob("*")):
-            runs, _ = begun(folder) or ([folder.name], 1)
+            runs, _ = load_group(folder) or ([folder.name], 1)
             if not set(runs) <= known:
                 stale.append(folder)
     return stale

@@ -22,7 +22,7 @@ from flp.params.run import Run
 from flp.system import layout
 from flp.system.artifacts import atomic_write, load_manifest, read_json, write_json
 from flp.system.errors import FLPError, nearest
-from flp.system.forced import forced
+from flp.system.forced import discard_if_forced
 
 if TYPE_CHECKING:
     from flp.evaluation.film import Episode
@@ -60,7 +60,7 @@ def make(keys: Keys, dataset: str, agent: str, device: str) -> None:
     sources = {str(path): load_manifest(path)["sha256"] for paths in runs.values() for path, _ in paths.values()}
     made_of = {"policies": sources, "source": fingerprint("flp.evaluation.film")}
     manifest = folder / "videos.json"
-    forced(folder, [manifest])
+    discard_if_forced(folder, [manifest])
     if manifest.exists() and made_of.items() <= read_json(manifest).items():
         print(f"{folder} is up to date")
         return

@@ -104,7 +104,7 @@ def test_what_was_begun_otherwise_is_begun_again(here, tmp_path, stage, main, fi
     Resume(folder, made_by=made_by).save({"streams": torch.zeros(16, dtype=torch.uint8)}, {"step": 1})
     assert main(["--dataset", MAZE, "--seed", "0", "--threads", "1", "--device", "cpu"]) == 0
     assert output.read_bytes() == made
-    assert "going on from" not in capsys.readouterr().err
+    assert "resuming from" not in capsys.readouterr().err
 
 
 @pytest.mark.slow(10)
@@ -167,7 +167,7 @@ def test_a_finished_run_is_kept_where_those_that_began_with_it_go_on(here, capsy
     alone = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in here.glob("task4_seed0/*")}
     capsys.readouterr()
     assert offline_train.main(of) == 0
-    assert "going on from" in capsys.readouterr().err and (here / "task1_seed0/policy.json").exists()
+    assert "resuming from" in capsys.readouterr().err and (here / "task1_seed0/policy.json").exists()
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in here.glob("task4_seed0/*")} == alone
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flp.system.surroundings import printing
+from flp.system.portability import run_printing
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -58,4 +58,4 @@ def test_other_broken_pipes_are_not_hushed_up():
         raise BrokenPipeError("a worker's")
 
     with pytest.raises(BrokenPipeError, match="a worker's"):
-        printing(broken)
+        run_printing(broken)

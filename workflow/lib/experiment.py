@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 from bookkeeping import machine_cores, machine_gpus, require_no_links, write_params
-from forcing import PLACE, Forced, tell
+from forcing import Forced, write_markers
 from snakemake.exceptions import WorkflowError
 from snakemake.io import ancient
 from snakemake.logging import logger
@@ -24,8 +24,9 @@ from flp.params import loading as parameters
 from flp.params.loading import Params
 from flp.system import layout
 from flp.system.errors import FLPError, user_error
+from flp.system.forced import VARIABLE
 from flp.system.locks import remove
-from flp.system.surroundings import name_user
+from flp.system.portability import name_user
 
 _NAMES = {
     "download_dataset": "{w.dataset}",
@@ -195,10 +196,10 @@ class Experiment:
             logger.info(f"Stale, by their keys: {said}. Where a target needs them, they are made again (forced).")
         kept = [job.folder(layout.VIDEOS) for job in self.keys.jobs() if asked.rule("videos")]
         kept += [_folder(artifact) for artifact in self.forced if artifact.runs]
-        os.environ.pop(PLACE, None)
+        os.environ.pop(VARIABLE, None)
         if kept:
-            tell(kept)
-            self.workflow.register_envvars(PLACE)  # for jobs that inherit no environment
+            write_markers(kept)
+            self.workflow.register_envvars(VARIABLE)  # for jobs that inherit no environment
 
     async def _delete(self, declared: Any, only_temp: bool = False, dryrun: bool = False) -> None:
         """`--delete-all-output`: also what no rule declares (policies, tables, videos), and the next run would keep."""

@@ -15,7 +15,7 @@ from bookkeeping import FOLDER
 
 from flp.experiment.graph import Artifact
 from flp.system.artifacts import write_text
-from flp.system.forced import PLACE, word
+from flp.system.forced import VARIABLE, marker
 
 _FORCE = re.compile("--force|-[qvispPR]*f[qvispPR]*")
 
@@ -48,14 +48,14 @@ class Forced:
         return found
 
 
-def tell(folders: Iterable[str]) -> None:
-    """Leave the jobs word of the folders in which nothing that is finished may be kept (flp/system/forced.py)."""
+def write_markers(folders: Iterable[str]) -> None:
+    """Mark for the jobs the folders whose finished runs must be made again (flp/system/forced.py)."""
     (FOLDER / "forced").mkdir(parents=True, exist_ok=True)
     place = tempfile.mkdtemp(dir=FOLDER / "forced")
     atexit.register(shutil.rmtree, place, ignore_errors=True)
     for folder in folders:
-        write_text(word(place, folder), "asked")
-    os.environ[PLACE] = place
+        write_text(marker(place, folder), "asked")
+    os.environ[VARIABLE] = place
 
 
 def _stage_of_dvc() -> set[str]:

@@ -12,12 +12,12 @@ from flp.experiment.keys import Keys
 from flp.params.loading import load_params
 from flp.system.artifacts import write_json
 from flp.system.errors import FLPError
-from flp.system.surroundings import settle
+from flp.system.portability import prepare_process
 
 
 def main(dataset: str) -> int:
     """Write the file; return the exit status."""
-    settle()
+    prepare_process()
     try:
         found = graph(Keys(load_params("params.yaml"))).values()
         artifacts = [a for a in found if a.name.split("/")[0] == dataset and a.stage not in ON_REQUEST]

@@ -16,7 +16,7 @@ from typing import TextIO
 from flp.system.errors import FLPError
 
 
-def settle() -> None:
+def prepare_process() -> None:
     """What every program does first, for itself and for the processes it starts.
 
     Letters that the locale lacks are printed as escapes; a user without a name (`docker -u 1234`) gets one, which
@@ -30,7 +30,7 @@ def settle() -> None:
     name_user()
 
 
-def printing(run: Callable[[], int]) -> int:
+def run_printing(run: Callable[[], int]) -> int:
     """Run a program whose output may come to an end before it does; return the exit status.
 
     Where the reader leaves, as `head` does, it ends in silence, as SIGPIPE ends other programs; where there is no room
