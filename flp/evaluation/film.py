@@ -18,7 +18,8 @@ from PIL import Image, ImageDraw, ImageFont
 from flp.data.environments import EnvironmentSpec, make_environment, numpy_seeded, seeded_reset, spec_of
 from flp.evaluation.rollout import Act
 from flp.params.sections import Evaluation
-from flp.randomness.streams import RunStreams, seed_of
+from flp.randomness.seeds import seed_of
+from flp.randomness.streams import RunStreams
 
 Draw = Callable[[Any], NDArray[Any]]
 """What is kept of an environment at a step."""

@@ -18,7 +18,8 @@ from torch import Tensor
 from flp.data.environments import EnvironmentSpec, spec_of
 from flp.evaluation.pool import EnvironmentPool, Step
 from flp.learner import devices
-from flp.randomness.streams import RunStreams, seed_of
+from flp.randomness.seeds import seed_of
+from flp.randomness.streams import RunStreams
 from flp.system.errors import FLPError
 
 Act = Callable[[Tensor, RunStreams], "Tensor | NDArray[Any]"]

@@ -28,7 +28,8 @@ from flp.library.onnx_format import Run, session, to_onnx
 from flp.library.policy import Policy
 from flp.library.trial import load_dataset
 from flp.parts.base import Agent
-from flp.randomness.streams import RunStreams, seed_of
+from flp.randomness.seeds import seed_of
+from flp.randomness.streams import RunStreams
 from flp.system import layout
 from flp.system.artifacts import versions
 from flp.system.errors import FLPError, first_line

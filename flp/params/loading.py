@@ -32,8 +32,7 @@ from flp.params.sections import (
     Online,
     Report,
 )
-from flp.params.yamlfile import read_given
-from flp.params.yamlfile import read_yaml as read_yaml
+from flp.params.yamlfile import read_given, read_yaml
 from flp.system import layout
 from flp.system.artifacts import read_json
 from flp.system.errors import FLPError, nearest

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from flp.experiment.graph import ON_REQUEST, Artifact, graph
 from flp.experiment.keys import Keys, TableKeys
-from flp.params.loading import Params, merge, parse, read_yaml
+from flp.params.loading import Params, merge, parse
 from flp.params.sections import AgentName
+from flp.params.yamlfile import read_yaml
 from flp.system.artifacts import key_of, write_json
 from flp.system.hashing import hash_of
 from flp.system.layout import RUN_FILES

@@ -14,7 +14,8 @@ from flp.experiment import variants
 from flp.experiment.graph import graph
 from flp.experiment.keys import Keys, TableKeys
 from flp.paper.sweep_figures import notes
-from flp.params.loading import load_params, merge, parse, read_yaml
+from flp.params.loading import load_params, merge, parse
+from flp.params.yamlfile import read_yaml
 from flp.runs.run_folder import adopt
 from flp.stages import download_dataset, figure, invert_to_latent, offline_sweep, offline_train, pretrain_flow
 from flp.system import layout

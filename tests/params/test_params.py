@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flp.params.fields import Section
-from flp.params.loading import Params, load_params, merge, parse, read_yaml
+from flp.params.loading import Params, load_params, merge, parse
+from flp.params.yamlfile import read_yaml
 from flp.system.errors import FLPError
 from flp.tools.schema import json_schema
 

@@ -22,6 +22,7 @@ from flp.experiment.graph import ON_REQUEST, Artifact, graph
 from flp.experiment.keys import Keys
 from flp.params import loading as parameters
 from flp.params.loading import Params
+from flp.params.yamlfile import read_yaml
 from flp.system import layout
 from flp.system.errors import FLPError, user_error
 from flp.system.forced import VARIABLE
@@ -84,7 +85,7 @@ class Experiment:
             files = [os.path.relpath(file) for file in workflow.configfiles]
             files = files[-1:] + files[:-1]  # params.yaml, then what is laid over it
             for file in files:
-                parameters.read_yaml(file)
+                read_yaml(file)
             given = _typed(dict(workflow.config_settings.config))
             files += ["--config"] if given else []
             self.params = parameters.parse(parameters.merge(config, given), " + ".join(files))
