@@ -18,7 +18,7 @@ from flp.flow.checkpoint import load_flow
 from flp.library.arrays import as_given, batch_of, paired, placed
 from flp.own.task import spec_from
 from flp.params.own_tasks import NAME
-from flp.params.sections import AgentName, Offline
+from flp.params.sections import AgentName, Offline, hidden_layers
 from flp.parts.base import Agent, Spec
 from flp.randomness.streams import RunStreams
 from flp.runs.run_folder import restore_parameters
@@ -202,7 +202,7 @@ def _build(
             f"{file}: offline.{place} is not what this flp knows; load it with the flp that made it ({made_by})"
         ) from None
     sizes = model["observation_dim"], model["action_dim"]
-    _check_sizes(tensors, _layers(name, offline), offline.critics, sizes)
+    _check_sizes(tensors, hidden_layers(name, offline), offline.critics, sizes)
     frozen = None
     if manifest.get("flow_sha256") is not None:
         source = Path(flow) if flow is not None else file.with_name("flow.safetensors")
@@ -219,14 +219,6 @@ def _build(
     learner = make_agent(name, spec)
     restore_parameters(learner, [tensors])
     return learner.requires_grad_(False)
-
-
-def _layers(name: str, offline: Offline) -> list[list[int]]:
-    """The widths of the hidden layers that an algorithm's networks have, of each kind."""
-    section = getattr(offline.baselines, name, None)
-    own: dict[str, Any] = {} if section is None else section.model_dump()
-    layers = [widths or offline.hidden for key, widths in own.items() if key.endswith("hidden")] or [offline.hidden]
-    return [*layers, [own["width"], 4 * own["width"]]] if "width" in own else layers
 
 
 def _check_sizes(tensors: dict[str, Tensor], layers: list[list[int]], critics: int, sizes: tuple[int, int]) -> None:
