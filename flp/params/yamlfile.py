@@ -2,8 +2,8 @@
 
 Values are read as PyYAML, and so Snakemake, reads them (YAML 1.1: `yes` is true, `010` is 8), with anchors, aliases and
 merge keys. What PyYAML accepts silently or executes is refused: a key given twice, a key that is not a plain name, tags
-of Python objects, a mapping inside itself. DVC reads YAML 1.2, where `yes` is a string and `010` is ten; it only compares
-parameters, and the stages use the values read here.
+of Python objects, a mapping inside itself. DVC reads YAML 1.2, where `yes` is a string and `010` is ten; it only
+compares parameters, and the stages use the values read here.
 """
 
 from __future__ import annotations

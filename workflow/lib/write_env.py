@@ -1,8 +1,8 @@
 """Write workflow/envs/flp.yaml, the environment of `--use-conda`, with the pins of constraints.txt.
 
-What conda must choose for the machine (Python, and PyTorch with or without CUDA) is conda's; the rest is pip's, so
-that both ways of installing have the same versions.
-Run it again when constraints.txt changes: python workflow/lib/write_env.py
+What depends on the machine (Python, and PyTorch with or without CUDA) comes from conda; the rest comes from pip, so
+that both ways of installing have the same versions. Run it again when constraints.txt changes:
+python workflow/lib/write_env.py
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 CONDA = {"torch": "pytorch", "numpy": "numpy"}
-# Not needed by a stage: these run the stages.
+# Not needed by a stage: they run the stages.
 FRONT_ENDS = {"snakemake", "dvc"}
 HEADER = """# The stages' environment under --use-conda, written by workflow/lib/write_env.py from constraints.txt.
 # `pytorch` is conda-forge's: it takes the CUDA build where there is a CUDA driver (the virtual package __cuda), and
@@ -37,7 +37,7 @@ def pins() -> dict[str, str]:
 
 
 def requirements(name: str) -> set[str]:
-    """What a distribution needs on this platform, extras included where it asks for them."""
+    """What a distribution requires on this platform, with the extras that it asks for."""
     from packaging.requirements import Requirement
 
     found = set()

@@ -1,6 +1,6 @@
 """Write the keys of one dataset's artifacts to results/keys/{dataset}.json, for DVC.
 
-DVC's report stage cannot name the outputs of every dataset one by one; it depends on the folder of these files.
+DVC's report stage cannot name the outputs of every dataset one by one; it depends on the folder with these files.
 """
 
 from __future__ import annotations
