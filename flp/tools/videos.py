@@ -1,8 +1,8 @@
 """`flp videos`: rollouts to look at. The frozen flow, the policy and the fine-tuned policy, side by side.
 
 For every task, the first seed's policies play the first episode of their evaluation. Writes
-results/videos/{dataset}/{agent}/: one animated WebP per task, and videos.json last. They are made on request, and no
-statistic knows of them; the report shows those that are of the policies it reports.
+results/videos/{dataset}/{agent}/: one animated WebP per task, and videos.json last. They are made on request and enter
+no statistic; the report shows those of the policies that it reports.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def command(keys: Keys, args: argparse.Namespace) -> int:
         agent = args.agent or ("flp" if "flp" in agents else agents[0])
         if agent not in agents:
             raise FLPError(f"--agent {agent}: not trained in this experiment (offline.agents: {', '.join(agents)})")
-        if dataset not in keys.params.tasks:  # whose environment need not draw
+        if dataset not in keys.params.tasks:  # a user's environment may not be able to draw
             make(keys, dataset, agent, args.device)
         elif args.dataset:
             raise FLPError(f"--dataset {dataset}: videos are of OGBench's environments alone")
@@ -50,10 +50,10 @@ def command(keys: Keys, args: argparse.Namespace) -> int:
 
 
 def make(keys: Keys, dataset: str, agent: str, device: str) -> None:
-    """Make the videos of one dataset and agent, unless those at hand are of the same policies.
+    """Make the videos of one dataset and agent, unless there are some of the same policies.
 
     Raises:
-        FLPError: a policy is missing or of other parameters, or nothing can draw here.
+        FLPError: a policy is missing or of other parameters, or there is no renderer.
     """
     folder = Path(layout.VIDEOS.format(dataset=dataset, agent=agent))
     runs = dict(policies(keys, dataset, agent))
@@ -87,18 +87,18 @@ def outcome(episode: dict[str, Any]) -> str:
 
 
 def policies(keys: Keys, dataset: str, agent: str) -> Iterator[tuple[Run, dict[str, tuple[Path, str]]]]:
-    """The first seed's runs, each with its files (offline, online where there is one) and the keys they must have."""
+    """The first seed's runs, each with its files (offline, and online if there is one) and the keys they must carry."""
     stages = [("offline", layout.OFFLINE, keys.runs, keys.offline_run)]
     if keys.learns_online(dataset, agent):
         stages.append(("online", layout.ONLINE, keys.online_runs, keys.online_run))
     job = next(job for job in keys.jobs() if (job.dataset, job.agent) == (dataset, agent))
-    found: dict[Run, dict[str, tuple[Path, str]]] = {}
+    files: dict[Run, dict[str, tuple[Path, str]]] = {}
     for stage, pattern, runs, key in stages:
         for run in runs(*job):
             if run.seed == job.seeds[0] and not run.variant:
                 file = Path(job.folder(pattern), run.name, "policy.safetensors")
-                found.setdefault(run, {})[stage] = (file, key(dataset, agent, run))
-    yield from found.items()
+                files.setdefault(run, {})[stage] = (file, key(dataset, agent, run))
+    yield from files.items()
 
 
 def play_run(
