@@ -1,4 +1,4 @@
-"""The one exception that users are meant to read, and what to do about what the operating system says."""
+"""The one exception that users are meant to read, and advice on errors of the operating system."""
 
 from __future__ import annotations
 
@@ -49,22 +49,22 @@ _ADVICE = {
 
 
 class FLPError(Exception):
-    """A mistake the user can mend: says what is wrong, where, and what to do, in one line."""
+    """A problem that the user can fix: one line that says what is wrong, where, and what to do."""
 
     def __init__(self, message: str) -> None:
-        # Names come from the user's files and may hold anything.
+        # Names come from the user's files and may contain anything.
         super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
 
 
 def explained(error: Exception, otherwise: str = "run again") -> str:
-    """What an error says and what to do: the operating system's by its number, `otherwise` for any other."""
+    """An error's text and what to do: for the operating system's errors by number, `otherwise` for others."""
     number = getattr(error, "errno", None)
     if number is None and (named := re.search(r"\(os error (\d+)\)", str(error))):  # as safetensors says it
         number = int(named[1])
     if number is None:
         return f"{error}; {otherwise}"
-    said = getattr(error, "strerror", None) or os.strerror(number)
-    return f"{said}; {_ADVICE.get(number, otherwise)}"
+    text = getattr(error, "strerror", None) or os.strerror(number)
+    return f"{text}; {_ADVICE.get(number, otherwise)}"
 
 
 def first_line(error: Exception) -> str:
@@ -78,7 +78,7 @@ def one_line(error: Exception) -> str:
 
 
 def user_error(error: OSError) -> FLPError | None:
-    """The same in a line of its own, or None if a user can do nothing about it."""
+    """An operating system's error as an `FLPError` with advice, or None if there is nothing that a user can do."""
     if error.errno not in _ADVICE:
         return None
     place = "" if error.filename is None else f"{error.filename!s}: "

@@ -24,7 +24,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     """Write modules of a package that takes flp's place."""
 
     def forget() -> None:
-        for cached in (module.fingerprint, module._read, module._data_hash, module._kept):
+        for cached in (module.fingerprint, module._read, module._data_hash, module._cache):
             cached.cache_clear()
 
     def write(name: str, text: str) -> None:
@@ -206,7 +206,7 @@ def test_what_is_kept_is_not_parsed_again(
     assert module.fingerprint("flp.a") == found
     package("c", "value = 2\n")
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_parsed", forbidden)
+        patch.setattr(module, "_parse", forbidden)
         assert module.fingerprint("flp.a") == found
         package("b", "value = 2\n")
         with pytest.raises(AssertionError, match="parsed again"):
