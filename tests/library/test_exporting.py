@@ -176,7 +176,7 @@ def test_what_cannot_be_exported_is_said_in_one_line(run_of, monkeypatch, capsys
         actions = self.actor(observations)
         return (actions, actions) if float(actions.sum()) > 0 else (-actions, actions)
 
-    assert "its noise [1, 2] is not so much per observation" in refused(shared)
+    assert "its noise [1, 2] is not in proportion to observations" in refused(shared)
     assert "cannot be traced" in refused(branching)
 
 
