@@ -7,16 +7,15 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
 import yaml
+from repository import REPO
 from test_agents_common import make
 from test_agents_learning import SMALL, actions_at, bandit, learn
 
-REPO = Path(__file__).resolve().parents[2]
 PAGE = REPO / "docs" / "adding-an-algorithm.md"
 
 

@@ -12,11 +12,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from repository import REPO
 
 import flp
 from flp.experiment import fingerprint as module
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -108,7 +107,7 @@ def test_a_new_file_counts_as_its_room_does(package: Callable[[str, str], None],
 def test_a_new_file_moves_the_keys_of_what_uses_it(tmp_path: Path, room: str, counts: bool) -> None:
     """In a copy of the real package: a file that the flow's stage imports moves every key from the flow on, or none."""
     shutil.copytree(Path(flp.__file__).parent, tmp_path / "flp", ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    (tmp_path / "params.yaml").write_bytes((REPO / "params.yaml").read_bytes())
     before = _keys(tmp_path)
     (tmp_path / "flp" / room).mkdir(exist_ok=True)
     (tmp_path / "flp" / room / "newcomer.py").write_text("value = 1\n")

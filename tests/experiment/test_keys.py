@@ -9,6 +9,7 @@ from typing import Any, get_args
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from repository import REPO
 
 from flp.experiment.graph import ON_REQUEST, Artifact, graph
 from flp.experiment.keys import Keys, TableKeys
@@ -19,12 +20,11 @@ from flp.system.artifacts import key_of, write_json
 from flp.system.hashing import hash_of
 from flp.system.layout import RUN_FILES
 
-ROOT = Path(__file__).resolve().parents[2]
 DATASETS = ["pointmaze-medium-navigate", "cube-single-play"]
 
 
 def params(**changes: Any) -> Params:
-    base = merge(read_yaml(ROOT / "params.yaml"), {"datasets": DATASETS, "seeds": [0, 1]})
+    base = merge(read_yaml(REPO / "params.yaml"), {"datasets": DATASETS, "seeds": [0, 1]})
     return parse(merge(base, changes))
 
 

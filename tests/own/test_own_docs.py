@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from own_tasks import REPO
+from repository import REPO
 from workflow_support import new_checkout
 
 from flp.params.loading import merge, parse

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from repository import REPO
 from small_experiment import tiny
 
 from flp.experiment import variants
@@ -23,13 +24,12 @@ from flp.system.artifacts import write_json
 from flp.system.locks import alone
 from flp.tools.clean import orphans, stale_states, temporary_files
 
-ROOT = Path(__file__).resolve().parents[2]
 DATASET = "pointmaze-medium-navigate"
 
 
 def keys(**offline: Any) -> Keys:
     changes = {"offline": {"tasks": [1, 2], "candidates": 4} | offline}
-    return Keys(parse(merge(read_yaml(ROOT / "params.yaml"), changes)))
+    return Keys(parse(merge(read_yaml(REPO / "params.yaml"), changes)))
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def changed(before: Keys, after: Keys) -> set[str]:
 
 
 def test_a_figure_is_made_anew_where_what_it_shows_changes() -> None:
-    values = read_yaml(ROOT / "params.yaml")
+    values = read_yaml(REPO / "params.yaml")
     base = parse(values)
     assert changed(Keys(base), Keys(parse(merge(values, {"figure2": {"steps": 7}})))) == {"figure2"}
     assert changed(Keys(base), Keys(parse(merge(values, {"online": {"steps": 7}})))) == {"table2"}
@@ -172,7 +172,7 @@ def test_a_figures_runs_are_trained_beside_the_experiments_and_taken_over_by_its
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    values = tiny(read_yaml(ROOT / "params.yaml"), DATASET)
+    values = tiny(read_yaml(REPO / "params.yaml"), DATASET)
     params = tmp_path / "params.yaml"
     params.write_text(yaml.safe_dump(values))
     common = ["--dataset", DATASET, "--threads", "1", "--device", "cpu"]

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 from made_once import once
-from small_experiment import MAZE, run_all, tiny, train
+from small_experiment import MAZE, run_stages, tiny, train
 
 from flp.data.environments import specification
 from flp.experiment.graph import graph
@@ -51,7 +51,7 @@ def test_the_six_stages_on_the_papers_environments(dataset, default, tmp_path, m
     # One task: that several train together is tried in the maze below.
     params = tiny(default, dataset, download={"source": "generate", "policy": policy}, offline={"tasks": [4]})
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
-    run_all(dataset)
+    run_stages(dataset, online=True, page=True)
     label = json.loads((tmp_path / f"data/{dataset}.json").read_text())["label"]
     assert ("random actions" in label) == (dataset in LOCOMOTION)
     latents, manifest = load_tensors(layout.LATENT.format(dataset=dataset, seed=0) + ".safetensors")

@@ -6,13 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from repository import REPO
 
 from flp.system.portability import run_printing
-
-REPO = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(params=["", "1"], ids=["as-it-is", "unbuffered"])

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from repository import REPO
 from small_experiment import MAZE, tiny
 
 from flp.cli import main
@@ -21,8 +22,6 @@ from flp.experiment.keys import Keys
 from flp.experiment.survey import Survey
 from flp.params.loading import parse
 from flp.supervision.costs import FILE, load_costs
-
-HERE = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -96,7 +95,7 @@ def test_without_a_compiler_it_says_so(write, monkeypatch):
 
 def test_stopped_it_leaves_nothing(write, tmp_path):
     write()
-    env = os.environ | {"PYTHONPATH": str(HERE)}
+    env = os.environ | {"PYTHONPATH": str(REPO)}
     process = subprocess.Popen([sys.executable, "-m", "flp.cli", "bench"], env=env, stderr=subprocess.PIPE, text=True)
     while "…" not in process.stderr.readline():
         assert process.poll() is None

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from repository import REPO
 
 from flp.experiment.graph import graph
 from flp.experiment.keys import Keys
@@ -18,22 +19,20 @@ from flp.system.artifacts import write_json
 from flp.tools import flows
 from flp.tools.schema import json_schema
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 @pytest.fixture
 def lib(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make workflow/lib importable."""
-    monkeypatch.syspath_prepend(str(ROOT / "workflow" / "lib"))
+    monkeypatch.syspath_prepend(str(REPO / "workflow" / "lib"))
 
 
 def test_the_schema_for_editors_is_current() -> None:
     """If this fails: flp schema > workflow/schemas/params.schema.json."""
-    assert (ROOT / "workflow" / "schemas" / "params.schema.json").read_text() == json_schema()
+    assert (REPO / "workflow" / "schemas" / "params.schema.json").read_text() == json_schema()
 
 
 def environment() -> dict[str, Any]:
-    values: dict[str, Any] = yaml.safe_load((ROOT / "workflow" / "envs" / "flp.yaml").read_text())
+    values: dict[str, Any] = yaml.safe_load((REPO / "workflow" / "envs" / "flp.yaml").read_text())
     return values
 
 
@@ -56,14 +55,14 @@ def test_condas_environment_is_current(lib: None) -> None:
     """If this fails: python workflow/lib/write_env.py."""
     from write_env import environment as written
 
-    assert (ROOT / "workflow" / "envs" / "flp.yaml").read_text() == written()
+    assert (REPO / "workflow" / "envs" / "flp.yaml").read_text() == written()
 
 
 def test_condas_environment_holds_all_that_the_stages_import() -> None:
     """But for the front ends, every direct requirement of pyproject.toml is there."""
     import tomllib
 
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
     names = {entry.split(">")[0].split("[")[0].split("=")[0].strip().lower() for entry in project["dependencies"]}
     *plain, pip = environment()["dependencies"]
     there = {line.split("=")[0].replace("pytorch", "torch") for line in plain}
@@ -73,7 +72,7 @@ def test_condas_environment_holds_all_that_the_stages_import() -> None:
 
 def test_both_profiles_let_keys_decide() -> None:
     for name in ("default", "slurm"):
-        profile = yaml.safe_load((ROOT / "workflow" / "profiles" / name / "config.yaml").read_text())
+        profile = yaml.safe_load((REPO / "workflow" / "profiles" / name / "config.yaml").read_text())
         assert profile["rerun-triggers"] == ["mtime"] and profile["max-checksum-file-size"] == 0
         assert profile["rerun-incomplete"] is True
 
@@ -119,7 +118,7 @@ def test_visible_gpus_are_counted_as_cuda_counts_them(lib: None, text: str, here
 
 def test_flows_at_hand_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    keys = Keys(load_params(ROOT / "params.yaml"))
+    keys = Keys(load_params(REPO / "params.yaml"))
     dataset = keys.params.datasets[0]
     wanted = graph(keys)[f"pretrain_flow/{dataset}/seed0"]
     assert [(row.state, row.needed_by) for row in flows.list_flows(keys)] == [("missing", 0)]
