@@ -2,12 +2,11 @@
 
 Run as `python -m benchmarks.evaluate [--workers W] [--runs R] [--episodes E] [--seconds S] [dataset ...]`.
 
-The policies are the pipeline's own agents at the paper's sizes, untrained, which takes as long: FLP, whose actions
-come out of the flow's ODE, and BC, one perceptron, the cheapest there is. There are two baselines: one environment
-stepped alone whose actions come from the same policy for one observation at a time, as a plain evaluation loop has it,
-times the number of workers; and as many such loops at once, each in a process of its own. Making and resetting
-environments is left out of all rates. Rates are medians over rounds in which all are measured in turn, since machines
-are noisy.
+The policies are the pipeline's own agents at the paper's sizes, untrained, which takes the same time: FLP, whose
+actions come from the flow's ODE, and BC, a single perceptron and the cheapest. There are two baselines: one environment
+stepped alone with actions from the same policy for one observation at a time, as in a plain evaluation loop, times the
+number of workers; and as many such loops at once, each in a process of its own. Making and resetting environments is
+excluded from all rates. Rates are medians over rounds in which all are measured in turn, since machines are noisy.
 
 The robot arm's environments are compared with OGBench's own, in turn and in processor time: the steps of one episode by
 itself, and those of 50 episodes whose actions are FLP's, all on one thread.

@@ -1,12 +1,12 @@
-"""What the best policy of a puzzle would do: does it pay to solve it, at a discount and so many steps a press?
+"""The optimal policy of a puzzle: does solving it pay, at a given discount and number of steps per press?
 
     python -m benchmarks.lights puzzle-3x3-play --discounts 0.99 0.995 0.998 --steps 20 27
 
 Pressing a button toggles it and its neighbours, and a step costs as many points as buttons are wrong. So the puzzle is
-a small decision process whose optimum value iteration finds: it presses some button, or stays as it is for ever.
+a small decision process that value iteration solves: at each state, press some button or never press again.
 
-In the root of an experiment whose data are there, trained policies' critics are set beside that optimum, at the states
-of held-out data, by the number of buttons that are wrong and by that of presses that would solve it:
+In the root of an experiment with its data, trained policies' critics are compared with that optimum at states of
+held-out data, by the number of wrong buttons and by the number of presses that would solve it:
 
     python -m benchmarks.lights --steps 27 --policies results/puzzle-3x3-play/offline/flp/seed0/task*
 """

@@ -1,7 +1,7 @@
 """Updates of FQL's official agents, for `benchmarks.peers`: run by the Python that has JAX, without flp.
 
-`python official.py CHECKOUT CLOCK AGENT WIDTH DEPTH BATCH OBSERVATION ACTION`: a line `ready`, then for every number
-that is read the seconds of so many updates, by Python's clock of that name. As in the authors' `main.py` every update
+`python official.py CHECKOUT CLOCK AGENT WIDTH DEPTH BATCH OBSERVATION ACTION` prints `ready`, then for each number that
+it reads the seconds of that many updates, by Python's clock of that name. As in the authors' `main.py`, every update
 draws a batch.
 """
 

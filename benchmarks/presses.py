@@ -1,9 +1,9 @@
-"""Which buttons a policy presses: does it know the last press, the ones before, and does it press at all?
+"""Which buttons a policy presses: does it find the last press, the ones before, and does it press at all?
 
     python -m benchmarks.presses results/puzzle-3x3-play/offline/flp/seed0/task2_seed0
 
-Of presses in episodes of the task: how many lead nearer to its end, by the presses that were to go. And from states
-that few presses would solve: how many episodes are, and how many first presses lead nearer.
+For the presses in episodes of the task: how many lead closer to the goal, by the number of presses that remained. From
+states a few presses from the goal: how many episodes reach it, and how many first presses lead closer.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is timed: an algorithm on random transitions, of any size."""
+"""A trainer of an algorithm on random transitions of any size, to be timed."""
 
 from __future__ import annotations
 

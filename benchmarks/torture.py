@@ -1,11 +1,11 @@
-"""Kill every long stage at random moments, again and again, and compare with a run that was left in peace.
+"""Kill every long stage at random moments, again and again, and compare with an undisturbed run.
 
 Run as `make torture` or `python -m benchmarks.torture [--kills N] [--seed S] [--stage NAME] [--dataset NAME]
-[--folder DIR]`; a folder keeps the pipeline that was left in peace for the next call.
+[--folder DIR]`; with a folder, the undisturbed pipeline is kept for the next call.
 
-Each stage runs at a tiny size as the real program, is killed with SIGKILL (its whole process group) at a random
-moment, started again, and so on; each time it reaches its end every file must be the same, byte by byte, but for
-times in manifests. No process and no temporary file may be left.
+Each stage runs at a tiny size as the real program, is killed with SIGKILL (its whole process group) at a random moment,
+restarted, and so on; each time it finishes, every file must be identical byte for byte, except for times in manifests.
+No process and no temporary file may be left.
 """
 
 from __future__ import annotations

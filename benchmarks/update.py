@@ -1,4 +1,4 @@
-"""Updates per second: ours against the plain eager update, and against the machine's matrix-product rate.
+"""Updates per second: ours against a plain eager update, and against the machine's rate of matrix products.
 
 Run alone: `python -m benchmarks.update [--threads N]`. Every comparison is made in one process run, alternating.
 """
@@ -59,7 +59,7 @@ def eager_seconds(observation: int, action: int, hidden: list[int], batch: int, 
 
 
 def paper_sizes(threads: int) -> list[dict[str, Any]]:
-    """One run at the paper's sizes, in each setting that a CPU knows."""
+    """One run at the paper's sizes, in each setting that a CPU supports."""
     cpu = set_up(threads, "cpu")
     trainers = {
         name: make_trainer(1, 28, 5, [512] * 4, cpu, 256, **BEST_OF_4, **changes)

@@ -1,10 +1,10 @@
-"""What greed is worth: from states of held-out data, the best of N for some steps, the policy's mean from then on.
+"""The value of greedy actions: from states of held-out data, best-of-N for some steps, then the policy's mean.
 
-In the root of an experiment whose `cube-single-play` is there and trained:
+In the root of an experiment with `cube-single-play` and its trained policies:
 
     python -m benchmarks.worth results/cube-single-play/offline/flp/seed0-1/task2_seed0
 
-Each state is set in the simulator, so that returns are what they are and not what the critic says of them.
+Each state is set in the simulator, so that returns are measured and not the critic's estimates.
 """
 
 from __future__ import annotations
