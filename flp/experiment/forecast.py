@@ -18,7 +18,7 @@ from typing import Any
 from flp.experiment.keys import Keys
 from flp.experiment.workload import PlannedJob, known_spec, planned_jobs
 from flp.params.loading import Params
-from flp.params.sections import Flow, Offline
+from flp.params.sections import FlowSettings, OfflineSettings
 from flp.supervision.costs import CostModel, load_costs
 from flp.supervision.operations import Operation, Operations
 from flp.system import layout
@@ -175,7 +175,7 @@ def runs_took(job: PlannedJob, params: Params, operations: Operations, *, gpu: b
     wanted = operations.update(job.agent)
 
     def took(manifest: dict[str, Any]) -> float | None:
-        offline = Offline.model_validate(manifest["model"]["offline"])
+        offline = OfflineSettings.model_validate(manifest["model"]["offline"])
         like = Operations(operations.spec, params.model_copy(update={"offline": offline})).update(job.agent)
         if like != wanted or manifest["variant"] or (manifest["device"] != "cpu") != gpu:
             return None
@@ -189,7 +189,7 @@ def flow_took(job: PlannedJob, params: Params, operations: Operations) -> float 
     """Seconds of a flow's training, by finished flows of the same sizes; None where there are none."""
 
     def took(manifest: dict[str, Any]) -> float | None:
-        flow = Flow.model_validate(manifest["parameters"])
+        flow = FlowSettings.model_validate(manifest["parameters"])
         if Operations(operations.spec, params.model_copy(update={"flow": flow})).flow() != operations.flow():
             return None
         return job.updates / flow.steps * float(manifest["seconds"])

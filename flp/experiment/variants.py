@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flp.params.sections import Offline
+from flp.params.sections import OfflineSettings
 from flp.system.layout import exact
 
 QUANTITY = {"figure3": "candidates", "figure4": "alpha", "figure5": "candidates"}
@@ -18,17 +18,17 @@ WITHOUT, WITH = 1, 4  # candidates without best-of-N, and the paper's N
 LENDERS = {"figure3": ("figure3",), "figure4": ("figure4",), "figure5": ("figure3", "figure5")}
 
 
-def given(figure: str, offline: Offline) -> list[float]:
+def given(figure: str, offline: OfflineSettings) -> list[float]:
     """The experiment's sweep of a figure's quantity; empty if there is none."""
     return list(getattr(offline.sweep, QUANTITY[figure]))
 
 
-def is_implied(figure: str, offline: Offline) -> bool:
+def is_implied(figure: str, offline: OfflineSettings) -> bool:
     """Whether a figure takes the paper's values because there is no sweep, which it then mentions."""
     return figure in PAPER and not given(figure, offline) and not offline.without_effect(QUANTITY[figure])
 
 
-def values(figure: str, offline: Offline) -> list[float]:
+def values(figure: str, offline: OfflineSettings) -> list[float]:
     """The values that a figure compares, ascending, the experiment's own among them, or that alone if others would have
     no effect.
     """
@@ -40,7 +40,7 @@ def values(figure: str, offline: Offline) -> list[float]:
     return sorted({own, *(given(figure, offline) or PAPER[figure])})
 
 
-def extra_values(figure: str, offline: Offline) -> list[float]:
+def extra_values(figure: str, offline: OfflineSettings) -> list[float]:
     """The values that neither the experiment nor another figure trains."""
     if figure != "figure3" and given(figure, offline):
         return []
@@ -49,7 +49,7 @@ def extra_values(figure: str, offline: Offline) -> list[float]:
     return [value for value in values(figure, offline) if value not in others]
 
 
-def variants(offline: Offline, quantity: str, swept: list[float]) -> list[dict[str, Any]]:
+def variants(offline: OfflineSettings, quantity: str, swept: list[float]) -> list[dict[str, Any]]:
     """A run's `variant`, `alpha` and `candidates` for each value except the experiment's own."""
     base = {"alpha": offline.alpha, "candidates": offline.candidates}
     others = [value for value in swept if value != base[quantity]]

@@ -18,7 +18,7 @@ from flp.flow.checkpoint import load_flow
 from flp.library.arrays import as_given, batch_of, paired, placed
 from flp.own.task import spec_from
 from flp.params.own_tasks import NAME
-from flp.params.sections import AgentName, Offline, hidden_layers
+from flp.params.sections import AgentName, OfflineSettings, hidden_layers
 from flp.parts.base import Agent, Spec
 from flp.randomness.streams import RunStreams
 from flp.runs.run_folder import restore_parameters
@@ -194,7 +194,7 @@ def _build(
     if name not in get_args(AgentName):
         raise FLPError(f"{file} is of the algorithm {name!r}, which this flp does not have")
     try:
-        offline = Offline.model_validate(model["offline"])
+        offline = OfflineSettings.model_validate(model["offline"])
     except ValidationError as error:
         place = ".".join(map(str, error.errors()[0]["loc"]))
         made_by = manifest.get("versions", {}).get("flp", "another version")

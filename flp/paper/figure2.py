@@ -27,8 +27,8 @@ from flp.flow.matching import FlowLearner, Pairs
 from flp.flow.velocity import VelocityField
 from flp.learner.replay import Replay
 from flp.learner.trainer import CHUNK, Trainer
-from flp.params.baselines import FQL, Baselines
-from flp.params.sections import Figure2, Offline
+from flp.params.baselines import Baselines, FQLSettings
+from flp.params.sections import Figure2Settings, OfflineSettings
 from flp.parts.base import Agent, Spec
 from flp.randomness.seeds import seed_of
 from flp.randomness.streams import RunStreams
@@ -132,9 +132,9 @@ def train(toy: Toy, name: str, strengths: Sequence[float]) -> Agent:
     return agent  # type: ignore[no-any-return]
 
 
-def _settings(steps: int) -> Offline:
+def _settings(steps: int) -> OfflineSettings:
     """Best-of-N is left out (N = 1): the picture is about regularisation."""
-    return Offline(
+    return OfflineSettings(
         agents=["flp", "fql"],
         tasks=[1],
         steps=steps,
@@ -153,7 +153,7 @@ def _settings(steps: int) -> Offline:
         log_std_max=2.0,
         success_timing="pre",
         precision="float32",
-        baselines=Baselines(fql=FQL(flow="pretrained")),
+        baselines=Baselines(fql=FQLSettings(flow="pretrained")),
     )
 
 
@@ -198,13 +198,13 @@ class Result:
         return pd.DataFrame(rows)
 
 
-def make(settings: Figure2, fit: Fit = fit) -> dict[str, str]:
+def make(settings: Figure2Settings, fit: Fit = fit) -> dict[str, str]:
     """The figure's texts by suffix: the picture and its numbers."""
     result = run(settings, fit)
     return {".svg": draw(result), ".csv": result.numbers().to_csv(index=False, lineterminator="\n")}
 
 
-def run(settings: Figure2, fit: Fit = fit) -> Result:
+def run(settings: Figure2Settings, fit: Fit = fit) -> Result:
     """Train everything and draw from it."""
     toy = make_toy(settings.steps, settings.seed, fit)
     flow = toy.flow.decode(torch.zeros(1, SHOWN, 1), toy.streams("flow draws").normal(SHOWN, 2))[0].detach()

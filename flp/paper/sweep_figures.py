@@ -15,7 +15,7 @@ import pandas as pd
 from flp.experiment import variants
 from flp.experiment.keys import Keys
 from flp.paper.sheet import Legend, sheet
-from flp.params.sections import Offline
+from flp.params.sections import OfflineSettings
 from flp.report import charts
 from flp.report.charts import AGENT_COLORS, FLOW_COLOR, SERIES_COLORS, Line
 from flp.report.collect import EVALUATED, read_table
@@ -104,7 +104,7 @@ def notes(keys: Keys, figure: str) -> list[str]:
     return found
 
 
-def _unlike_the_paper(offline: Offline) -> list[str]:
+def _unlike_the_paper(offline: OfflineSettings) -> list[str]:
     """What else decides by which of the candidates it acts, and learns."""
     told = []
     if offline.selection != "argmax":

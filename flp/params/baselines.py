@@ -17,7 +17,7 @@ class AlgorithmSection(Section):
         return [shared]
 
 
-class Diffusion(AlgorithmSection):
+class DiffusionSettings(AlgorithmSection):
     """What algorithms with a diffusion model of the behaviour and IDQL's value functions share."""
 
     expectile: Expectile = 0.9
@@ -45,7 +45,7 @@ class Diffusion(AlgorithmSection):
         return [self.value_hidden or shared, [self.width, 4 * self.width]]
 
 
-class CAC(AlgorithmSection):
+class CACSettings(AlgorithmSection):
     """Consistency-AC (CAC, agents/ql_consistency.py), with its authors' values for D4RL's antmaze, which FQL's took."""
 
     eta: NonNegative = 1.0
@@ -74,7 +74,7 @@ class CAC(AlgorithmSection):
         return [self.hidden or shared]
 
 
-class CalQL(AlgorithmSection):
+class CalQLSettings(AlgorithmSection):
     """Calibrated Q-learning (Cal-QL, JaxCQL); online, half of every batch is the dataset's."""
 
     weight: NonNegative = 5.0
@@ -89,7 +89,7 @@ class CalQL(AlgorithmSection):
     """Adam's step size of policy and temperature, its authors' value; the critics have offline.learning_rate."""
 
 
-class FAWAC(AlgorithmSection):
+class FAWACSettings(AlgorithmSection):
     """Flow advantage-weighted actor-critic (FQL's paper, Eq. 10)."""
 
     alpha: NonNegative = 3.0
@@ -100,7 +100,7 @@ class FAWAC(AlgorithmSection):
     """Euler steps of its flow."""
 
 
-class FBRAC(AlgorithmSection):
+class FBRACSettings(AlgorithmSection):
     """Flow behaviour-regularised actor-critic (FQL's paper, Eq. 6)."""
 
     alpha: NonNegative = 100.0
@@ -118,7 +118,7 @@ class BehaviorSource(AlgorithmSection):
     """Euler steps of its behaviour flow."""
 
 
-class FQL(BehaviorSource):
+class FQLSettings(BehaviorSource):
     """Flow Q-learning (FQL, agents/fql.py)."""
 
     alpha: Positive = 10.0
@@ -127,7 +127,7 @@ class FQL(BehaviorSource):
     """Divide the actor's Q by its mean absolute value."""
 
 
-class IDQL(Diffusion):
+class IDQLSettings(DiffusionSettings):
     """Implicit diffusion Q-learning (IDQL, jaxrl5), with batch and steps shared (open: 512, and 3M in FQL's runs)."""
 
     value_every: Count = 1
@@ -138,7 +138,7 @@ class IDQL(Diffusion):
     """Rate at which the acting model tracks the one that is trained."""
 
 
-class IFQL(BehaviorSource):
+class IFQLSettings(BehaviorSource):
     """Implicit flow Q-learning (FQL, agents/ifql.py)."""
 
     expectile: Expectile = 0.9
@@ -147,7 +147,7 @@ class IFQL(BehaviorSource):
     """Actions drawn from the flow, the best by Q taken."""
 
 
-class IQL(AlgorithmSection):
+class IQLSettings(AlgorithmSection):
     """Implicit Q-learning (FQL, agents/iql.py)."""
 
     expectile: Expectile = 0.9
@@ -158,7 +158,7 @@ class IQL(AlgorithmSection):
     """Largest advantage weight."""
 
 
-class ReBRAC(AlgorithmSection):
+class ReBRACSettings(AlgorithmSection):
     """ReBRAC (FQL, agents/rebrac.py)."""
 
     alpha_actor: NonNegative = 0.003
@@ -173,7 +173,7 @@ class ReBRAC(AlgorithmSection):
     """Magnitude at which target-policy noise is clipped."""
 
 
-class RLPD(AlgorithmSection):
+class RLPDSettings(AlgorithmSection):
     """Online learning with offline data in every batch (FQL, agents/sac.py)."""
 
     target_entropy: Float = -0.5
@@ -182,7 +182,7 @@ class RLPD(AlgorithmSection):
     """Initial weight of the entropy."""
 
 
-class SRPO(Diffusion):
+class SRPOSettings(DiffusionSettings):
     """Score-regularised policy optimisation (SRPO, SRPO.py), as FQL's authors derived it from IDQL."""
 
     beta: NonNegative = 0.3
@@ -202,14 +202,14 @@ class SRPO(Diffusion):
 class Baselines(Section):
     """The baselines' own hyperparameters; networks, discount, batch and learning rates are shared."""
 
-    cac: CAC = CAC()
-    calql: CalQL = CalQL()
-    fawac: FAWAC = FAWAC()
-    fbrac: FBRAC = FBRAC()
-    fql: FQL = FQL()
-    idql: IDQL = IDQL()
-    ifql: IFQL = IFQL()
-    iql: IQL = IQL()
-    rebrac: ReBRAC = ReBRAC()
-    rlpd: RLPD = RLPD()
-    srpo: SRPO = SRPO()
+    cac: CACSettings = CACSettings()
+    calql: CalQLSettings = CalQLSettings()
+    fawac: FAWACSettings = FAWACSettings()
+    fbrac: FBRACSettings = FBRACSettings()
+    fql: FQLSettings = FQLSettings()
+    idql: IDQLSettings = IDQLSettings()
+    ifql: IFQLSettings = IFQLSettings()
+    iql: IQLSettings = IQLSettings()
+    rebrac: ReBRACSettings = ReBRACSettings()
+    rlpd: RLPDSettings = RLPDSettings()
+    srpo: SRPOSettings = SRPOSettings()

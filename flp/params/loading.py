@@ -23,14 +23,14 @@ from flp.params.own_tasks import OwnTask, named
 from flp.params.sections import (
     ONLINE_ONLY,
     AgentName,
-    Download,
-    Evaluation,
-    Figure2,
-    Flow,
-    Invert,
-    Offline,
-    Online,
-    Report,
+    DownloadSettings,
+    EvaluationSettings,
+    Figure2Settings,
+    FlowSettings,
+    InvertSettings,
+    OfflineSettings,
+    OnlineSettings,
+    ReportSettings,
 )
 from flp.params.yamlfile import read_given, read_yaml
 from flp.system import layout
@@ -52,14 +52,14 @@ class Params(Section):
     """OGBench dataset names, without `-v0`, and names of `tasks`."""
     seeds: Annotated[list[Seed], Field(min_length=1), Distinct]
     """Random seeds: one flow and one policy per dataset, task and seed."""
-    download: Download
-    flow: Flow
-    invert: Invert
-    offline: Offline
-    online: Online
-    evaluation: Evaluation
-    report: Report
-    figure2: Figure2 = Field(default=Figure2())
+    download: DownloadSettings
+    flow: FlowSettings
+    invert: InvertSettings
+    offline: OfflineSettings
+    online: OnlineSettings
+    evaluation: EvaluationSettings
+    report: ReportSettings
+    figure2: Figure2Settings = Field(default=Figure2Settings())
     agents: dict[AgentName, dict[str, Any]] = Field(default={})
     """Other values for one algorithm: `agents: {idql: {offline: {steps: 3000000}, evaluation: {every: 250000}}}`."""
     overrides: dict[str, dict[str, Any]] = Field(default={})

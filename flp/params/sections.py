@@ -25,7 +25,7 @@ from flp.params.fields import (
 )
 
 
-class Download(Section):
+class DownloadSettings(Section):
     """Where the transitions come from."""
 
     source: Literal["ogbench", "generate", "path"]
@@ -50,13 +50,13 @@ class Download(Section):
     """Seconds without a byte after which an attempt is given up."""
 
     @model_validator(mode="after")
-    def _path_given(self) -> Download:
+    def _path_given(self) -> DownloadSettings:
         if self.source == "path" and not self.path:
             raise ValueError("source is 'path' but download.path is empty; name your .npz file there")
         return self
 
 
-class Flow(Section):
+class FlowSettings(Section):
     """The behaviour flow (Eq. 3)."""
 
     hidden: Hidden
@@ -87,7 +87,7 @@ class Flow(Section):
     """Steps between validation losses."""
 
 
-class Invert(Section):
+class InvertSettings(Section):
     """Mapping the dataset's actions to latents."""
 
     batch_size: Count = Field(json_schema_extra=UNKEYED)
@@ -100,7 +100,7 @@ class Invert(Section):
     """Accuracy at telling latents from draws of the prior above which a classifier leads to a warning."""
 
 
-class Sweep(Section):
+class SweepSettings(Section):
     """Extra runs on the run axis, one per value, everything else equal."""
 
     alpha: Annotated[list[Positive], Distinct] = Field(default=[])
@@ -121,7 +121,7 @@ IN_LATENTS = ("flp",)
 ONLINE_ONLY = ("rlpd",)
 
 
-class Offline(Section):
+class OfflineSettings(Section):
     """Offline training of every algorithm; FLP's own values are among these, the baselines' in `baselines`."""
 
     agents: Annotated[list[AgentName], Field(min_length=1), Distinct] = Field(json_schema_extra=UNKEYED)
@@ -186,17 +186,17 @@ class Offline(Section):
     """Compile the updates, which takes a minute and changes rounding. Needs a C++ compiler (on a GPU, Triton)."""
     seeds_per_job: Count = Field(default=1, json_schema_extra=UNKEYED)
     """Seeds trained together in one job; 8 fills a large GPU."""
-    sweep: Sweep = Field(default=Sweep(), json_schema_extra=UNKEYED)
+    sweep: SweepSettings = Field(default=SweepSettings(), json_schema_extra=UNKEYED)
     baselines: Baselines = Field(default=Baselines(), json_schema_extra=UNKEYED)
 
     @model_validator(mode="after")
-    def _clamps_ordered(self) -> Offline:
+    def _clamps_ordered(self) -> OfflineSettings:
         if not self.log_std_min < 0 < self.log_std_max:
             raise ValueError("log_std_min < 0 < log_std_max must hold, for the policy starts at the prior (log std 0)")
         return self
 
     @model_validator(mode="after")
-    def _discount_grows(self) -> Offline:
+    def _discount_grows(self) -> OfflineSettings:
         if self.discount_start is not None and self.discount_start > self.discount:
             raise ValueError(f"discount_start must not be above discount, {self.discount}: it grows to that")
         if self.discount_start is not None and "calql" in self.agents:
@@ -206,7 +206,7 @@ class Offline(Section):
         return self
 
     @model_validator(mode="after")
-    def _sweep_changes_something(self) -> Offline:
+    def _sweep_changes_something(self) -> OfflineSettings:
         for quantity in ("candidates", "alpha"):
             if getattr(self.sweep, quantity) and (why := self.without_effect(quantity)):
                 raise ValueError(f"sweep.{quantity} would train one policy again and again: {why}")
@@ -224,7 +224,7 @@ class Offline(Section):
         return ""
 
 
-class Online(Section):
+class OnlineSettings(Section):
     """Fine-tuning in the environment: one environment step per gradient step, flow frozen."""
 
     steps: Natural
@@ -236,7 +236,7 @@ class Online(Section):
     """Tasks to fine-tune on; empty for all of `offline.tasks`."""
 
 
-class Evaluation(Section):
+class EvaluationSettings(Section):
     """How success is measured."""
 
     every: Count
@@ -247,7 +247,7 @@ class Evaluation(Section):
     """Seed of the episodes: the same for every agent."""
 
 
-class Report(Section):
+class ReportSettings(Section):
     """The page."""
 
     average_last: Count
@@ -262,7 +262,7 @@ class Report(Section):
     """Send live curves to Weights & Biases (the extra `wandb`), configured by its environment variables."""
 
 
-class Figure2(Section):
+class Figure2Settings(Section):
     """The toy problem of the paper's Figure 2, which no other stage reads."""
 
     steps: Count = 2000
@@ -275,18 +275,18 @@ class Figure2(Section):
     """Seed of all its random numbers."""
 
 
-def starts_from_flow(agent: str, offline: Offline) -> bool:
+def starts_from_flow(agent: str, offline: OfflineSettings) -> bool:
     """Whether an algorithm's policies are built on the pretrained flow, and so depend on it."""
     own = getattr(offline.baselines, agent, None)
     return agent in IN_LATENTS or getattr(own, "flow", None) == "pretrained"
 
 
-def offline_steps(agent: str, offline: Offline) -> int:
+def offline_steps(agent: str, offline: OfflineSettings) -> int:
     """Gradient steps of an algorithm's offline stage: none if it only learns online."""
     return 0 if agent in ONLINE_ONLY else offline.steps
 
 
-def hidden_layers(agent: str, offline: Offline) -> list[list[int]]:
+def hidden_layers(agent: str, offline: OfflineSettings) -> list[list[int]]:
     """Widths of the hidden layers of an algorithm's networks, one list for each kind of network."""
     own = getattr(offline.baselines, agent, None)
     return [offline.hidden] if own is None else own.layers(offline.hidden)

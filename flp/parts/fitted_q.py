@@ -15,7 +15,7 @@ from torch import Tensor
 
 from flp.learner.nets import Critic, follow, standardize
 from flp.learner.optimizers import Adam, descend
-from flp.params.sections import Offline
+from flp.params.sections import OfflineSettings
 from flp.parts.common import start_values
 from flp.randomness.streams import RunStreams
 
@@ -50,7 +50,7 @@ class Logged:
 
 def fitted_q(
     data: Logged,
-    offline: Offline,
+    offline: OfflineSettings,
     moments: tuple[Tensor, Tensor],
     seed: int,
     tick: Callable[[], None] = lambda: None,

@@ -20,7 +20,7 @@ from flp.data.own_file import bring_in
 from flp.experiment.keys import Keys
 from flp.experiment.program import Job, stage
 from flp.own.bring import bring_in as bring_task_in
-from flp.params.sections import Download
+from flp.params.sections import DownloadSettings
 from flp.supervision.foresight import check, generate_needs
 from flp.supervision.status import Status
 from flp.system import layout
@@ -77,7 +77,7 @@ def make(job: Job, key: str) -> None:
     )
 
 
-def obtain(name: str, settings: Download, train: Path, validation: Path, resume: Path, workers: int) -> None:
+def obtain(name: str, settings: DownloadSettings, train: Path, validation: Path, resume: Path, workers: int) -> None:
     """Get both files from the chosen source."""
     if settings.source == "generate":
         remedy = "lower download.episodes, or use fewer --threads"
@@ -109,7 +109,7 @@ def obtain(name: str, settings: Download, train: Path, validation: Path, resume:
         )
 
 
-def label(settings: Download) -> str:
+def label(settings: DownloadSettings) -> str:
     """What a table may call these data."""
     if settings.source == "ogbench":
         return "OGBench's files"

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import yaml
 
-from flp.params.sections import Report
+from flp.params.sections import ReportSettings
 from flp.params.yamlfile import flat
 from flp.system import layout
 from flp.system.errors import FLPError
@@ -50,7 +50,7 @@ class Boards:
     """
 
     def __init__(
-        self, report: Report, output: Path | str, parameters: Row, runs: Mapping[str, Row] | None = None
+        self, report: ReportSettings, output: Path | str, parameters: Row, runs: Mapping[str, Row] | None = None
     ) -> None:
         self.kinds = [kind for name, kind in KINDS.items() if getattr(report, name)]
         for name in KINDS:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from flp.data.environments import OGBenchSpec, specification, with_validation
 from flp.params.loading import Params
 from flp.params.run import Run
-from flp.params.sections import Download
+from flp.params.sections import DownloadSettings
 from flp.system import layout
 from flp.system.errors import FLPError
 
@@ -103,7 +103,7 @@ def _actions_per_transition(params: Params, agent: str, run: Run) -> int:
     return counts.get(agent, 1)
 
 
-def generate_needs(dataset: str, settings: Download, workers: int) -> Needs:
+def generate_needs(dataset: str, settings: DownloadSettings, workers: int) -> Needs:
     """What generating a dataset needs: every row in memory, and twice on disk, in shards and in the files."""
     spec = specification(dataset)
     rows = generated_rows(spec, settings)
@@ -111,7 +111,7 @@ def generate_needs(dataset: str, settings: Download, workers: int) -> Needs:
     return Needs(2 * size + workers * _PROCESS, 0, 2 * size)
 
 
-def generated_rows(spec: OGBenchSpec, settings: Download) -> int:
+def generated_rows(spec: OGBenchSpec, settings: DownloadSettings) -> int:
     """Rows of the training and validation episodes that are generated."""
     episodes = with_validation(settings.episodes or spec.episodes)
     return episodes * (settings.steps_per_episode or spec.steps_per_episode)

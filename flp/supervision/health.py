@@ -16,7 +16,7 @@ from torch import Tensor
 
 from flp.learner.replay import Replay
 from flp.learner.trainable import Learner, Logs
-from flp.params.sections import Offline
+from flp.params.sections import OfflineSettings
 from flp.parts.base import Agent
 
 _Q_MEANS = ("q", "actor_q", "v")  # over a batch
@@ -73,7 +73,7 @@ class Health:
         self,
         label: str,
         names: Sequence[str],
-        offline: Offline,
+        offline: OfflineSettings,
         replay: Replay,
         agent: Agent,
         on_failure: Callable[[int], None] = lambda run: None,

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from flp.data.environments import EnvironmentSpec
 from flp.params.loading import Params
-from flp.params.sections import Offline
+from flp.params.sections import OfflineSettings
 from flp.system.hashing import hash_of
 
 COMPILE_SECONDS = 35.0
@@ -74,7 +74,7 @@ class Operation:
     default: float = field(default=1.0, compare=False)
 
 
-def setting_of(offline: Offline) -> str:
+def setting_of(offline: OfflineSettings) -> str:
     """Precision and compilation in words."""
     return f"{offline.precision} compiled" if offline.compile else offline.precision
 

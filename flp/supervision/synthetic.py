@@ -11,8 +11,7 @@ from flp.flow.velocity import VelocityField
 from flp.learner.compiled import Compiled
 from flp.learner.replay import Replay
 from flp.learner.trainer import Trainer
-from flp.params.sections import Flow as FlowSettings
-from flp.params.sections import Offline
+from flp.params.sections import FlowSettings, OfflineSettings
 from flp.parts.base import Agent, Spec
 from flp.randomness.streams import RunStreams
 
@@ -29,7 +28,7 @@ def untrained_flow(settings: FlowSettings, sizes: tuple[int, int], runs: int, de
     return Flow(field, settings.solver, settings.solver_steps, settings.solver_grading)
 
 
-def untrained_agent(name: str, offline: Offline, flow: Flow, sizes: tuple[int, int], runs: int) -> Agent:
+def untrained_agent(name: str, offline: OfflineSettings, flow: Flow, sizes: tuple[int, int], runs: int) -> Agent:
     """An agent of R runs, on the flow's device."""
     device = next(flow.field.parameters()).device
     spec = Spec(
@@ -46,7 +45,7 @@ def untrained_agent(name: str, offline: Offline, flow: Flow, sizes: tuple[int, i
 
 def random_trainer(
     agent: Agent,
-    offline: Offline,
+    offline: OfflineSettings,
     sizes: tuple[int, int],
     runs: int,
     device: torch.device,
