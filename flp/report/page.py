@@ -24,6 +24,7 @@ from flp.report.templating import render
 from flp.system import layout
 from flp.system.artifacts import FORMAT_VERSION, made_with, versions, write_json, write_text
 from flp.system.hashing import sha256_of
+from flp.system.units import duration
 
 
 @dataclass(frozen=True)
@@ -243,16 +244,6 @@ def _versions(results: Results) -> list[dict[str, Any]]:
 def percent(share: float) -> str:
     """`0.634` → `63`."""
     return f"{100 * share:.0f}"
-
-
-def duration(seconds: float | None) -> str:
-    """`75.0` → `1 min 15 s`."""
-    if seconds is None or seconds != seconds:
-        return ""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    parts = [f"{hours} h"] * (hours > 0) + [f"{minutes} min"] * (minutes > 0)
-    return " ".join(parts + [f"{rest} s"] * (hours == 0))
 
 
 _HELPERS: dict[str, Callable[..., str]] = {
