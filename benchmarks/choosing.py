@@ -103,8 +103,8 @@ def draw(arguments: argparse.Namespace) -> None:
     figure, panels = plt.subplots(len(tables), len(TARGETS), figsize=(9, 5), sharey=True, layout="constrained")
     for row, table in zip(panels, tables, strict=True):
         for panel, targets in zip(row, TARGETS, strict=True):
-            shown = table[table["targets"] == targets]
-            mean = shown.groupby(["width", "rate", "selection", "N", "temperature"])["success"].mean().mul(100)
+            rows = table[table["targets"] == targets]
+            mean = rows.groupby(["width", "rate", "selection", "N", "temperature"])["success"].mean().mul(100)
             places = sorted({(width, rate) for width, rate, *_ in mean.index})
             for k, (way, name, color) in enumerate(zip(WAYS, NAMES, COLORS, strict=True)):
                 left = [i + 0.14 * (k - 2.5) for i in range(len(places))]

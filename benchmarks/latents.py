@@ -57,9 +57,9 @@ def draw_test(folders: list[Path], plt: Any) -> None:
     figure, panel = plt.subplots(figsize=(6, 2.6), layout="constrained")
     names = {"all": "all rows", "saturated": "rows at ±1", "other": "other rows"}
     for i, (folder, color, title) in enumerate(zip(folders, (ORANGE, BLUE), TITLES, strict=True)):
-        found = read_json(the(folder, "results/*/flow/quality/seed0/quality.json"))["two_sample"]
+        test = read_json(the(folder, "results/*/flow/quality/seed0/quality.json"))["two_sample"]
         for k, part in enumerate(names):
-            accuracy, (low, high) = 100 * found[part]["accuracy"], (100 * x for x in found[part]["interval"])
+            accuracy, (low, high) = 100 * test[part]["accuracy"], (100 * x for x in test[part]["interval"])
             panel.errorbar(
                 accuracy,
                 k + 0.24 * i - 0.12,

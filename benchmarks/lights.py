@@ -146,8 +146,8 @@ def main() -> None:
         puzzle = task_of(arguments.dataset, task)
         for discount in arguments.discounts:
             for steps in arguments.steps:
-                told = along_the_way(puzzle, discount, steps)
-                print(f"task {task} | discount {discount} | {steps} steps | {told}", flush=True)
+                line = along_the_way(puzzle, discount, steps)
+                print(f"task {task} | discount {discount} | {steps} steps | {line}", flush=True)
 
 
 if __name__ == "__main__":

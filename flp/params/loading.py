@@ -224,15 +224,15 @@ def _first_problem(error: ValidationError) -> str:
         return f"{place}: missing; see the default params.yaml for its meaning and a sensible value"
     if problem["type"] == "value_error":
         return f"{place}: {problem['msg'].removeprefix('Value error, ')}"
-    shown = _shown(problem["input"])
+    value = _shortened(problem["input"])
     message = problem["msg"][0].lower() + problem["msg"][1:]
     hint = nearest(problem["input"], _literals(problem["msg"])) if isinstance(problem["input"], str) else ""
     if problem["type"] in ("int_type", "int_from_float") and isinstance(real := number(problem["input"]), float):
         hint = f"; write {int(real)}" if real.is_integer() and abs(real) < 1e15 else ""
-    return f"{place}: {message}, got {shown}{hint}"
+    return f"{place}: {message}, got {value}{hint}"
 
 
-def _shown(value: object) -> str:
+def _shortened(value: object) -> str:
     """A short representation, however large or deep the value is."""
     short = reprlib.Repr()
     short.maxstring = short.maxother = short.maxlong = 60

@@ -1,6 +1,6 @@
 """`flp check`: whether params.yaml (and presets) are valid, what they would train, and how long that takes.
 
-For a task of the user's, its data are read and its environment is opened, and the two are compared.
+For a user's task, the data are read, the environment is opened, and the two are compared.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from flp.supervision.foresight import EMULATED, emulates
 
 
 def check(keys: Keys, args: argparse.Namespace) -> int:
-    """Say what would be trained; that the parameters could be read is the check."""
+    """Print what would be trained; the parameters were checked when they were read."""
     for name in keys.params.datasets:
         if name in keys.params.tasks:
             print(f"{name}: {task(keys.params.tasks[name].asked(name))}")
@@ -38,17 +38,17 @@ def check(keys: Keys, args: argparse.Namespace) -> int:
 
 
 def task(asked: Asked) -> str:
-    """What is found out of a task, in a line.
+    """A user's task in one line: its sizes, units, environment and criterion of success.
 
     Raises:
-        FLPError: its data are not whole, or do not fit its environment.
+        FLPError: its data are damaged, or do not match its environment.
     """
-    found = gather(asked)
-    spec, rows = found.spec, sum(int((~part["terminals"]).sum()) for part in found.parts)
+    data = gather(asked)
+    spec, rows = data.spec, sum(int((~part["terminals"]).sum()) for part in data.parts)
     with closing(spec.make(1)) if spec.simulated else nullcontext() as env:
         if env is not None:
             seeded_reset(env, 0)
-            env.step(np.zeros(spec.action_dim, np.float32))  # its rule of success is asked too
+            env.step(np.zeros(spec.action_dim, np.float32))  # this also evaluates its criterion of success
     units = "in [-1, 1]" if spec.in_units else f"scaled from {list(spec.low)} … {list(spec.high)}"
     place = f"{spec.environment}, {spec.horizon} steps" if spec.simulated else "no simulator"
     return (

@@ -19,6 +19,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def json_schema() -> str:
-    """The schema as text."""
+    """The schema as JSON text."""
     schema = Params.model_json_schema()
     return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}, indent=2) + "\n"

@@ -32,24 +32,24 @@ def normal(name: str) -> str:
 def pins() -> dict[str, str]:
     """constraints.txt: name → version."""
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    found = [line.split("==") for line in lines if "==" in line and not line.startswith("#")]
-    return {normal(name): version.split("+")[0].strip() for name, version in found}
+    pinned = [line.split("==") for line in lines if "==" in line and not line.startswith("#")]
+    return {normal(name): version.split("+")[0].strip() for name, version in pinned}
 
 
 def requirements(name: str) -> set[str]:
     """What a distribution requires on this platform, with the extras that it asks for."""
     from packaging.requirements import Requirement
 
-    found = set()
+    names = set()
     for text in distribution(name).requires or []:
         need = Requirement(text)
         if normal(need.name) in FRONT_ENDS:
             continue
         if need.marker is None or need.marker.evaluate({"extra": ""}):
-            found.add(normal(need.name))
+            names.add(normal(need.name))
             for extra in need.extras:
-                found |= _of_extra(normal(need.name), extra)
-    return found
+                names |= _of_extra(normal(need.name), extra)
+    return names
 
 
 def _of_extra(name: str, extra: str) -> set[str]:
@@ -61,14 +61,14 @@ def _of_extra(name: str, extra: str) -> set[str]:
 
 def closure() -> list[str]:
     """Every distribution the stages need, but for what conda brings."""
-    found: set[str] = set()
+    names: set[str] = set()
     pending = sorted(requirements("flp"))
     while pending:
         name = pending.pop()
-        if name not in found and name not in CONDA:
-            found.add(name)
+        if name not in names and name not in CONDA:
+            names.add(name)
             pending.extend(sorted(requirements(name)))
-    return sorted(found)
+    return sorted(names)
 
 
 def environment() -> str:

@@ -19,8 +19,8 @@ def main(dataset: str) -> int:
     """Write the file; return the exit status."""
     prepare_process()
     try:
-        found = graph(Keys(load_params("params.yaml"))).values()
-        artifacts = [a for a in found if a.name.split("/")[0] == dataset and a.stage not in ON_REQUEST]
+        artifacts = graph(Keys(load_params("params.yaml"))).values()
+        artifacts = [a for a in artifacts if a.name.split("/")[0] == dataset and a.stage not in ON_REQUEST]
         keys = {f"{a.stage}/{a.name}": a.key for a in artifacts}
         write_json(f"results/keys/{dataset}.json", keys)
     except FLPError as error:
