@@ -52,7 +52,7 @@ class Lights:
             values = better
 
     def stay(self, discount: float) -> NDArray[np.float64]:
-        """What it is worth to press nothing any more, `[states]`; the task ends where nothing is wrong."""
+        """Values of never pressing again, `[states]`; the task ends where no button is wrong."""
         return -self.wrong / (1 - discount)
 
     def way(self, presses: NDArray[np.float64], discount: float) -> list[int]:
@@ -63,7 +63,7 @@ class Lights:
         return way
 
     def to_go(self) -> NDArray[np.int64]:
-        """How many presses solve it from every state, `[states]`; -1 where none do."""
+        """The number of presses that solve it from each state, `[states]`; -1 if none do."""
         left = np.where(self.wrong == 0, 0, -1)
         for presses in range(self.after.shape[1]):
             # Pressing a button again undoes it: what a solved state leads to leads to it.
@@ -123,7 +123,7 @@ def beside_the_optimum(folder: Path, steps: int, stride: int = 50) -> list[str]:
 
 
 def along_the_way(puzzle: Lights, discount: float, steps: int) -> str:
-    """How many buttons are wrong on the optimum's way, and what going on and staying are worth there."""
+    """The number of wrong buttons along the optimal way, with the values of continuing and of staying."""
     presses, stay = puzzle.optimum(discount, steps), puzzle.stay(discount)
     way = puzzle.way(presses, discount)
     stops = [f"{puzzle.wrong[s]} wrong ({presses[s].max():.0f}, stay {stay[s]:.0f})" for s in way if puzzle.wrong[s]]
@@ -131,11 +131,11 @@ def along_the_way(puzzle: Lights, discount: float, steps: int) -> str:
 
 
 def main() -> None:
-    """A row for every task, discount and number of steps; or for every policy, the critic beside the optimum."""
+    """A row for every task, discount and number of steps; or for every policy, the critic compared with the optimum."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked = parser.add_mutually_exclusive_group(required=True)
     asked.add_argument("dataset", nargs="?", choices=["puzzle-3x3-play", "puzzle-4x4-play"])
-    asked.add_argument("--policies", type=Path, nargs="+", help="whose critics to set beside the optimum")
+    asked.add_argument("--policies", type=Path, nargs="+", help="whose critics to compare with the optimum")
     parser.add_argument("--discounts", type=float, nargs="+", default=[0.99, 0.995, 0.998], help="policies have theirs")
     parser.add_argument("--steps", type=int, nargs="+", default=[20, 27], help="that a press takes")
     arguments = parser.parse_args()

@@ -81,8 +81,8 @@ def judge(packages: list[dict[str, Any]], accepted: dict[str, str]) -> tuple[lis
                 lines.append(f"{text}, accepted: {reasons[0]}")
             else:
                 failed = True
-                mended = " or ".join(vulnerability.get("fix_versions", [])) or "no version yet"
-                lines.append(f"{text}, mended in {mended}; pin that in constraints.txt, or accept it in pyproject.toml")
+                fixed = " or ".join(vulnerability.get("fix_versions", [])) or "no version yet"
+                lines.append(f"{text}, fixed in {fixed}; pin that in constraints.txt, or accept it in pyproject.toml")
     lines += [
         f"{name} is accepted in pyproject.toml but no longer found; remove it" for name in accepted.keys() - known
     ]

@@ -40,7 +40,7 @@ def main() -> int:
         if version == f"3.{sys.version_info.minor}":
             print(f"{python}: .venv is made with it")
         elif not is_at_hand(python):
-            print(f"{python}: not tried, it is not at hand")
+            print(f"{python}: not tried, it is not installed")
         else:
             print(f"{python}: installing …", flush=True)
             works = install(python)

@@ -116,7 +116,7 @@ class Forecast:
 
     def _training(self, job: PlannedJob, params: Params, operations: Operations, threads: int) -> float:
         """Seconds of a job's runs: sharded over processes that share the threads, or stacked in one on a GPU."""
-        processes = 1 if self.gpu else dealt(job.runs, threads)
+        processes = 1 if self.gpu else process_count(job.runs, threads)
         stacked = ceil(job.runs / processes)
         # Runs whose times add up.
         in_turn = stacked if self.gpu else max(stacked, job.runs / threads)
@@ -164,7 +164,7 @@ class Forecast:
         return seconds
 
 
-def dealt(runs: int, threads: int) -> int:
+def process_count(runs: int, threads: int) -> int:
     """Processes that runs are sharded over: one for a single thread, else up to two for each."""
     return 1 if threads == 1 else min(runs, 2 * threads)
 

@@ -68,7 +68,7 @@ def require_current(keys: Keys, dataset: str, seeds: Sequence[int] = (), *, late
         if key_of(path + ".json") not in (None, key):
             raise FLPError(
                 f"{path} was made with other parameters or by another version of the source than now; "
-                "make it anew with `snakemake --cores all`, or by its own stage"
+                "make it again with `snakemake --cores all`, or by its own stage"
             )
 
 

@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection
 import torch
 
 from flp.data.environments import EnvironmentSpec, OGBenchSpec
-from flp.experiment.forecast import START, Forecast, dealt
+from flp.experiment.forecast import START, Forecast, process_count
 from flp.experiment.keys import Keys
 from flp.experiment.workload import MOST_THREADS, flow_threads, known_spec
 from flp.learner.devices import set_up
@@ -209,9 +209,8 @@ class Survey:
     def _inversion(self, operations: Operations, threads: int, slice_: float) -> Measured:
         watch = self._watch(operations.spec, slice_)
         alone = watch.inversion(operations.params, 1)
-        if self._on_gpu or threads == 1 or self.costs.contention is not None:
-            return {operations.inversion(): alone}
-        self.costs.contention = max(1.0, watch.inversion(operations.params, threads) / alone)
+        if not self._on_gpu and threads > 1 and self.costs.contention is None:
+            self.costs.contention = max(1.0, watch.inversion(operations.params, threads) / alone)
         return {operations.inversion(): alone}
 
     def _steps(self, operations: Operations, slice_: float) -> Measured:
@@ -244,7 +243,7 @@ class Survey:
         jobs = (job for job in self.keys.jobs() if (job.dataset, job.agent) == (dataset, agent))
         runs = max(len(self.keys.runs(*job)) for job in jobs)
         if not self._on_gpu:
-            return [ceil(runs / dealt(runs, min(runs, self.cores, MOST_THREADS)))]
+            return [ceil(runs / process_count(runs, min(runs, self.cores, MOST_THREADS)))]
         seeds = self._agent_params(dataset, agent).offline.seeds_per_job
         return [runs, max(runs, runs * min(8, len(self.keys.params.seeds)) // seeds)]
 

@@ -21,7 +21,7 @@ def unique(values: list[Any]) -> list[Any]:
     """The values, which may not repeat (`ValueError`)."""
     repeated = {value for value in values if values.count(value) > 1}
     if repeated:
-        raise ValueError(f"{sorted(repeated)} stands more than once; name each one once")
+        raise ValueError(f"{sorted(repeated)} appears more than once; name each one once")
     return values
 
 

@@ -173,7 +173,7 @@ def parse(values: object, source: str = "params.yaml") -> Params:
     except ValidationError as error:
         raise FLPError(f"{source}: {_first_problem(error)}") from None
     except UnicodeEncodeError as error:
-        raise FLPError(f"{source}: {error.object!a} holds half a character; write it anew") from None
+        raise FLPError(f"{source}: {error.object!a} holds half a character; write it again") from None
     for dataset, overlay in params.overrides.items():
         place = f"{source}: overrides.{dataset}"
         try:

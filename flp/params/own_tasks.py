@@ -45,7 +45,7 @@ class TaskData(Section):
     """Where a task's transitions are: one of the two."""
 
     path: str | None = None
-    """A `.npz` or HDF5 file (`.h5`, `.hdf5`) in D4RL's layout; `{stem}-val` beside it holds the held-out episodes."""
+    """A `.npz` or HDF5 file (`.h5`, `.hdf5`) in D4RL's layout; `{stem}-val` next to it holds the held-out episodes."""
     minari: str | None = None
     """A dataset of Minari's: a folder, or an id, which is downloaded if it is not there."""
 

@@ -31,7 +31,7 @@ class DownloadSettings(Section):
     source: Literal["ogbench", "generate", "path"]
     """`ogbench` downloads, `generate` makes them here, `path` copies a file of yours."""
     path: str | None = None
-    """The `.npz` to take when `source` is `path`; its validation file is `{stem}-val.npz` beside it."""
+    """The `.npz` to take when `source` is `path`; its validation file is `{stem}-val.npz` next to it."""
     episodes: Count | None = None
     """Training episodes to generate; empty for OGBench's own number."""
     steps_per_episode: Annotated[int, Field(ge=2, le=10**7)] | None = None

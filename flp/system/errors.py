@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 _DISK = "check the disk (`dmesg` may say more), or use another one"
 _NETWORK = "check that the network file system is up and mounted, then run again"
-_PERMISSIONS = "mend the permissions of the file and its folder, or ask their owner"
+_PERMISSIONS = "fix the permissions of the file and its folder, or ask their owner"
 _ADVICE = {
     errno.ENOSPC: "free some space on that disk, then run again",
     errno.EDQUOT: "your quota is used up: delete something of yours there or ask for more, then run again",
@@ -31,7 +31,7 @@ _ADVICE = {
     errno.EISDIR: "a folder stands where a file should: move it away, or correct the path",
     errno.ENOTEMPTY: "a folder that is not empty stands in the way: move it away",
     errno.EEXIST: "something stands in the way: move it away",
-    errno.ELOOP: "links lead in a circle there: mend them",
+    errno.ELOOP: "links lead in a circle there: fix them",
     errno.EXDEV: "a file cannot move between file systems: check the links and mounts there",
     errno.EBUSY: "another program or a mount holds it: end that, then run again",
     errno.ETXTBSY: "another program runs it: end that, then run again",
