@@ -19,11 +19,11 @@ import matplotlib
 import pandas as pd
 
 from flp.agents.flp import FLP
-from flp.evaluation.rollout import Evaluator
+from flp.evaluation.evaluator import Evaluator
 from flp.learner.devices import set_up
 from flp.params.loading import Params, load_params
 from flp.params.run import Run
-from flp.runs.batchwork import Batchwork
+from flp.runs.run_batch import RunBatch
 from flp.system.progress import Progress
 
 IMAGE = Path(__file__).resolve().parents[1] / "docs" / "images" / "latents-sweep.png"
@@ -41,7 +41,7 @@ def changed(params: Params, hidden: list[int], rate: float, steps: int) -> Param
     return params.model_copy(update={"offline": offline})
 
 
-def trained(work: Batchwork, label: str) -> FLP:
+def trained(work: RunBatch, label: str) -> FLP:
     """The agent after training as in `offline_train`, without evaluations."""
     offline = work.params.offline
     agent, replay = work.load()
@@ -84,7 +84,7 @@ def measure(arguments: argparse.Namespace) -> None:
     table = []
     for width, rate in itertools.product(arguments.widths, arguments.rates):
         hidden = [width] * arguments.layers
-        work = Batchwork(dataset, "flp", runs, changed(params, hidden, rate, arguments.steps), device)
+        work = RunBatch(dataset, "flp", runs, changed(params, hidden, rate, arguments.steps), device)
         agent = trained(work, f"{dataset} {width} {rate:g}")
         with Evaluator(dataset, [run.task for run in runs], episodes=arguments.episodes) as evaluator:
             for row in successes(agent, evaluator):

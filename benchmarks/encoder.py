@@ -14,7 +14,7 @@ import time
 import torch
 
 from benchmarks.measure import least_processor_seconds
-from flp.data.load import Dataset, load_dataset
+from flp.data.load import Dataset, read_dataset
 from flp.data.moments import observation_moments
 from flp.flow.behavior import Flow
 from flp.flow.matching import FlowLearner, Pairs, validation_loss
@@ -64,8 +64,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30_000)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    data, held_out = (load_dataset(layout.DATA.format(dataset=arguments.dataset) + s) for s in (".npz", "-val.npz"))
-    mean, deviation = map(torch.as_tensor, observation_moments(data.observations))
+    data, held_out = (read_dataset(layout.DATA.format(dataset=arguments.dataset) + s) for s in (".npz", "-val.npz"))
+    mean, deviation = observation_moments(data.observations)
     train, validation = pairs(arguments.dataset, data), pairs(arguments.dataset, held_out)
     some = validation.transitions[:INVERTED]
     for name, (hidden, encoder, draws) in FLOWS.items():

@@ -17,7 +17,7 @@ from torchdiffeq import odeint
 
 from benchmarks.measure import row, seconds, sgemm_rate
 from flp.data.generate import generate
-from flp.data.load import load_dataset
+from flp.data.load import read_dataset
 from flp.flow.behavior import Flow
 from flp.flow.inversion import invert
 from flp.flow.matching import FlowLearner, Pairs
@@ -35,7 +35,7 @@ def cube_double(episodes: int, workers: int) -> tuple[torch.Tensor, torch.Tensor
     with tempfile.TemporaryDirectory() as folder:
         train, validation = Path(folder) / "data.npz", Path(folder) / "data-val.npz"
         generate(DATASET, train, validation, seed=0, workers=workers, episodes=episodes, progress=False)
-        data = load_dataset(train)
+        data = read_dataset(train)
         rows = data.transitions
         return torch.from_numpy(data.observations[rows]), torch.from_numpy(data.actions[rows])
 

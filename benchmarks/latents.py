@@ -18,7 +18,7 @@ import matplotlib
 import torch
 from torch import nn
 
-from flp.data.load import load_dataset
+from flp.data.load import read_dataset
 from flp.flow.saturation import saturated
 from flp.learner.optimizers import Adam
 from flp.parts.latent import kl_to_prior, sample
@@ -41,7 +41,7 @@ def draw_atoms(folders: list[Path], plt: Any) -> None:
     """Latents of the rows whose first action coordinate is at ±1, in the plane."""
     figure, panels = plt.subplots(1, 2, figsize=(8, 4), sharey=True, layout="constrained")
     for folder, title, panel in zip(folders, TITLES, panels, strict=True):
-        data = load_dataset(str(the(folder, "data/*navigate.npz")))
+        data = read_dataset(str(the(folder, "data/*navigate.npz")))
         tensors, _ = load_tensors(str(the(folder, "results/*/latent/seed0/latent.safetensors")))
         x, y = tensors["latents"].numpy()[saturated(data.actions[data.transitions])[:, 0]].T
         panel.hexbin(x, y, gridsize=90, extent=(-4, 4, -4, 4), bins="log", mincnt=1, cmap="viridis", linewidths=0)

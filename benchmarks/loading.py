@@ -17,9 +17,9 @@ GOAL = 1.5  # times the arrays' size
 _CHILD = """
 import sys
 from benchmarks.loading import memory
-from flp.data.load import load_dataset
+from flp.data.load import read_dataset
 before = memory("VmRSS")
-data = load_dataset(sys.argv[1])
+data = read_dataset(sys.argv[1])
 arrays = (data.observations, data.actions, data.terminals, data.qpos, data.qvel)
 print(memory("VmHWM") - before, sum(array.nbytes for array in arrays))
 """

@@ -1,1 +1,1 @@
-"""OGBench's robot arm: its environments and its planned controllers, to the same bytes in less time."""
+"""Faster versions of OGBench's robot-arm environments and planned controllers, with identical results."""

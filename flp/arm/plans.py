@@ -1,4 +1,4 @@
-"""OGBench's planned controllers, whose plans are interpolated at all of their times at once."""
+"""OGBench's planned controllers, with plans interpolated at all steps at once."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from scipy.ndimage import gaussian_filter1d
 from flp.arm.quaternions import Quaternion, product, yaw_of
 
 
-class QuickPlan(PlanOracle):  # type: ignore[misc]
-    """`PlanOracle`, to be put before one of its kinds."""
+class FastPlan(PlanOracle):  # type: ignore[misc]
+    """`PlanOracle`; a mix-in that goes before one of its subclasses."""
 
     def compute_plan(self, times: list[float], poses: list[Any], grasps: list[float]) -> NDArray[np.float64]:
-        """Position, yaw and grasp at every step of the plan, with noise that is correlated in time."""
+        """Position, yaw and grasp at every step of the plan, `[steps, 5]`, with temporally correlated noise."""
         at = self._step_times()
         plan = np.empty((len(at), 5))
         plan[:, :3] = interp1d(times, [p.translation() for p in poses], kind="linear", axis=0, assume_sorted=True)(at)
@@ -38,7 +38,7 @@ class QuickPlan(PlanOracle):  # type: ignore[misc]
         return np.array(at)
 
     def _yaws(self, times: NDArray[np.float64], turns: list[Any], at: NDArray[np.float64]) -> list[float]:
-        """`lie.interpolate` between rotations; the logarithm of a segment is taken once."""
+        """`lie.interpolate` between rotations, with each segment's logarithm computed once."""
         begun: list[Quaternion] = [tuple(turn.wxyz.tolist()) for turn in turns]
         logs = [(a.inverse() @ b).log() for a, b in pairwise(turns)]
         segments = np.searchsorted(times, at, side="right") - 1

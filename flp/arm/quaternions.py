@@ -1,4 +1,4 @@
-"""OGBench's arithmetic of rotations (`ogbench.manipspace.lie`) on plain numbers, operation by operation."""
+"""OGBench's rotation arithmetic (`ogbench.manipspace.lie`) on plain floats, operation by operation."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def norm(x: Vector) -> float:
 
 
 def clipped(x: float, low: float, high: float) -> float:
-    """`np.clip` of a number: -0.0 and NaN stay what they are, as there."""
+    """`np.clip` of a number, with the same treatment of -0.0 and NaN."""
     return min(max(x, low), high)
 
 
 def yaw_of(quaternion: Quaternion | list[float]) -> float:
-    """`SO3.compute_yaw_radians`; `math`'s arctan2 would round otherwise, and products otherwise than powers."""
+    """`SO3.compute_yaw_radians`; `math.atan2`, or products in place of powers, would round differently."""
     w, x, y, z = quaternion
     return float(np.arctan2(2 * (w * z + x * y), 1 - 2 * (y**2 + z**2)))
 
@@ -36,8 +36,8 @@ def about_z(theta: float) -> Quaternion:
     else:
         angle = math.sqrt(square)
         real, imaginary = float(np.cos(0.5 * angle)), float(np.sin(0.5 * angle)) / angle
-    nothing = imaginary * 0.0
-    return real, nothing, nothing, imaginary * theta
+    zero = imaginary * 0.0
+    return real, zero, zero, imaginary * theta
 
 
 def product(a: Quaternion, b: Quaternion) -> Quaternion:
@@ -53,6 +53,6 @@ def product(a: Quaternion, b: Quaternion) -> Quaternion:
 
 
 def centred(position: list[float]) -> tuple[float, float, float]:
-    """A position as it is seen."""
+    """A position in the scale of observations."""
     x, y, z = position
     return (x - 0.425) * 10.0, (y - 0.0) * 10.0, (z - 0.0) * 10.0

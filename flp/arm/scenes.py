@@ -1,9 +1,9 @@
-"""OGBench's manipulation environments, stepped to the same bytes in two thirds of the time.
+"""OGBench's manipulation environments, stepped in two thirds of the time with bit-identical results.
 
-OGBench's step describes the whole scene three times, looks joints and colours up by name, and turns the hand with
-numpy arrays of four numbers: half of the time, beside the physics. The classes of this room override what costs most,
-piece by piece, and leave the rest (tasks, resets, targets, what a pressed button does) to OGBench. Each computes the
-same operations in the same order, so that no bit differs. They belong to the sources that `flp.arm.known` knows.
+OGBench's step computes the whole info dictionary three times, looks up joints and colours by name, and rotates the
+effector with NumPy arrays of four numbers, which takes about as long as the physics. These classes override the most
+expensive parts and leave the rest (tasks, resets, targets, the effect of a pressed button) to OGBench. They perform the
+same operations in the same order, so no bit differs. They apply only to the sources in `flp.arm.ogbench_version`.
 """
 
 from __future__ import annotations
@@ -16,51 +16,51 @@ from ogbench.manipspace.envs.cube_env import CubeEnv
 from ogbench.manipspace.envs.puzzle_env import PuzzleEnv
 from ogbench.manipspace.envs.scene_env import SceneEnv
 
-from flp.arm.hand import Info
-from flp.arm.things import Blocks, Buttons
+from flp.arm.objects import Blocks, Buttons
+from flp.arm.robot import Info
 
 
 class Cube(Blocks, CubeEnv):  # type: ignore[misc]
     """`CubeEnv`."""
 
-    add_object_info = Blocks._tell_blocks
+    add_object_info = Blocks._report_blocks
 
-    def _seen(self, qpos: list[float], qvel: list[float]) -> list[float]:
-        return super()._seen(qpos, qvel) + self._seen_blocks(qpos)
+    def _observed(self, qpos: list[float], qvel: list[float]) -> list[float]:
+        return super()._observed(qpos, qvel) + self._observed_blocks(qpos)
 
-    _compute_successes = Blocks._blocks_there
+    _compute_successes = Blocks._blocks_at_goals
 
     def post_step(self) -> None:
-        """Find out whether the task is done."""
-        there = self._blocks_there()
-        self._success = there[self._target_block] if self._mode == "data_collection" else all(there)
-        self._paint_blocks(there)
+        """Determine whether the task is solved."""
+        at_goal = self._blocks_at_goals()
+        self._success = at_goal[self._target_block] if self._mode == "data_collection" else all(at_goal)
+        self._color_blocks(at_goal)
 
 
 class Puzzle(Buttons, PuzzleEnv):  # type: ignore[misc]
     """`PuzzleEnv`."""
 
-    add_object_info = Buttons._tell_buttons
+    add_object_info = Buttons._report_buttons
 
-    def _seen(self, qpos: list[float], qvel: list[float]) -> list[float]:
-        return super()._seen(qpos, qvel) + self._seen_buttons(qpos, qvel)
+    def _observed(self, qpos: list[float], qvel: list[float]) -> list[float]:
+        return super()._observed(qpos, qvel) + self._observed_buttons(qpos, qvel)
 
     def post_step(self) -> None:
-        """Find out whether the task is done."""
+        """Determine whether the task is solved."""
         if self._pressed():
-            self._recall_buttons()
+            self._restore_button_info()
             super().post_step()
             return
         self._apply_button_states()
-        there = self._compute_successes()
-        self._success = there[self._target_button] if self._mode == "data_collection" else all(there)
+        solved = self._compute_successes()
+        self._success = solved[self._target_button] if self._mode == "data_collection" else all(solved)
 
     def _compute_successes(self) -> list[bool]:
-        there: list[bool] = (self._cur_button_states == self._target_button_states).tolist()
-        return there
+        solved: list[bool] = (self._cur_button_states == self._target_button_states).tolist()
+        return solved
 
     def _apply_button_states(self) -> None:
-        self._paint_buttons("red", "blue")
+        self._color_buttons("red", "blue")
         mujoco.mj_forward(self._model, self._data)
 
 
@@ -68,7 +68,7 @@ class Scene(Blocks, Buttons, SceneEnv):  # type: ignore[misc]
     """`SceneEnv`."""
 
     def post_compilation_objects(self) -> None:
-        """Look up drawer and window."""
+        """Look up the drawer and the window."""
         super().post_compilation_objects()
         model, names = self._model, ("drawer", "window")
         joints = [model.joint(f"{name}_slide") for name in names]
@@ -77,16 +77,16 @@ class Scene(Blocks, Buttons, SceneEnv):  # type: ignore[misc]
         self._locks = [(joint.damping, color) for joint, color in zip(joints, colors, strict=True)]
 
     def _apply_button_states(self) -> None:
-        self._paint_buttons("red", "white")
+        self._color_buttons("red", "white")
         for state, (damping, color) in zip(self._cur_button_states.tolist(), self._locks, strict=True):
             damping[0] = 1e6 if state == 0 else 2.0
             color[:] = self._colors["red" if state == 0 else "white"]
         mujoco.mj_forward(self._model, self._data)
 
     def add_object_info(self, info: Info) -> None:
-        """Tell of the cubes, the buttons, the drawer and the window."""
-        self._tell_blocks(info)
-        self._tell_buttons(info)
+        """Add cubes, buttons, drawer and window."""
+        self._report_blocks(info)
+        self._report_buttons(info)
         places = (self._drawer_site_id, self._window_site_id)
         for name, place, (q, v) in zip(("drawer", "window"), places, self._slide_at, strict=True):
             info[f"privileged/{name}_pos"] = self._all_qpos[q : q + 1].copy()
@@ -101,15 +101,15 @@ class Scene(Blocks, Buttons, SceneEnv):  # type: ignore[misc]
                 info[f"privileged/target_{name}_pos"] = np.array([goal])
                 info[f"privileged/target_{name}_handle_pos"] = self._data.site_xpos[place].copy()
 
-    def _seen(self, qpos: list[float], qvel: list[float]) -> list[float]:
+    def _observed(self, qpos: list[float], qvel: list[float]) -> list[float]:
         (drawer, pulled), (window, pushed) = self._slide_at
         slides = [qpos[drawer] * 18.0, qvel[pulled], qpos[window] * 15.0, qvel[pushed]]
-        return super()._seen(qpos, qvel) + self._seen_blocks(qpos) + self._seen_buttons(qpos, qvel) + slides
+        return super()._observed(qpos, qvel) + self._observed_blocks(qpos) + self._observed_buttons(qpos, qvel) + slides
 
     def post_step(self) -> None:
-        """Find out whether the task is done; buttons that are pressed and cubes that fly away are OGBench's affair."""
-        if self._pressed() or (self._mode == "task" and not self._blocks_at_hand()):
-            self._recall_buttons()
+        """Determine whether the task is solved; OGBench itself handles pressed buttons and cubes that fly off."""
+        if self._pressed() or (self._mode == "task" and not self._blocks_in_workspace()):
+            self._restore_button_info()
             super().post_step()
             return
         self._apply_button_states()
@@ -120,9 +120,9 @@ class Scene(Blocks, Buttons, SceneEnv):  # type: ignore[misc]
             self._success = of[self._target_task]
         else:
             self._success = all(blocks) and all(buttons) and drawer and window
-        self._paint_blocks(blocks)
+        self._color_blocks(blocks)
 
-    def _blocks_at_hand(self) -> bool:
+    def _blocks_in_workspace(self) -> bool:
         return all(
             low - 0.2 < x < high + 0.2
             for position, _ in self._blocks
@@ -133,11 +133,11 @@ class Scene(Blocks, Buttons, SceneEnv):  # type: ignore[misc]
         buttons = (self._cur_button_states == self._target_button_states).tolist()
         drawer, window = (float(self._all_qpos[q]) for q, _ in self._slide_at)
         return (
-            self._blocks_there(),
+            self._blocks_at_goals(),
             buttons,
             abs(drawer - self._target_drawer_pos) <= 0.04,
             abs(window - self._target_window_pos) <= 0.04,
         )
 
 
-QUICK = {"CubeEnv": Cube, "SceneEnv": Scene, "PuzzleEnv": Puzzle}
+FAST = {"CubeEnv": Cube, "SceneEnv": Scene, "PuzzleEnv": Puzzle}

@@ -1,1 +1,1 @@
-"""Transitions in, and what may be wrong with them: environments, controllers, generation, download, files, labels."""
+"""Datasets of transitions: environments, controllers, generation, download, checks and reward labels."""

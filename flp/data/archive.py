@@ -1,4 +1,4 @@
-"""The arrays of an `.npz` file, one at a time: what a header claims is checked before anything is allocated."""
+"""Reading and writing `.npz` files one array at a time; headers are checked before memory is allocated."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from flp.system.errors import FLPError, explained
 MAX_BYTES = 64 * 2**30
 """More than ten times the largest official dataset."""
 
-_PIECE = 2**20  # elements read and checked at a time, so that it takes little memory
+_PIECE = 2**20  # elements read and checked at a time, to save memory
 
 _UNREADABLE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, RuntimeError)
 """What `zipfile` raises for damaged, encrypted or exotic archives."""
@@ -32,11 +32,11 @@ Convert = Callable[[NDArray[Any]], NDArray[Any]]
 
 @dataclass(frozen=True)
 class Header:
-    """What the file says about an array.
+    """An array's header.
 
     Attributes:
-        shape: its shape.
-        by_columns: whether it lies in Fortran's order.
+        shape: the array's shape.
+        by_columns: whether it is stored in Fortran order.
         dtype: its type.
     """
 
@@ -51,7 +51,7 @@ class Archive:
     Args:
         path: the file, for messages.
         file: the archive.
-        remedy: what its owner can do about a bad one.
+        remedy: what to do about a bad file.
     """
 
     def __init__(self, path: Path, file: zipfile.ZipFile, remedy: str) -> None:
@@ -60,7 +60,7 @@ class Archive:
 
     @property
     def keys(self) -> list[str]:
-        """The arrays' names, in the file's order; whatever else lies in it is none."""
+        """The arrays' names, in the file's order; other members are ignored."""
         return [name.removesuffix(".npy") for name in dict.fromkeys(self._names) if name.endswith(".npy")]
 
     def bad(self, problem: str) -> FLPError:
@@ -68,7 +68,7 @@ class Archive:
         return FLPError(f"{self.path}: {problem}; {self.remedy}")
 
     def header(self, key: str) -> Header:
-        """What an array claims to be; sizes that are absurd or not the file's are refused, and so are objects."""
+        """An array's header; objects, and sizes that are absurd or differ from the file's, are refused."""
         if self._names.count(f"{key}.npy") > 1:
             raise self.bad(f"key '{key}' occurs twice")
         with self._file.open(f"{key}.npy") as member:
@@ -89,17 +89,17 @@ class Archive:
         readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         try:
             return Header(*readers[np.lib.format.read_magic(member)](member))
-        except Exception as error:  # numpy lets Python's own parser read it, which raises what it likes
+        except Exception as error:  # NumPy parses it with Python's parser, which may raise anything
             reason = " ".join(str(error).split())
             raise self.bad(f"'{key}' has an unreadable header ({reason})") from error
 
     def read(self, key: str, dtype: DTypeLike, convert: Convert | None = None) -> NDArray[Any]:
-        """Read an array piece by piece into its memory; the archive verifies its checksum at the end.
+        """Read an array piece by piece; the archive verifies its checksum at the end.
 
         Args:
-            key: its name.
-            dtype: the type to read it as, once `convert` has made it of a piece.
-            convert: takes the file's elements.
+            key: the array's name.
+            dtype: the type of the result.
+            convert: converts a piece of the file's elements; None: NumPy's conversion.
         """
         header = self.header(key)
         array = np.empty(header.shape, dtype, "F" if header.by_columns else "C")
@@ -114,19 +114,19 @@ class Archive:
                     raise EOFError(f"'{key}' ends early")
                 piece = np.frombuffer(content, header.dtype)
                 target[first : first + count] = piece if convert is None else convert(piece)
-            if member.read(1):  # only at its end is the checksum compared
-                raise EOFError(f"'{key}' goes on too long")
+            if member.read(1):  # the checksum is compared only at the end
+                raise EOFError(f"'{key}' has trailing data")
         return np.ascontiguousarray(array)
 
 
 @contextmanager
 def opened(path: Path, remedy: str, absent: str) -> Iterator[Archive]:
-    """Open an `.npz` file; turn what zip and numpy say about a bad one into one line.
+    """Open an `.npz` file; turn errors of zip and NumPy into one line.
 
     Args:
         path: the file.
-        remedy: what to do about a bad one.
-        absent: what to do about a missing one.
+        remedy: what to do about a bad file.
+        absent: what to do about a missing file.
     """
     try:
         with zipfile.ZipFile(path) as file:
@@ -142,10 +142,10 @@ def opened(path: Path, remedy: str, absent: str) -> Iterator[Archive]:
 
 
 def write_npz(path: Path | str, arrays: Mapping[str, NDArray[Any]] | Iterable[tuple[str, NDArray[Any]]]) -> None:
-    """Write an `.npz` file atomically, as `numpy.savez` does, one array at a time; equal arrays give equal bytes.
+    """Write an `.npz` file atomically, in the format of `numpy.savez`, one array at a time; equal arrays, equal bytes.
 
-    Not compressed, unlike OGBench's: floats of noisy trajectories shrink by a tenth or two, at ten times the
-    time to write and to read.
+    Not compressed, unlike OGBench's files: floats of noisy trajectories shrink by only 10 to 20 %, at ten times the
+    writing and reading time.
     """
     pairs = arrays.items() if isinstance(arrays, Mapping) else arrays
     with atomic_write(path) as file, zipfile.ZipFile(file, "w") as archive:
@@ -155,6 +155,6 @@ def write_npz(path: Path | str, arrays: Mapping[str, NDArray[Any]] | Iterable[tu
 
 
 def pieces(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """Views of consecutive rows."""
+    """Views of consecutive rows, in pieces of about a million elements."""
     rows = max(1, _PIECE // max(1, array[:1].size))
     return (array[first : first + rows] for first in range(0, len(array), rows))

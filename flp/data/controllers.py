@@ -1,4 +1,4 @@
-"""OGBench's scripted controllers, one call to record one episode with each.
+"""OGBench's scripted controllers; each call records one episode.
 
 The controllers and the order of their random draws follow OGBench, `data_gen_scripts/generate_locomaze.py`
 and `generate_manipspace.py`; environments and oracles are OGBench's own.
@@ -13,22 +13,22 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from flp.arm.known import is_known
+from flp.arm.ogbench_version import is_known_version
 from flp.data.environments import OGBenchSpec
 
-# Draws go to numpy's global generator, as do OGBench's oracles and mazes; the caller seeds it.
+# Random numbers come from NumPy's global generator, like those of OGBench's oracles and mazes; the caller seeds it.
 # ruff: noqa: NPY002
 
 Cell = tuple[int, int]
 Record = Callable[[int, Any, Any, dict[str, Any]], None]
-"""Called as `record(step, observation, action, info)`, where `info` is what `env.step` returned."""
+"""Called as `record(step, observation, action, info)`, with the `info` that `env.step` returned."""
 
 
 class Controller(Protocol):
     """Records an episode of `steps` steps in an environment made for data collection."""
 
     def __call__(self, env: Any, steps: int, noise: float, seed: int, record: Record) -> bool:
-        """Return False if the episode must be thrown away and made again with another seed."""
+        """Return False if the episode must be discarded and repeated with another seed."""
         ...
 
 
@@ -53,7 +53,7 @@ def random_actions(env: Any, steps: int, noise: float, seed: int, record: Record
 
 
 class MazeWalker:
-    """Walks a point through a maze along shortest paths, with Gaussian action noise.
+    """Moves a point through a maze along shortest paths, with Gaussian action noise.
 
     Args:
         kind: `navigate` (a new goal whenever one is reached) or `stitch` (one goal, four cells away).
@@ -84,7 +84,7 @@ class MazeWalker:
         return True
 
     def _subgoal(self, env: Any, position: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The next cell's centre on the way to the goal; searched once for each pair of cells."""
+        """The centre of the next cell on the way to the goal; searched once per pair of cells."""
         pair = env.xy_to_ij(position), env.xy_to_ij(env.cur_goal_xy)
         if pair not in self._subgoals:
             self._subgoals[pair], _ = env.get_oracle_subgoal(position, env.cur_goal_xy)
@@ -92,7 +92,7 @@ class MazeWalker:
 
 
 def free_cells(maze: NDArray[np.integer[Any]]) -> tuple[list[Cell], list[Cell]]:
-    """All free cells of a maze (0 free, 1 wall), and those of them that are not inside a straight hallway."""
+    """All free cells of a maze (0 free, 1 wall), and those that are not inside a straight hallway."""
     cells = [(int(i), int(j)) for i, j in np.argwhere(maze == 0)]
 
     def in_hallway(i: int, j: int) -> bool:
@@ -122,7 +122,7 @@ _STACKING = {
     "cube-triple": (0.05, 0.35),
     "cube-quadruple": (0.1, 0.5),
 }
-"""Range of an episode's probability that a cube is put on another one."""
+"""Range from which an episode draws its probability of stacking a cube on another."""
 
 
 class Manipulator:
@@ -154,7 +154,7 @@ class Manipulator:
             action = np.clip(action, -1, 1)
             following, _, _, _, info = env.step(action)
             if oracle.done:
-                # As in OGBench, the action after this one still sees the last target in `info`.
+                # As in OGBench, the next action still sees the old target in `info`.
                 new_observation, new_info = env.set_new_target(p_stack=stacking)
                 oracle = oracles[new_info["privileged/target_task"]]
                 oracle.reset(new_observation, new_info)
@@ -169,7 +169,7 @@ class Manipulator:
         return 0.0 if self.spec.environment == "cube-single" else 0.5
 
     def _is_healthy(self, qpos: NDArray[np.float64]) -> bool:
-        """Whether the scene's cube is in view or in the drawer: elsewhere, goals would be ambiguous."""
+        """Whether the scene's cube is in view or in the drawer; elsewhere, goals would be ambiguous."""
         if self.spec.environment != "scene":
             return True
         _, y, z = qpos[14:17]
@@ -177,22 +177,22 @@ class Manipulator:
 
 
 def make_oracles(spec: OGBenchSpec, env: Any, noise: float) -> dict[str, Any]:
-    """New oracles for an episode, by the name of the task that they solve."""
-    names = {"cube": ["cube"], "scene": ["cube", "button", "drawer", "window"], "puzzle": ["button"]}
-    names_here = names[spec.environment.split("-")[0]]
+    """New oracles for an episode, by the kind of object that they move."""
+    objects = {"cube": ["cube"], "scene": ["cube", "button", "drawer", "window"], "puzzle": ["button"]}
     noisy = spec.dataset_type == "noisy"
     settings: dict[str, Any] = {"min_norm": 0.4} if noisy else {"noise": noise, "noise_smoothing": 0.5}
     if spec.environment.startswith("puzzle"):
         settings["gripper_always_closed"] = True
-    return {name: _oracle(name, "markov" if noisy else "plan")(env=env, **settings) for name in names_here}
+    kind = "markov" if noisy else "plan"
+    return {name: _oracle(name, kind)(env=env, **settings) for name in objects[spec.environment.split("-")[0]]}
 
 
 def _oracle(task: str, kind: str) -> Any:
-    """OGBench's `CubePlanOracle` and its like."""
+    """The class of one of OGBench's oracles, such as `CubePlanOracle`."""
     module = import_module(f"ogbench.manipspace.oracles.{kind}.{task}_{kind}")
     oracle = getattr(module, f"{task.title()}{kind.title()}Oracle")
-    if kind == "plan" and is_known():
-        from flp.arm.plans import QuickPlan
+    if kind == "plan" and is_known_version():
+        from flp.arm.plans import FastPlan
 
-        return type(oracle.__name__, (QuickPlan, oracle), {})
+        return type(oracle.__name__, (FastPlan, oracle), {})
     return oracle

@@ -1,4 +1,4 @@
-"""What an environment is to whoever acts in it (`EnvironmentSpec`), and OGBench's, by the names used throughout."""
+"""Environments: the interface to all of them (`EnvironmentSpec`), and OGBench's by their datasets' names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from flp.arm.known import is_known
+from flp.arm.ogbench_version import is_known_version
 from flp.system.errors import FLPError, nearest
 from flp.system.portability import environment_variable
 
@@ -34,15 +34,15 @@ _RESET_LOCK = threading.Lock()
 
 @dataclass(frozen=True, kw_only=True)
 class EnvironmentSpec:
-    """What is known about a dataset and its environment without opening either: it goes to whoever needs them.
+    """A dataset and its environment, described without opening either.
 
     Attributes:
         dataset: the dataset's name, such as `cube-single-play`.
         family: maze, soccer or manipulation; own for a user's task.
         horizon: steps after which an evaluation episode is cut off.
-        num_tasks: tasks are numbered from 1 to this.
+        num_tasks: the number of tasks, which are numbered from 1.
         observation_dim: length of an observation.
-        action_dim: length of an action; every action lies in [-1, 1].
+        action_dim: length of an action; every action is in [-1, 1].
     """
 
     dataset: str
@@ -54,12 +54,12 @@ class EnvironmentSpec:
 
     @property
     def in_plane(self) -> bool:
-        """Whether an observation begins with a position in the plane, so that paths can be drawn."""
+        """Whether an observation starts with a position in the plane, so that paths can be drawn."""
         return self.family in ("maze", "soccer")
 
     @property
     def of_ogbench(self) -> bool:
-        """Whether it is OGBench's: rewards follow from the simulator's states, and models may be shared."""
+        """Whether it is OGBench's: rewards can be computed from simulator states, and models can be shared."""
         return self.family != "own"
 
     @property
@@ -69,21 +69,21 @@ class EnvironmentSpec:
 
     @property
     def bounds(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """The least and the greatest action in the environment's own units, each `[action_dim]`."""
+        """Lower and upper bounds of actions in the environment's own units, each `[action_dim]`."""
         return (-1.0,) * self.action_dim, (1.0,) * self.action_dim
 
     @property
     def in_units(self) -> bool:
-        """Whether actions are in the environment's own units as they are."""
+        """Whether the environment's own units are [-1, 1], too."""
         low, high = self.bounds
         return set(low) == {-1.0} and set(high) == {1.0}
 
     def make(self, task: int | None = None, success_timing: str = "pre", **options: Any) -> Environment:
-        """Make the environment, as `make_environment` says."""
+        """Make the environment; see `make_environment`."""
         raise NotImplementedError
 
     def unscaled(self, action: NDArray[Any]) -> NDArray[Any]:
-        """What an action in [-1, 1] is in the environment's own units: the same, in OGBench's."""
+        """An action in [-1, 1] in the environment's own units, which are the same for OGBench."""
         return action
 
 
@@ -92,16 +92,16 @@ class OGBenchSpec(EnvironmentSpec):
     """A row of `datasets.csv`.
 
     Source: OGBench, `ogbench/*/__init__.py` (horizons, tasks), `data_gen_scripts/commands.sh` (sizes, noise). There is
-    no humanoidmaze-teleport: OGBench registers the environment but has no data of it. Names are without OGBench's
-    version suffix.
+    no humanoidmaze-teleport: OGBench registers the environment but has no data for it. Names omit OGBench's version
+    suffix.
 
     Attributes:
         environment: the dataset's environment, such as `cube-single`.
         dataset_type: how the data were collected: navigate, stitch, explore, play or noisy.
-        default_task: the task OGBench uses when none is named.
-        can_generate: whether a scripted controller exists, so that no trained expert is needed.
+        default_task: OGBench's default task.
+        can_generate: whether a scripted controller exists; otherwise data need a trained expert.
         episodes: training episodes in the official file; validation has a tenth of them.
-        steps_per_episode: rows of an episode; the last has no successor.
+        steps_per_episode: rows per episode; the last has no successor.
         noise: scale of the controller's action noise.
         p_random_action: probability that a step's action is uniformly random.
     """
@@ -121,7 +121,7 @@ class OGBenchSpec(EnvironmentSpec):
         return self.environment.startswith(("scene", "puzzle"))
 
     def make(self, task: int | None = None, success_timing: str = "pre", **options: Any) -> Environment:
-        """Make the environment: OGBench's single-task one with rewards, or without a task the goal-conditioned one."""
+        """Make OGBench's single-task environment with rewards; without a task, the goal-conditioned one."""
         if task is None:
             name = f"{self.environment}-v0"
         else:
@@ -131,15 +131,15 @@ class OGBenchSpec(EnvironmentSpec):
             import gymnasium
             import ogbench  # noqa: F401  (registers the environments)
 
-            env = gymnasium.make(_quick(gymnasium.spec(name)), disable_env_checker=True, **options)
-            _settle_action_space(env.unwrapped)
+            env = gymnasium.make(_fast(gymnasium.spec(name)), disable_env_checker=True, **options)
+            _fix_action_space(env.unwrapped)
         _remove_temporary_model(env.unwrapped)
         return env
 
 
 @cache
 def _table() -> dict[str, OGBenchSpec]:
-    kinds: dict[object, Any] = {"int": int, "float": float, "bool": "yes".__eq__}
+    kinds: dict[object, Any] = {"int": int, "float": float, "bool": lambda text: text == "yes"}
     text = resources.files("flp.data").joinpath("datasets.csv").read_text(encoding="utf-8")
     specs = [
         OGBenchSpec(**{f.name: kinds.get(f.type, str)(row[f.name]) for f in fields(OGBenchSpec)})
@@ -149,7 +149,7 @@ def _table() -> dict[str, OGBenchSpec]:
 
 
 def known_datasets() -> list[str]:
-    """Names of all datasets the project knows, in OGBench's order."""
+    """Names of all known OGBench datasets, in OGBench's order."""
     return list(_table())
 
 
@@ -159,7 +159,7 @@ def with_validation(episodes: int) -> int:
 
 
 def specification(dataset: str, others: Sequence[str] = ()) -> OGBenchSpec:
-    """Look one of OGBench's datasets up by its name; `others` are names that were known beside.
+    """Look up one of OGBench's datasets by name; `others` are further names to suggest for a misspelt one.
 
     Raises:
         FLPError: unknown name; the message names the nearest known one.
@@ -175,7 +175,7 @@ def specification(dataset: str, others: Sequence[str] = ()) -> OGBenchSpec:
 
 
 def spec_of(dataset: EnvironmentSpec | str) -> EnvironmentSpec:
-    """A spec as it is; a name is one of OGBench's datasets (`FLPError` if it is not)."""
+    """The spec itself, or that of an OGBench dataset by name (`FLPError` if unknown)."""
     return specification(dataset) if isinstance(dataset, str) else dataset
 
 
@@ -209,13 +209,13 @@ def make_environment(
 
 @contextmanager
 def simulator_importable() -> Iterator[None]:
-    """Let OGBench, dm_control and MuJoCo be imported on any machine, and without warnings nobody can act upon.
+    """Let OGBench, dm_control and MuJoCo be imported on any machine, without warnings that nobody can act on.
 
-    MuJoCo and dm_control fail where MUJOCO_GL names a renderer that is not there. Who draws has chosen one and
-    imported MuJoCo before (`flp.evaluation.headless`); nobody else needs any.
+    MuJoCo and dm_control fail if MUJOCO_GL names a renderer that is not installed. Programs that draw have already
+    chosen a renderer and imported MuJoCo (`flp.evaluation.headless`); all others need none.
 
-    Importing `mujoco.viewer` starts GLFW, which complains on machines without a display; OGBench builds its
-    action spaces from float64 bounds, which gymnasium reports although -1 and 1 are exact in float32.
+    Importing `mujoco.viewer` starts GLFW, which warns on machines without a display; OGBench builds its action spaces
+    from float64 bounds, which makes gymnasium warn although -1 and 1 are exact in float32.
     """
     with warnings.catch_warnings(), environment_variable("MUJOCO_GL", "disabled"):
         warnings.filterwarnings("ignore", message=r".*(X11|GLFW|DISPLAY|Wayland).*")
@@ -223,20 +223,20 @@ def simulator_importable() -> Iterator[None]:
         yield
 
 
-def _quick(spec: Any) -> Any:
-    """The same environment, stepped faster where it is one of the robot arm's and OGBench is as we know it."""
+def _fast(spec: Any) -> Any:
+    """The same environment; its faster version if it is a robot arm's and OGBench's version is known."""
     module, name = spec.entry_point.split(":")
-    if not module.startswith("ogbench.manipspace.") or not is_known():
+    if not module.startswith("ogbench.manipspace.") or not is_known_version():
         return spec
     from flp.arm import scenes
 
-    return dataclasses.replace(spec, entry_point=scenes.QUICK[name])
+    return dataclasses.replace(spec, entry_point=scenes.FAST[name])
 
 
-def _settle_action_space(env: Any) -> None:
-    """Give a manipulation environment one lasting action space in place of a new one at each access.
+def _fix_action_space(env: Any) -> None:
+    """Give a manipulation environment one permanent action space.
 
-    OGBench's property makes an unseeded space each time, so that no seed reaches the random actions inside
+    OGBench's property creates a new, unseeded space at every access, so that no seed reaches the random actions inside
     its resets. A property cannot be shadowed on an instance, hence the one-off subclass.
     """
     cls = type(env)
@@ -253,7 +253,7 @@ def _remove_temporary_model(env: Any) -> None:
 
 @contextmanager
 def numpy_seeded(seed: int) -> Iterator[None]:
-    """Seed numpy's global generator for the block, then restore it as it was.
+    """Seed NumPy's global generator for the block, then restore its state.
 
     OGBench's mazes (resets and teleports) and scripted controllers draw from it.
     """
@@ -266,18 +266,18 @@ def numpy_seeded(seed: int) -> Iterator[None]:
 
 
 def seeded_reset(env: Any, seed: int) -> tuple[NDArray[np.float64], dict[str, Any]]:
-    """Reset an environment so that the seed alone decides the initial state.
+    """Reset an environment so that the seed alone determines the initial state.
 
-    `env.reset(seed=...)` is not enough: OGBench's mazes draw from numpy's global generator, and every family
-    takes random actions from an unseeded action space. Teleport mazes go on drawing from the global generator
-    in `step`; wrap those rollouts in `numpy_seeded`.
+    `env.reset(seed=...)` is not enough: OGBench's mazes draw from NumPy's global generator, and every family takes
+    random actions from an unseeded action space. Teleport mazes also draw from the global generator in `step`; wrap
+    those rollouts in `numpy_seeded`.
 
     Args:
         env: an environment from `make_environment`, possibly wrapped.
         seed: any non-negative integer.
 
     Returns:
-        `(observation, info)`: float64 `[observation_dim]`, and OGBench's information.
+        `(observation, info)`: float64 `[observation_dim]`, and OGBench's info.
     """
     with _RESET_LOCK, numpy_seeded(seed):
         env.unwrapped.action_space.seed(seed % 2**32)

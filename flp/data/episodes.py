@@ -1,4 +1,4 @@
-"""One episode of data, a function of its recipe and number alone."""
+"""Episodes of data; each is a function of its recipe and number alone."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from flp.randomness.seeds import seed_of
 Arrays = dict[str, NDArray[Any]]
 
 _CHANGING = ("dof_damping", "geom_pos", "site_pos")
-"""Fields of the compiled model that OGBench changes while an episode runs, besides colours."""
+"""Fields of the compiled model that OGBench modifies during an episode, besides colours."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides an episode's numbers, besides its number and the library versions.
+    """Everything that determines an episode's content, besides its number and the library versions.
 
     Attributes:
         dataset: name of the dataset.
         steps: rows per episode.
-        seed: seed of the whole data set.
+        seed: seed of the whole dataset.
         noise: scale of the controller's action noise.
         policy: `scripted` or `random`.
     """
@@ -41,7 +41,7 @@ class Recipe:
 
 
 class Collector:
-    """Makes the episodes of a recipe, in any order and in any process, always with the same numbers."""
+    """Records the episodes of a recipe; their content depends neither on the order nor on the process."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
@@ -49,7 +49,7 @@ class Collector:
         options: dict[str, Any] = {"mode": "data_collection"} if self.spec.family == "manipulation" else {}
         env = make_environment(recipe.dataset, terminate_at_goal=False, **options)
         seeded_reset(env, 0)  # compiles the model
-        # The wrappers only count steps, which the controllers do themselves.
+        # The wrappers only count steps, and so do the controllers.
         self.env: Any = env.unwrapped
         self._model = {name: getattr(self.env.model, name).copy() for name in _CHANGING}
         self._memory = {
@@ -60,7 +60,7 @@ class Collector:
         self._controller = controller(self.spec, recipe.policy)
 
     def episode(self, number: int) -> Arrays:
-        """Make an episode.
+        """Record an episode.
 
         Returns:
             `{key: [steps, ...]}` with the keys and types of OGBench's files: observations, actions, qpos and
@@ -74,11 +74,11 @@ class Collector:
         raise AssertionError("unreachable")
 
     def episodes(self, first: int, last: int) -> Iterator[Arrays]:
-        """Make the episodes `first`, ..., `last - 1`."""
+        """Record the episodes `first`, …, `last - 1`."""
         return (self.episode(number) for number in range(first, last))
 
     def _attempt(self, seed: int) -> Arrays | None:
-        self._forget()
+        self._reset_memory()
         arrays = empty_rows(self.recipe, self.recipe.steps, self.env.model.nq, self.env.model.nv, self._buttons())
         arrays["terminals"][-1] = True
 
@@ -92,14 +92,14 @@ class Collector:
 
         with numpy_seeded(seed):
             self.env.action_space.seed(seed % 2**32)
-            kept = self._controller(self.env, self.recipe.steps, self.recipe.noise, seed % 2**32, record)
-        return arrays if kept else None
+            healthy = self._controller(self.env, self.recipe.steps, self.recipe.noise, seed % 2**32, record)
+        return arrays if healthy else None
 
-    def _forget(self) -> None:
-        """Renew what outlives OGBench's resets, so that no episode depends on those before it.
+    def _reset_memory(self) -> None:
+        """Reset what survives OGBench's resets, so that no episode depends on earlier ones.
 
-        In the model: locks (damping) and markers. In the environment: the last targets, which feedback
-        oracles see for one step after a change of task.
+        In the model: locks (damping) and markers. In the environment: the last targets, which feedback oracles see for
+        one step after a change of task.
         """
         for name, value in self._model.items():
             getattr(self.env.model, name)[:] = value

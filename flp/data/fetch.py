@@ -1,6 +1,7 @@
-"""Bringing OGBench's dataset files in, from its own cache or by download; never a bad one.
+"""Fetching OGBench's dataset files from its cache or a server, and refusing bad ones.
 
-Not pooch or fsspec (no file is resumed), requests (the system's certificates are ignored) or urllib3 (its proxies).
+Not with pooch or fsspec, which do not resume files, requests, which ignores the system's certificates, or urllib3,
+which ignores the system's proxies.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ from flp.system.progress import Progress
 
 _PIECE = 2**20
 _TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504})
-"""HTTP statuses after which it is worth asking again."""
+"""HTTP statuses after which a retry is worthwhile."""
 
 
 class _SourceFailedError(Exception):
-    """A source cannot give the file; another one may."""
+    """A source cannot provide the file; another one may."""
 
 
 def fetch(
@@ -52,28 +53,28 @@ def fetch(
 ) -> dict[str, str]:
     """Get a dataset's official files: from OGBench's cache folder, its server, or the mirrors, in this order.
 
-    A file arrives whole or not at all: its checksum is compared where one is known, it is validated from end
-    to end, and only then moved into place. Broken downloads continue where they stopped if the server can.
+    A file arrives whole or not at all: its checksum is compared if one is known, it is validated from end to end, and
+    only then moved into place. Broken downloads resume where they stopped if the server supports it.
 
     Args:
         dataset: name of the dataset.
-        train_path: where `{dataset}-v0.npz` goes.
-        val_path: where `{dataset}-v0-val.npz` goes.
-        mirrors: folders' URLs, https (or http on this machine), that hold files of the same names.
-        known_hashes_path: JSON file of checksums by file name: checked, and extended by what is new.
-        timeout: seconds without any byte after which a connection counts as broken.
+        train_path: destination of `{dataset}-v0.npz`.
+        val_path: destination of `{dataset}-v0-val.npz`.
+        mirrors: URLs of folders with files of the same names, https (or http on this machine).
+        known_hashes_path: JSON file of checksums by file name; they are checked, and new ones are added.
+        timeout: seconds without data after which a connection counts as broken.
         retries: further attempts at each source after a broken connection.
-        progress: show the progress.
+        progress: whether to show the progress.
 
     Returns:
         Where each file came from, by file name.
 
     Raises:
-        FLPError: no source gave a good file (one line, with each source's reason), or a bad argument.
+        FLPError: no source provided a good file (one line, with each source's reason), or a bad argument.
     """
     spec = specification(dataset)
     with simulator_importable():
-        import ogbench.utils  # late: its import takes a while
+        import ogbench.utils  # here, as it takes a while
 
     folders = [ogbench.utils.DATASET_URL, *mirrors]
     for folder in folders:
@@ -82,7 +83,7 @@ def fetch(
     origins = {}
     for suffix, target in (("", Path(train_path)), ("-val", Path(val_path))):
         name = f"{spec.dataset}-v0{suffix}.npz"
-        # Where no home is known, its `~` stays, and nothing is there.
+        # Without a home directory `~` is left as it is, and no such file exists.
         cached = Path(os.path.expanduser(ogbench.utils.DEFAULT_DATASET_DIR)) / name  # noqa: PTH111
         sources = [str(cached)] if cached.exists() else []
         sources += [f"{folder.rstrip('/')}/{name}" for folder in folders]
@@ -93,20 +94,16 @@ def fetch(
     return origins
 
 
-def _copy(source: Path, target: Path) -> None:
-    shutil.copyfile(source, target)
-
-
 def _recorded(path: Path) -> dict[str, str]:
     """Checksums recorded earlier, by file name."""
-    found = read_json(path) if path.exists() else {}
-    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+    checksums = read_json(path) if path.exists() else {}
+    if not isinstance(checksums, dict) or not all(isinstance(value, str) for value in checksums.values()):
         raise FLPError(f"{path} does not hold checksums by file name; mend or delete it")
-    return found
+    return checksums
 
 
 def _record(path: Path, name: str, digest: str) -> None:
-    """Add a checksum; jobs that finish at the same moment wait for each other."""
+    """Add a checksum; jobs that finish at the same time wait for each other."""
     with alone(str(path)):
         write_json(path, _recorded(path) | {name: digest})
 
@@ -130,7 +127,7 @@ def _check_url(url: str) -> None:
 
 
 class _SafeRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects, but not away from encryption."""
+    """Follows redirects, but only to encrypted connections."""
 
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
         try:
@@ -142,7 +139,7 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
 
 @dataclass
 class _Getter:
-    """Gets one file from the first source that has a good one."""
+    """Gets one file from the first source that has a good copy."""
 
     name: str
     dataset: str
@@ -156,7 +153,7 @@ class _Getter:
         failures = []
         for source in sources:
             try:
-                return source, write_verified(target, partial(self._bring, source))
+                return source, write_verified(target, partial(self._get_from, source))
             except _SourceFailedError as error:
                 failures.append(f"{source} {error}")
         raise FLPError(
@@ -164,11 +161,11 @@ class _Getter:
             "file you have (source 'path')"
         )
 
-    def _bring(self, source: str, temporary: Path) -> None:
+    def _get_from(self, source: str, temporary: Path) -> None:
         if "://" in source:
             self._download(source, temporary)
         else:
-            _copy(Path(source), temporary)
+            shutil.copyfile(source, temporary)
         if self.expected is not None and sha256_of(temporary) != self.expected:
             raise _SourceFailedError(f"has another SHA-256 than {self.expected[:12]}... (altered or replaced)")
         try:
@@ -181,7 +178,7 @@ class _Getter:
             download = _Download(quote(url, safe=string.punctuation), file, self.timeout, bar)
             for attempt in range(self.retries + 1):
                 try:
-                    download.go_on()
+                    download.resume()
                     return
                 except (OSError, http.client.HTTPException) as error:
                     if isinstance(error, urllib.error.HTTPError) and error.code not in _TEMPORARY:
@@ -192,13 +189,13 @@ class _Getter:
 
 
 def _pause(attempt: int) -> None:
-    """Wait 1, 2, 4, ... seconds, at most 30, a little unevenly so that many jobs do not return together."""
+    """Wait 1, 2, 4, … seconds, at most 30, with jitter so that many jobs do not return at once."""
     time.sleep(min(30, 2**attempt) * random.uniform(0.75, 1.25))
 
 
 @dataclass
 class _Download:
-    """A download that goes on where it stopped, if the server can say that the file is still the same."""
+    """A download that resumes where it stopped, if the server confirms that the file is still the same."""
 
     url: str
     file: IO[bytes]
@@ -206,7 +203,7 @@ class _Download:
     bar: Progress
     version: str | None = None
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Receive the rest of the file; raises `OSError` or `HTTPException` if the connection breaks."""
         request = urllib.request.Request(self.url, headers={"User-Agent": "flp"})
         if self.file.tell() and self.version:
@@ -214,7 +211,7 @@ class _Download:
             request.add_header("If-Range", self.version)
         with urllib.request.build_opener(_SafeRedirects).open(request, timeout=self.timeout) as response:
             self._place(response)
-            if response.length is not None:  # what is still to come, where the server says it
+            if response.length is not None:  # bytes still to come, if the server says
                 self.bar.total = self.file.tell() + response.length
                 if self.bar.total > MAX_BYTES:
                     raise _SourceFailedError(f"announces {self.bar.total} bytes, more than any dataset has")
@@ -227,7 +224,7 @@ class _Download:
                 raise ConnectionError(f"{response.length} bytes are missing")
 
     def _place(self, response: Any) -> None:
-        """Stay at the end if the server continues there, else start again."""
+        """Stay at the end of the file if the server continues there, else start over."""
         start = f"bytes {self.file.tell()}-"
         if not (response.status == 206 and response.headers.get("Content-Range", "").startswith(start)):
             self.file.seek(0)
@@ -237,7 +234,7 @@ class _Download:
 
 
 def _write(file: IO[bytes], piece: bytes) -> None:
-    """Write, so that a full disk is not taken for a broken connection."""
+    """Write; a full disk must not be mistaken for a broken connection."""
     try:
         file.write(piece)
     except OSError as error:

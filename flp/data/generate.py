@@ -1,14 +1,11 @@
-"""Making a data set: episodes shared out over processes, kept as they finish, written in OGBench's format."""
+"""Generating a dataset: episodes recorded in several processes, stored as they finish, written in OGBench's format."""
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import multiprocessing
-import os
 import signal
-import threading
 import traceback
 import zipfile
 from collections.abc import Generator
@@ -29,12 +26,13 @@ from flp.system.artifacts import versions
 from flp.system.errors import FLPError
 from flp.system.portability import environment_variable
 from flp.system.progress import Progress
+from flp.system.stopping import end_with_parent
 
 POLICIES = ("scripted", "random")
-_SHARD_STEPS = 4000  # a few seconds of work: little is lost to an interruption
+_SHARD_STEPS = 4000  # a few seconds of work, so that an interruption loses little
 
 Span = tuple[int, int]
-"""The episodes `first`, ..., `last - 1`."""
+"""The episodes `first`, …, `last - 1`."""
 
 
 def generate(
@@ -51,28 +49,28 @@ def generate(
     progress: bool = True,
     resume_dir: Path | None = None,
 ) -> Recipe:
-    """Make training and validation files with OGBench's scripted controllers.
+    """Generate training and validation files with OGBench's scripted controllers.
 
-    The numbers depend on the arguments up to `seed`, `noise` and `policy`, and on the library versions; not
-    on `workers`, on interruptions, or on the order in which episodes finish. Source: OGBench,
+    The data depend on `dataset`, `seed`, `episodes`, `steps_per_episode`, `noise`, `policy` and the library versions;
+    not on `workers`, interruptions, or the order in which episodes finish. Source: OGBench,
     `data_gen_scripts/generate_locomaze.py`, `generate_manipspace.py` and `commands.sh`.
 
     Args:
         dataset: name of the dataset.
-        train_path: where the training episodes go (`.npz`).
-        val_path: where the validation episodes go, a tenth as many, at least one.
-        seed: seed of the data set; each episode derives its own.
-        workers: number of processes; 1 works in this one.
+        train_path: file for the training episodes (`.npz`).
+        val_path: file for the validation episodes: a tenth as many, at least one.
+        seed: seed of the dataset; each episode derives its own.
+        workers: number of processes; with 1, this one.
         episodes: training episodes; the official number if None.
         steps_per_episode: rows per episode, at least 2; the official number if None.
         noise: scale of the action noise; the official one if None.
         policy: `scripted`, or `random` for uniformly random actions in any environment.
-        progress: show the progress.
-        resume_dir: folder that keeps finished episodes until the files are written, so that an interrupted
-            call continues where it stopped. None keeps nothing.
+        progress: whether to show the progress.
+        resume_dir: folder that stores finished episodes until the files are written, so that an interrupted call can
+            resume; None stores nothing.
 
     Returns:
-        The recipe that was followed.
+        The recipe.
 
     Raises:
         FLPError: an argument out of range, no scripted controller, a full disk, or a worker that died.
@@ -117,13 +115,13 @@ def _check(recipe: Recipe, episodes: int, workers: int) -> None:
 
 
 def _spans(total: int, steps: int) -> list[Span]:
-    """Cut the episodes into shards; the cuts do not depend on the number of workers."""
+    """Cut the episodes into shards, independently of the number of workers."""
     size = max(1, min(_SHARD_STEPS // steps, total // 8))
     return [(first, min(first + size, total)) for first in range(0, total, size)]
 
 
 class Shards:
-    """Finished episodes on disk, named by everything that decides their numbers."""
+    """Finished episodes on disk, in files named by everything that determines their content."""
 
     def __init__(self, recipe: Recipe, spans: list[Span], folder: Path | None) -> None:
         self.spans = spans
@@ -132,16 +130,16 @@ class Shards:
         self._name = hashlib.sha256(described.encode()).hexdigest()[:16]
 
     def path(self, span: Span) -> Path | None:
-        """The file of a shard, whether it exists or not; None if nothing is kept."""
+        """The file of a shard, whether or not it exists; None if nothing is stored."""
         return self.folder and self.folder / f"{self._name}-{span[0]:06d}-{span[1]:06d}.npz"
 
     def load(self, span: Span) -> Arrays | None:
-        """A shard kept earlier, or None if there is no whole one."""
+        """A stored shard, or None if there is no complete one."""
         path = self.path(span)
         if path is None or not path.exists():
             return None
         try:
-            # Opened here: numpy leaves a file that it cannot read open.
+            # Opened here, as NumPy does not close a file that it cannot read.
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
                 return dict(arrays)
         except (OSError, ValueError, zipfile.BadZipFile):
@@ -149,13 +147,13 @@ class Shards:
             return None
 
     def save(self, span: Span, arrays: Arrays) -> None:
-        """Keep a shard."""
+        """Store a shard."""
         path = self.path(span)
         if path is not None:
             write_npz(path, arrays)
 
     def remove(self) -> None:
-        """Delete this recipe's shards and what killed writers left of them, and the folder if it is empty then."""
+        """Delete this recipe's shards, incomplete ones included, and the folder if that leaves it empty."""
         if self.folder is None or not self.folder.exists():
             return
         for pattern in (f"{self._name}-*.npz", f".{self._name}-*.tmp"):
@@ -166,7 +164,7 @@ class Shards:
 
 
 def _collect(recipe: Recipe, total: int, shards: Shards, workers: int, progress: bool) -> Arrays:
-    """All rows, in the order of the episodes."""
+    """All rows, in the order of the episodes; stored shards are not made again."""
     rows: Arrays = {}
 
     def put(span: Span, arrays: Arrays) -> None:
@@ -178,12 +176,12 @@ def _collect(recipe: Recipe, total: int, shards: Shards, workers: int, progress:
     missing = []
     with Progress(f"generating {recipe.dataset}", total * recipe.steps, "steps", quiet=not progress) as bar:
         for span in shards.spans:
-            kept = shards.load(span)
-            if kept is None:
+            arrays = shards.load(span)
+            if arrays is None:
                 missing.append(span)
             else:
-                put(span, kept)
-                bar.begin(int(bar.n) + len(kept["terminals"]))
+                put(span, arrays)
+                bar.begin(int(bar.n) + len(arrays["terminals"]))
         with closing(_make(recipe, missing, workers)) as made:
             for span, arrays in made:
                 shards.save(span, arrays)
@@ -193,7 +191,7 @@ def _collect(recipe: Recipe, total: int, shards: Shards, workers: int, progress:
 
 
 def _make(recipe: Recipe, spans: list[Span], workers: int) -> Generator[tuple[Span, Arrays], None, None]:
-    """Make shards and yield each as it is finished."""
+    """Make shards and yield each when it is finished."""
     workers = min(workers, len(spans))
     if workers <= 1:
         collector = Collector(recipe) if spans else None
@@ -211,11 +209,11 @@ def _make(recipe: Recipe, spans: list[Span], workers: int) -> Generator[tuple[Sp
 
 
 def _make_in_processes(recipe: Recipe, spans: list[Span], workers: int) -> Generator[tuple[Span, Arrays], None, None]:
-    """The same in worker processes, which are gone when this ends, however it ends.
+    """As `_make`, in worker processes, which end with this generator, however it ends.
 
-    Over pipes: the queues of `concurrent.futures` need /dev/shm, which some machines lack.
+    They communicate over pipes: the queues of `concurrent.futures` need /dev/shm, which some machines lack.
     """
-    # Spawned, as forking a process with threads (torch's) is unsafe; the numbers stay single-threaded.
+    # Spawned, as forking a process with threads (PyTorch's) is unsafe.
     context = multiprocessing.get_context("spawn")
     waiting = iter(spans)
     crew: list[tuple[SpawnProcess, Channel]] = []
@@ -228,8 +226,8 @@ def _make_in_processes(recipe: Recipe, spans: list[Span], workers: int) -> Gener
                 crew[-1][0].start()
                 theirs.close()
         given = {channel: [] for _, channel in crew}
-        # Two shards per worker are enough to keep it busy; more would pile results up in memory.
-        for channel, span in zip([*given, *given], waiting, strict=False):
+        # Two shards per worker keep it busy; more would pile up results in memory.
+        for channel, span in zip(2 * list(given), waiting, strict=False):
             given[channel].append(span)
             channel.send(span)
         while any(given.values()):
@@ -238,7 +236,7 @@ def _make_in_processes(recipe: Recipe, spans: list[Span], workers: int) -> Gener
                 if isinstance(arrays, Exception):
                     raise arrays
                 span = given[channel].pop(0)
-                for following in itertools.islice(waiting, 1):
+                if (following := next(waiting, None)) is not None:
                     given[channel].append(following)
                     channel.send(following)
                 yield span, arrays
@@ -256,16 +254,9 @@ def _join(collector: Collector, span: Span) -> Arrays:
 
 
 def _work(recipe: Recipe, channel: Channel) -> None:
-    """A worker: answers each span with its arrays; leaves Ctrl-C to the parent, and ends when it is gone."""
+    """A worker: answers each span with its arrays; leaves Ctrl-C to the parent, and ends with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def end_with_parent() -> None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    end_with_parent()
     try:
         collector = Collector(recipe)
         while True:

@@ -1,4 +1,4 @@
-"""Reading datasets: refuse what is not a whole, sane file in OGBench's format, before training on it."""
+"""Reading datasets, and refusing files that are not complete and valid in OGBench's format."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from flp.system.errors import FLPError
 from flp.system.hashing import sha256_of
 
 ACTION_LIMIT = 1 - 1e-5
-"""Actions are clipped to plus or minus this, as in FQL, `envs/env_utils.py`."""
+"""Actions are clipped to plus or minus this value, as in FQL, `envs/env_utils.py`."""
 
 _COMMON = {  # key: (type, number of axes, whether every file has it)
     "observations": (np.dtype(np.float32), 2, True),
@@ -28,7 +28,7 @@ FORMAT = _COMMON | {
     "qvel": (np.dtype(np.float32), 2, True),
     "button_states": (np.dtype(np.int64), 2, False),
 }
-OWN_FORMAT = _COMMON | {  # of a user's task: what it earned is told, where OGBench's tasks read it off the state
+OWN_FORMAT = _COMMON | {  # of a user's task: rewards are recorded, whereas OGBench's tasks compute them from the state
     "rewards": (np.dtype(np.float32), 1, True),
     "masks": (np.dtype(np.float32), 1, True),
 }
@@ -39,21 +39,21 @@ Shapes = dict[str, tuple[int, ...]]
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A data set in memory, rows in the order of the file; the arrays are read-only.
+    """A dataset in memory, rows in the order of the file; the arrays are read-only.
 
     The last row of an episode has no successor, so it starts no transition; transition `i` leads from row
-    `transitions[i]` to the row after it, without a second copy of the observations.
+    `transitions[i]` to the next row, without a second copy of the observations.
 
     Attributes:
         observations: float32 `[rows, observation_dim]`.
         actions: float32 `[rows, action_dim]`, clipped to ±(1 - 1e-5).
         terminals: bool `[rows]`, true in the last row of an episode.
         transitions: int64 `[n]`, ascending row numbers.
-        qpos: float32 `[rows, positions]`, the simulator's state; None in a user's task, as the next two.
+        qpos: float32 `[rows, positions]`, the simulator's state; None in a user's task, like the next two.
         qvel: float32 `[rows, velocities]`.
         button_states: int64 `[rows, buttons]`, or None where there are no buttons.
-        rewards: float32 `[rows]`, of a user's task; None in OGBench's data, whose tasks decide them.
-        masks: float32 `[rows]`, 0 where the episode ended by itself; None as `rewards`.
+        rewards: float32 `[rows]`, of a user's task; None in OGBench's data, whose rewards depend on the task.
+        masks: float32 `[rows]`, 0 where the episode ended in a terminal state; None like `rewards`.
         clipped_fraction: fraction of action coordinates that were clipped.
         sha256: checksum of the file.
     """
@@ -91,24 +91,24 @@ def validate(path: Path | str, dataset: EnvironmentSpec | str | None = None, rem
     Args:
         path: an `.npz` file.
         dataset: the dataset that it must fit, if known: a spec, or one of OGBench's names.
-        remedy: what its owner can do about a bad one.
+        remedy: what to do about a bad file.
 
     Raises:
-        FLPError: missing, truncated or altered; not an `.npz`; a key that is missing or has the wrong type
-            or shape, or NaN, or actions outside [-1, 1]; an unfinished last episode; sizes that are absurd or
-            not the dataset's. One line that names the file, the key and the remedy.
+        FLPError: missing, truncated or altered; not an `.npz`; a key that is missing, has the wrong type or shape, or
+            holds NaN; actions outside [-1, 1]; an unfinished last episode; sizes that are absurd or not the dataset's.
+            One line that names the file, the key and the remedy.
     """
     for _ in checked_arrays(Path(path), dataset, remedy):
         pass
 
 
-def load_dataset(path: Path | str, dataset: EnvironmentSpec | str | None = None, remedy: str = _REMEDY) -> Dataset:
-    """Load and check a dataset file; takes little more memory than its arrays.
+def read_dataset(path: Path | str, dataset: EnvironmentSpec | str | None = None, remedy: str = _REMEDY) -> Dataset:
+    """Load and check a dataset file, in little more memory than its arrays take.
 
     Args:
         path: an `.npz` file.
         dataset: the dataset that it must fit, if known: a spec, or one of OGBench's names.
-        remedy: what its owner can do about a bad one.
+        remedy: what to do about a bad file.
 
     Raises:
         FLPError: as `validate`.
@@ -130,7 +130,7 @@ def load_dataset(path: Path | str, dataset: EnvironmentSpec | str | None = None,
 
 
 def _clip(actions: NDArray[np.float32]) -> int:
-    """Clip in place; return how many coordinates were outside."""
+    """Clip in place; return the number of clipped coordinates."""
     outside = 0
     for piece in pieces(actions):
         outside += int(np.count_nonzero(np.abs(piece) > ACTION_LIMIT))
@@ -141,7 +141,7 @@ def _clip(actions: NDArray[np.float32]) -> int:
 def checked_arrays(
     path: Path, dataset: EnvironmentSpec | str | None = None, remedy: str = _REMEDY
 ) -> Iterator[tuple[str, NDArray[Any]]]:
-    """Yield `(key, array)` for each array of the format in a file, checked, as it is in the file.
+    """Yield `(key, array)` for each array of the format in a file, checked but not converted.
 
     Raises:
         FLPError: as `validate`.
@@ -161,14 +161,14 @@ def checked_arrays(
 
 
 def _form(archive: Archive, dataset: EnvironmentSpec | str | None) -> Form:
-    """The format that a dataset's file has; of an unknown one, what its keys say."""
+    """The format of a dataset's file; for an unknown dataset, judged by the file's keys."""
     if dataset is not None:
         return FORMAT if spec_of(dataset).of_ogbench else OWN_FORMAT
     return OWN_FORMAT if "masks" in archive.keys and "qpos" not in archive.keys else FORMAT
 
 
 def _shapes(archive: Archive, form: Form) -> Shapes:
-    """Shapes of the format's arrays, which must be exactly as it says."""
+    """Shapes of the format's arrays, whose types must match exactly."""
     shapes = {}
     for key, (dtype, axes, required) in form.items():
         if key not in archive.keys:
@@ -185,13 +185,13 @@ def _shapes(archive: Archive, form: Form) -> Shapes:
 
 
 def check_axes(archive: Archive, key: str, shape: tuple[int, ...], axes: int) -> None:
-    """Refuse a shape of another number of axes than the format's, and an empty one."""
+    """Refuse a shape with the wrong number of axes, and an empty one."""
     if len(shape) != axes or min(shape) < 1:
         raise archive.bad(f"'{key}' has shape {list(shape)}, expected {axes} axes, none empty")
 
 
 def check_shapes(archive: Archive, shapes: Shapes, dataset: EnvironmentSpec | str | None) -> None:
-    """Refuse arrays of unequal length, and those of another environment than the dataset's."""
+    """Refuse arrays of unequal length, and those of another environment."""
     rows = shapes["observations"][0]
     for key, shape in shapes.items():
         if shape[0] != rows:
@@ -219,7 +219,7 @@ def _check_terminals(archive: Archive, terminals: NDArray[np.bool_]) -> None:
 
 
 def check_numbers(archive: Archive, key: str, array: NDArray[Any]) -> None:
-    """Refuse what is no number, and actions that no environment takes."""
+    """Refuse NaN and infinite values, and actions outside [-1, 1]."""
     if array.dtype.kind == "f" and not all(np.isfinite(piece).all() for piece in pieces(array)):
         raise archive.bad(f"'{key}' holds NaN or infinite values")
     if key == "actions" and not all(np.abs(piece).max() <= 1 + 1e-6 for piece in pieces(array)):

@@ -1,8 +1,7 @@
-"""Rewards of a task, computed by OGBench itself or told by a user's data; and the mazes' layouts, for drawing."""
+"""Rewards of a task: computed by OGBench itself, or recorded in a user's data."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,14 +17,14 @@ def relabel(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Rewards and masks of the transitions for a task.
 
-    Source: OGBench, `ogbench/relabel_utils.py`, which is called: it decides.
+    Computed by OGBench, `ogbench/relabel_utils.py`.
 
     Args:
         dataset: a spec, or one of OGBench's names.
         task: 1 to `num_tasks`.
         data: the loaded dataset.
-        success_timing: `pre` judges the state before the action (OGBench >= 1.2); `post` the one after it, as
-            environments of OGBench 1.1 do. Its datasets, with which FQL trained, were labelled `pre` even then.
+        success_timing: `pre` judges the state before the action (OGBench >= 1.2), `post` the state after it, as the
+            environments of OGBench 1.1 do. Its datasets, on which FQL was trained, were labelled `pre` even then.
 
     Returns:
         `(rewards, masks)`, float32 `[n]`: 0 for success and -1 for each part of the task that is not
@@ -38,13 +37,13 @@ def relabel(
     if not spec.of_ogbench and data.rewards is not None and data.masks is not None:
         return data.rewards[data.transitions], data.masks[data.transitions]
     if not isinstance(spec, OGBenchSpec) or data.qpos is None:
-        raise FLPError(f"{spec.dataset}: the data are another dataset's, correct the name or make them anew")
+        raise FLPError(f"{spec.dataset}: the data are another dataset's, correct the name or make them again")
     env = make_environment(spec, task, success_timing)
     rows = data.transitions if success_timing == "pre" else data.transitions + 1
     states: dict[str, NDArray[Any]] = {"qpos": data.qpos[rows]}
     if data.button_states is not None:
         states["button_states"] = data.button_states[rows]
-    with numpy_seeded(0):  # relabelling resets the environment, which must not disturb anyone's numbers
+    with numpy_seeded(0):  # relabelling resets the environment, which must not disturb the global generator
         from ogbench.relabel_utils import relabel_dataset
 
         try:
@@ -57,7 +56,7 @@ def relabel(
 
 
 def _check_states(dataset: str, env: Any, states: dict[str, NDArray[Any]], has_buttons: bool) -> None:
-    """Refuse states of another environment: OGBench would slice them without a word."""
+    """Refuse states of another environment, which OGBench would slice silently."""
     columns = {"qpos": env.model.nq}
     if has_buttons:
         columns["button_states"] = len(env._cur_button_states)
@@ -67,46 +66,3 @@ def _check_states(dataset: str, env: Any, states: dict[str, NDArray[Any]], has_b
                 f"{dataset}: '{key}' of the data does not have the environment's {expected} columns; it is "
                 "another dataset's file, correct the name or fetch it again"
             )
-
-
-@dataclass(frozen=True, eq=False)
-class MazeMap:
-    """A maze's layout.
-
-    Cell `(i, j)` is the square of side `unit` centred at `x = j * unit - offset`, `y = i * unit - offset`.
-
-    Attributes:
-        walls: bool `[rows, columns]`, true where there is a wall.
-        unit: side of a cell, in the units of the positions in `qpos[:, :2]`.
-        offset: distance of the first cell's centre from the origin, along both axes.
-        goals: float64 `[num_tasks, 2]`, the tasks' goals, x and y.
-        goal_radius: a position this close to the goal is a success.
-    """
-
-    walls: NDArray[np.bool_]
-    unit: float
-    offset: float
-    goals: NDArray[np.float64]
-    goal_radius: float
-
-
-def maze_map(dataset: EnvironmentSpec | str) -> MazeMap | None:
-    """The layout of a dataset's maze or arena; None where there is none.
-
-    Raises:
-        FLPError: unknown dataset.
-    """
-    spec = spec_of(dataset)
-    if not spec.in_plane:
-        return None
-    env = make_environment(spec)
-    maze: Any = env.unwrapped
-    layout = MazeMap(
-        walls=np.asarray(maze.maze_map) == 1,
-        unit=float(maze._maze_unit),
-        offset=float(maze._offset_x),
-        goals=np.array([info["goal_xy"] for info in maze.task_infos], np.float64),
-        goal_radius=float(maze._goal_tol),
-    )
-    env.close()
-    return layout

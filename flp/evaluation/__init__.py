@@ -1,1 +1,1 @@
-"""Policies in environments: many environments stepped together, success counted, episodes filmed."""
+"""Evaluation of policies: many environments stepped together, success counted, episodes filmed."""

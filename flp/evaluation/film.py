@@ -1,11 +1,12 @@
-"""An evaluation's episode played once more, for the eye: the same start, the same noise, and pictures of it.
+"""Films of an evaluation's episodes, replayed with the same start and the same noise.
 
-Nothing here is counted: an evaluation's numbers come from `flp.evaluation.rollout` alone.
+The replay does not contribute to results: those come from `flp.evaluation.evaluator` alone.
 """
 
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,15 +17,15 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from flp.data.environments import EnvironmentSpec, make_environment, numpy_seeded, seeded_reset, spec_of
-from flp.evaluation.rollout import Act
+from flp.evaluation.evaluator import Act
 from flp.params.sections import EvaluationSettings
 from flp.randomness.seeds import seed_of
 from flp.randomness.streams import RunStreams
 
 Draw = Callable[[Any], NDArray[Any]]
-"""What is kept of an environment at a step."""
+"""Draws the environment's current state."""
 
-PICTURES = 80  # of an episode as long as the horizon
+PICTURES = 80  # about as many, of an episode as long as the horizon
 MILLISECONDS, LAST_MILLISECONDS = 80, 1600
 STRIP = 22  # pixels above each picture, for its caption
 GAP = 4
@@ -33,13 +34,13 @@ PAPER, INK, WON = "#14181e", "#e6e9ee", "#5fd39b"
 
 @dataclass(frozen=True)
 class Episode:
-    """What one policy did.
+    """A filmed episode.
 
     Attributes:
         pictures: one every `every` steps from the start, and the last.
         every: steps between pictures.
         success: whether the last step was a success.
-        length: steps.
+        length: number of steps.
     """
 
     pictures: list[NDArray[Any]]
@@ -49,13 +50,13 @@ class Episode:
 
 
 def render(environment: Any) -> NDArray[Any]:
-    """What the environment shows, `[h, w, 3]` uint8."""
+    """The environment's own picture, `[h, w, 3]` uint8."""
     picture: NDArray[Any] = environment.render()
     return picture
 
 
 def open_scene(dataset: EnvironmentSpec | str, task: int, success_timing: str = "pre") -> Any:
-    """Make the environment of a task that draws pictures of a video's size."""
+    """Make the environment of a task, set to draw pictures of a video's size."""
     spec = spec_of(dataset)
     width = 320 if spec.family == "manipulation" else 240
     return make_environment(spec, task, success_timing, width=width, height=240)
@@ -63,7 +64,7 @@ def open_scene(dataset: EnvironmentSpec | str, task: int, success_timing: str = 
 
 def pictures_apart(dataset: EnvironmentSpec | str) -> int:
     """Steps between the pictures of a video."""
-    return -(-spec_of(dataset).horizon // PICTURES)
+    return math.ceil(spec_of(dataset).horizon / PICTURES)
 
 
 def play(
@@ -79,32 +80,32 @@ def play(
 ) -> Episode:
     """Play one episode of an evaluation.
 
-    The policy sees its observation in each of E rows, for the last bits of a matrix product depend on the number
-    of rows; it gets the evaluation's noise, and the episode's row of what it answers is done.
+    The policy sees the observation repeated in E rows, as in the evaluation, since the last bits of a matrix product
+    depend on the number of rows. It gets the evaluation's noise, and the episode's row of its output is the action.
 
     Args:
         act: the policy of a single run.
-        environment: of this task, new: what an episode leaves behind in a model is nobody's.
-        task: its number.
-        settings: of the evaluation; E is `settings.episodes`.
-        episode: which of the E.
+        environment: the task's environment, newly made, as episodes leave traces in a model.
+        task: the task's number.
+        settings: the evaluation's; E is `settings.episodes`.
+        episode: number of the episode, below E.
         every: steps between pictures.
-        device: where the policy computes.
-        draw: what is kept as a picture.
+        device: the policy's device.
+        draw: draws a picture of the environment.
     """
     E = settings.episodes
     streams = RunStreams([seed_of("evaluation noise", settings.seed, task)], "cpu", device)
     seed = seed_of("evaluation", settings.seed, task, episode)
     observation, info = seeded_reset(environment, seed)
     if (model := getattr(environment.unwrapped, "model", None)) is not None:
-        _spare_shadows(model)
+        _drop_shadows(model)
     pictures, length, ended = [draw(environment)], 0, False
     with torch.inference_mode():
         while not ended:
             rows = torch.tensor(observation.astype(np.float32), device=device).expand(1, E, -1)
             action = torch.as_tensor(act(rows, streams))[0, episode].float().cpu().numpy()
             length += 1
-            with numpy_seeded(seed + length):  # teleports draw their exits from it
+            with numpy_seeded(seed + length):  # teleports draw their exits from this generator
                 observation, _, terminated, truncated, info = environment.step(np.clip(action, -1.0, 1.0))
             ended = terminated or truncated
             if ended or length % every == 0:
@@ -112,14 +113,14 @@ def play(
     return Episode(pictures, every, bool(info["success"]), length)
 
 
-def _spare_shadows(model: Any) -> None:
-    """Leave out shadows and multisampling: without a GPU they are nine tenths of the drawing's time."""
+def _drop_shadows(model: Any) -> None:
+    """Turn off shadows and multisampling, which take 90 % of the drawing time without a GPU."""
     model.light_castshadow[:] = 0
     model.vis.quality.offsamples = 0
 
 
 def film(episodes: Sequence[tuple[str, Episode]]) -> bytes:
-    """Episodes beside each other, with their titles, as an animated WebP; who is done waits for the others."""
+    """Titled episodes side by side, as an animated WebP; shorter ones hold their last picture."""
     count = max(len(episode.pictures) for _, episode in episodes)
     frames = [_frame(episodes, i) for i in range(count)]
     buffer = io.BytesIO()

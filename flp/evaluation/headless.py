@@ -1,4 +1,4 @@
-"""OpenGL without a screen: MuJoCo draws through EGL or OSMesa, whichever works on this machine."""
+"""Rendering without a display: MuJoCo draws through EGL or OSMesa, whichever works on this machine."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from flp.system.errors import FLPError
 
 BACKENDS = ("egl", "osmesa")
 PACKAGES = "libegl1 libgl1-mesa-dri (or libosmesa6)"
-# In a process of its own: a library that is half there may crash, and a failed import cannot be tried anew.
+# Run in its own process: a partly installed library may crash, and a failed import cannot be retried.
 _DRAW = "import mujoco; mujoco.Renderer(mujoco.MjModel.from_xml_string('<mujoco/>'), 8, 8).render()"
 
 
 def choose_renderer() -> str:
-    """Tell MuJoCo, which must not have been imported yet, how to draw: as MUJOCO_GL says, or with what works.
+    """Choose MuJoCo's renderer before it is imported: the one in MUJOCO_GL, or the first that works.
 
     Raises:
-        FLPError: nothing works; the message names the Debian packages.
+        FLPError: none works; the message names the Debian packages.
     """
-    asked = os.environ.get("MUJOCO_GL")
-    for backend in (asked,) if asked else BACKENDS:
+    requested = os.environ.get("MUJOCO_GL")
+    for backend in (requested,) if requested else BACKENDS:
         if works(backend):
             os.environ["MUJOCO_GL"] = backend
-            import mujoco  # noqa: F401  (now, for environments import it without a renderer)
+            import mujoco  # noqa: F401  (now: environments import it without a renderer)
 
             return backend
-    tried = f"MUJOCO_GL={asked} does not work" if asked else "neither EGL nor OSMesa works"
+    tried = f"MUJOCO_GL={requested} does not work" if requested else "neither EGL nor OSMesa works"
     raise FLPError(f"cannot draw without a screen: {tried} here; on Debian and Ubuntu, apt-get install {PACKAGES}")
 
 

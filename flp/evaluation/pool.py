@@ -1,13 +1,13 @@
-"""Many environments in a few processes, stepped together.
+"""A pool of environments in a few worker processes, stepped together.
 
 An evaluation needs hundreds of cheap environments on a few cores, so each worker owns a share of them, and one message
-per worker moves all of that share by one step. Observations, actions, rewards and flags lie in memory shared
-with the workers. That memory is an anonymous file handed over by descriptor, not a named segment: nothing can
-be left behind, whatever dies.
+per worker advances its whole share by one step. Observations, actions, rewards and flags are in memory shared with the
+workers: an anonymous file passed by descriptor, not a named segment, so that nothing is left behind, whatever dies.
 
-Not gymnasium's `AsyncVectorEnv`: no faster even with shares, and its workers die of signals to the group, unnamed.
+Why not gymnasium's `AsyncVectorEnv`: it is no faster even with shares, and its workers die of signals to the process
+group without saying which.
 
-Workers (`flp.evaluation.worker`) are plain subprocesses; unlike those of `multiprocessing` they do not run the
+Workers (`flp.evaluation.worker`) are plain subprocesses; unlike those of `multiprocessing`, they do not run the
 caller's main module again. They end when their pipe closes.
 """
 
@@ -38,9 +38,14 @@ _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM
 
 @dataclass(frozen=True)
 class Step:
-    """What one step gave, per slot; rows of inactive slots hold no information.
+    """The result of one step, per slot; rows of inactive slots are meaningless.
 
-    `observations` [S, o] float32, `rewards` [S] float32; `terminated`, `truncated`, `success` [S] bool.
+    Attributes:
+        observations: `[S, o]` float32.
+        rewards: `[S]` float32.
+        terminated: `[S]` bool.
+        truncated: `[S]` bool.
+        success: `[S]` bool.
     """
 
     observations: NDArray[np.float32]
@@ -51,7 +56,7 @@ class Step:
 
 
 class _Worker:
-    """A process with a share of the environments, seen from the pool."""
+    """The pool's handle of a process with a share of the environments."""
 
     def __init__(self, share: Share, form: np.dtype[np.void], memory: int) -> None:
         self.slots = share.slots
@@ -62,13 +67,13 @@ class _Worker:
                 [sys.executable, "-P", "-c", _SERVE, str(theirs.fileno()), str(memory)],
                 pass_fds=(theirs.fileno(), memory),
                 stdin=subprocess.DEVNULL,
-                process_group=0,  # signals to the parent's group are the parent's affair
+                process_group=0,  # signals to the parent's group are handled by the parent
                 env={**os.environ, **_ONE_THREAD, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
         self.send((form, share.spec, share.tasks, share.success_timing, share.worker))
 
     def send(self, message: object) -> None:
-        """Send a request; that the worker is dead is noticed by `receive`."""
+        """Send a request; if the worker is dead, `receive` notices."""
         with suppress(OSError):
             self.channel.send(message)
 
@@ -84,12 +89,12 @@ class _Worker:
 
     def close(self) -> None:
         self.channel.close()
-        self.process.kill()  # it holds nothing that needs an orderly end
+        self.process.kill()  # it holds nothing that needs an orderly shutdown
         self.process.wait()
 
 
 class _Local:
-    """A share in this process, with the methods of a `_Worker`."""
+    """A share of the environments in this process, with the interface of `_Worker`."""
 
     def __init__(self, share: Share) -> None:
         self.share, self.slots = share, share.slots
@@ -108,12 +113,12 @@ class _Local:
 class EnvironmentPool(AbstractContextManager["EnvironmentPool", None]):
     """S slots, each with one environment, stepped together by worker processes.
 
-    There is no automatic reset: after the end of an episode the caller resets the slot, and so sees the true
-    last observation. A slot's results depend on its seed and actions alone, not on the other slots or on the
-    number of workers. Close the pool, or use it as a context manager.
+    There is no automatic reset: after an episode ends, the caller resets the slot, and thus sees the true last
+    observation. A slot's results depend on its seed and actions alone, not on the other slots or the number of workers.
+    Close the pool, or use it as a context manager.
 
     Args:
-        dataset: a spec, or one of OGBench's names: it decides the environment.
+        dataset: the environment, by spec or by the name of an OGBench dataset.
         tasks: the task of each slot, from 1.
         workers: number of processes; 0 keeps all environments in this process.
         success_timing: as in `make_environment`.
@@ -147,7 +152,7 @@ class EnvironmentPool(AbstractContextManager["EnvironmentPool", None]):
             self._arrays = Arrays(mmap.mmap(file.fileno(), form.itemsize), form)
             self._arrays.stepping[:] = -1
             for number in range(count):
-                # Slots are dealt out in turn, so that those of one task are spread over the workers.
+                # Slots are dealt round-robin, which spreads those of a task over the workers.
                 tasks = {slot: self.tasks[slot] for slot in range(number, len(self), count)}
                 share = Share(self._arrays, self.spec, tasks, self.success_timing, number)
                 self._workers.append(_Worker(share, form, file.fileno()) if workers else _Local(share))
@@ -159,7 +164,7 @@ class EnvironmentPool(AbstractContextManager["EnvironmentPool", None]):
         return len(self.tasks)
 
     def reset(self, slots: Sequence[int] | NDArray[np.int64], seeds: Sequence[int]) -> NDArray[np.float32]:
-        """Start a seeded episode in each of the given slots; return all current observations [S, o]."""
+        """Start a seeded episode in each of the given slots; return all current observations `[S, o]`."""
         self._require_open()
         by_slot = dict(zip(map(int, slots), map(int, seeds), strict=True))
         for worker in self._workers:
@@ -168,11 +173,11 @@ class EnvironmentPool(AbstractContextManager["EnvironmentPool", None]):
         return self._arrays.observations.copy()
 
     def step(self, actions: ArrayLike, active: ArrayLike) -> Step:
-        """Move the active slots by one step; the others are not touched.
+        """Advance the active slots by one step; the others are left unchanged.
 
         Args:
-            actions: [S, a], in [-1, 1].
-            active: [S] bool.
+            actions: `[S, a]`, in [-1, 1].
+            active: `[S]` bool.
         """
         self._require_open()
         active = np.array(active, np.bool_)
@@ -185,7 +190,7 @@ class EnvironmentPool(AbstractContextManager["EnvironmentPool", None]):
         return Step(arrays.observations.copy(), arrays.rewards.copy(), terminated, truncated, success)
 
     def _receive(self) -> None:
-        """Wait for one answer of every worker."""
+        """Wait for one answer from every worker."""
         for number, worker in enumerate(self._workers):
             failure = worker.receive()
             if failure is not None:
@@ -210,7 +215,7 @@ class EnvironmentPool(AbstractContextManager["EnvironmentPool", None]):
             raise FLPError(f"the environment pool of {self.spec.dataset} is closed; make a new one")
 
     def close(self) -> None:
-        """End the workers and free the environments; may be called twice."""
+        """Stop the workers and close the environments; may be called twice."""
         self._closed = True
         for worker in self._workers:
             worker.close()

@@ -1,4 +1,4 @@
-"""Episodes as they were played: what was seen, done and paid, as a file of transitions and as films."""
+"""Recordings of episodes, saved as a file of transitions and as films."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from flp.system.artifacts import atomic_write
 
 
 class Recording:
-    """E episodes of one task, filled step by step.
+    """E episodes of one task, recorded step by step.
 
     Args:
-        dataset: a spec, or the name of a dataset: decides the environment.
-        task: its number.
-        seed: of the episodes.
+        dataset: the environment, by spec or by the name of a dataset.
+        task: the task's number.
+        seed: seed of the episodes.
         episodes: E.
         success_timing: as in `make_environment`.
     """
@@ -32,7 +32,7 @@ class Recording:
         self.rows: list[list[dict[str, Any]]] = [[] for _ in range(episodes)]
 
     def add(self, observations: NDArray[Any], actions: NDArray[Any], step: Step, active: NDArray[np.bool_]) -> None:
-        """Take in one step of all that were under way, as a `Watch`."""
+        """Record one step of all active episodes; a `Watch`."""
         for e in np.flatnonzero(active):
             self.rows[e].append(
                 {
@@ -47,12 +47,12 @@ class Recording:
             )
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """One row per step, episode after episode, in D4RL's layout."""
+        """One row per step, one episode after another, in D4RL's layout."""
         rows = [row for episode in self.rows for row in episode]
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
     def save(self, folder: Path, *, films: bool) -> Iterator[Path]:
-        """Write `episodes.npz`, and a film of each episode; yield the files as they come.
+        """Write `episodes.npz` and a film of each episode; yield the files as they are written.
 
         Films need a renderer, chosen before MuJoCo was imported (`headless.choose_renderer`).
         """
@@ -65,16 +65,16 @@ class Recording:
             yield folder / f"episode{e}.webp"
 
     def _film(self, episode: int) -> bytes:
-        """The episode once more, by its actions."""
+        """A film of the episode, replayed by its actions."""
         from flp.evaluation.film import film, open_scene, pictures_apart, play
         from flp.params.sections import EvaluationSettings
 
-        taken = iter(self.rows[episode])
+        steps = iter(self.rows[episode])
         settings = EvaluationSettings(every=1, episodes=len(self.rows), seed=self.seed)
         scene = open_scene(self.dataset, self.task, self.success_timing)
         try:
             played = play(
-                lambda rows, streams: np.tile(next(taken)["actions"], (*rows.shape[:2], 1)),
+                lambda rows, streams: np.tile(next(steps)["actions"], (*rows.shape[:2], 1)),
                 scene,
                 self.task,
                 settings,

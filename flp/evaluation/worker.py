@@ -1,6 +1,6 @@
-"""A worker of the environment pool: a process with a share of the environments, and the memory it shares.
+"""A worker of the environment pool: a process with a share of the environments, and the memory shared with it.
 
-It imports simulators but never torch, and ends when its channel closes.
+It imports simulators but never PyTorch, and ends when its channel closes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Failure = tuple[str, str]  # message, traceback
 
 
 def layout(slots: int, workers: int, observation_dim: int, action_dim: int) -> np.dtype[np.void]:
-    """What lies in the shared memory, and how large it is (`itemsize`)."""
+    """Layout of the shared memory; its size is `itemsize`."""
     return np.dtype(
         [
             ("stepping", np.int64, (workers,)),  # the slot each worker is busy with, or -1
@@ -40,7 +40,7 @@ def layout(slots: int, workers: int, observation_dim: int, action_dim: int) -> n
 
 
 class Arrays:
-    """Views of one buffer: what a pool and its workers exchange."""
+    """Views of the memory through which a pool and its workers exchange data."""
 
     def __init__(self, buffer: Any, form: np.dtype[np.void]) -> None:
         fields: list[NDArray[Any]] = list(np.frombuffer(buffer, form)[0])
@@ -51,8 +51,8 @@ class Arrays:
 def _shared_models() -> Iterator[None]:
     """Let the manipulation environments made in this block share their compiled models and mesh files.
 
-    OGBench compiles two models of some 60 MB for each environment, always the same. What differs between
-    environments later on is colours, and the damping of locked joints, which `Share.step` looks after.
+    OGBench compiles the same two models of about 60 MB for each environment. Later, environments differ in colours and
+    in the damping of locked joints, which `Share.step` swaps.
     """
     with simulator_importable():
         import mujoco
@@ -75,7 +75,7 @@ def _shared_models() -> Iterator[None]:
 
 
 class Share:
-    """The environments of one worker, `{slot: task}`; observations and the rest go to `arrays`."""
+    """The environments of one worker, `{slot: task}`; observations and other results are written to `arrays`."""
 
     def __init__(
         self, arrays: Arrays, spec: EnvironmentSpec, tasks: dict[int, int], success_timing: str, worker: int
@@ -83,7 +83,7 @@ class Share:
         self.spec, self.tasks, self.success_timing = spec, tasks, success_timing
         self.worker, self.arrays = worker, arrays
         self.slots = np.array(list(tasks))
-        # Teleports draw their exits from NumPy's global generator; who knows what a user's environment does.
+        # Teleports draw their exits from NumPy's global generator; a user's environment may do so, too.
         self.draws_globally = "teleport" in spec.dataset or not spec.of_ogbench
         self.environments: dict[int, Any] = {}
         self.seeds: dict[int, int] = {}
@@ -111,8 +111,8 @@ class Share:
                 with self._busy_with(slot):
                     environment = self.environments[slot] = make_environment(self.spec, task, self.success_timing)
                     if self.spec.family == "manipulation":
-                        environment.unwrapped.tells = False  # `step` asks for success alone
-                    seeded_reset(environment, 0)  # manipulation compiles its model only now
+                        environment.unwrapped.reports_info = False  # `step` only reads success
+                    seeded_reset(environment, 0)  # manipulation environments compile their model only now
 
     def reset(self, seeds: dict[int, int]) -> None:
         """Start a seeded episode in some slots."""
@@ -123,7 +123,7 @@ class Share:
                 self.damping[slot] = self._damping(slot).copy()
 
     def step(self, slots: Sequence[int]) -> None:
-        """Take the actions that lie in the shared memory."""
+        """Step slots with the actions in the shared memory."""
         arrays = self.arrays
         for slot in slots:
             with self._busy_with(slot), self._own_randomness(slot):
@@ -138,7 +138,7 @@ class Share:
                 self.damping[slot][:] = damping
 
     def _damping(self, slot: int) -> NDArray[np.float64]:
-        """The joints' damping: buttons of the scene lock joints by it, in a model that slots may share."""
+        """The joints' damping, by which the scene's buttons lock joints, in a model that slots may share."""
         if not self.spec.of_ogbench:
             return np.empty(0)
         damping: NDArray[np.float64] = self.environments[slot].unwrapped.model.dof_damping
@@ -146,13 +146,13 @@ class Share:
 
     @contextmanager
     def _busy_with(self, slot: int) -> Iterator[None]:
-        # Not cleared on an error: the pool reads here which slot it was, also after a crash.
+        # Not cleared on an error: the pool reads the failed slot here, even after a crash.
         self.arrays.stepping[self.worker] = slot
         yield
         self.arrays.stepping[self.worker] = -1
 
     def _own_randomness(self, slot: int) -> AbstractContextManager[None]:
-        """A stream of the slot's own, where steps draw from NumPy's global generator, which a worker's slots share."""
+        """The slot's own seed for NumPy's global generator, if steps draw from it: a worker's slots share it."""
         if not self.draws_globally:
             return nullcontext()
         self.seeds[slot] += 1
@@ -168,7 +168,7 @@ class Share:
 def serve(channel_descriptor: int, memory_descriptor: int) -> None:
     """Run a worker until its channel closes; called in the worker process.
 
-    Receives the layout and the arguments of its share, then requests; answers each with a failure or None.
+    It receives the layout and the arguments of its share, then requests, and answers each with a failure or None.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the parent decides; it closes the channel

@@ -11,9 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from flp.data.own_file import own_files
 from flp.experiment import variants
 from flp.experiment.fingerprint import fingerprint
+from flp.own.splitting import own_files
 from flp.params.loading import Params
 from flp.params.run import Run, SweepJob, TrainingJob
 from flp.params.sections import OFFLINE_ONLY, ONLINE_ONLY, offline_steps, starts_from_flow
@@ -82,7 +82,7 @@ class Keys:
             params = self.dataset_params(dataset)
             files, own = list[Path](), params.tasks.get(dataset)
             if own is not None:
-                files = own.asked(dataset).files()
+                files = own.source(dataset).files()
             elif params.download.source == "path":
                 files = own_files(params.download.path or "")
             self._contents[dataset] = contents(files) or self._recorded_content(dataset)

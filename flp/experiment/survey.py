@@ -8,13 +8,12 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from multiprocessing.connection import Connection
 
 import torch
@@ -30,6 +29,7 @@ from flp.supervision.foresight import has_bfloat16
 from flp.supervision.operations import COMPILE_SECONDS, Operation, Operations
 from flp.supervision.stopwatch import Stopwatch
 from flp.system.errors import FLPError
+from flp.system.stopping import end_with_parent
 
 SHARE = 0.5  # of the budget, for everything that needs no compiler
 Measured = dict[Operation, float]
@@ -254,7 +254,7 @@ def _compile_apart(
     """Time a compiled update and send its seconds, or why it failed; the compiler's processes end with this group."""
     os.setsid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent(lambda: os.killpg(0, signal.SIGKILL))
     watch = Stopwatch(operations.spec, set_up(1, device, precision), slice_)
     result: tuple[float, float] | str
     try:
@@ -262,13 +262,6 @@ def _compile_apart(
     except FLPError as error:
         result = str(error)
     sender.send(result)
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os.killpg(0, signal.SIGKILL)
 
 
 def _end_group(leader: int | None) -> None:

@@ -21,7 +21,7 @@ def save_flow(path: Path | str, field: VelocityField, **manifest: Any) -> None:
     save_tensors(path, dict(field.state_dict()), **manifest)
 
 
-def load_flow(
+def load_flows(
     paths: list[str], device: torch.device | str = "cpu", **expected: Any
 ) -> tuple[Flow, list[dict[str, Any]]]:
     """Load one flow per run, frozen, and their manifests.

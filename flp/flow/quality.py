@@ -52,7 +52,7 @@ def judge(latents: NDArray[np.float32], errors: NDArray[np.float32]) -> dict[str
     }
 
 
-def held_out(data: Dataset, actions: NDArray[np.float32], device: torch.device) -> Rows:
+def validation_rows(data: Dataset, actions: NDArray[np.float32], device: torch.device) -> Rows:
     """A validation file's transitions with their actions `[rows, a]` as the flow is to learn them."""
     rows = data.transitions
     episodes: NDArray[np.int64] = np.cumsum(data.terminals) - data.terminals

@@ -1,7 +1,4 @@
-"""What a trajectory went on to earn: over n steps, for targets; to its end, for agents that hold values against it.
-
-And how far targets look ahead, which may change while an agent learns.
-"""
+"""What a trajectory went on to earn: over n steps, for targets; to its end, for agents that hold values against it."""
 
 from __future__ import annotations
 
@@ -14,17 +11,6 @@ Earned = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Rewards and masks of transitions."""
 Followed = Callable[[Tensor], tuple[Tensor, Tensor]]
 """The transitions after these, and whether those are of the same trajectory."""
-
-
-def discount_at(done: float, first: float, last: float) -> float:
-    """γ when a share of training is done: 1 − γ falls geometrically from 1 − first to 1 − last by half of it.
-
-    What is near is learnt first, and what is far builds on it (François-Lavet et al., 2015, "How to Discount Deep
-    Reinforcement Learning: Towards New Dynamic Strategies").
-    """
-    share = min(1.0, 2 * done)
-    gap: float = (1 - first) ** (1 - share) * (1 - last) ** share
-    return 1 - gap
 
 
 def sum_ahead(

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from flp.flow.behavior import Flow
-from flp.flow.checkpoint import load_flow as read_flow
+from flp.flow.checkpoint import load_flows
 from flp.library.arrays import as_given, batch_of, paired, placed
 from flp.randomness.streams import RunStreams
 from flp.system.errors import FLPError
@@ -90,7 +90,7 @@ def load_flow(path: Path | str, *, device: torch.device | str = "cpu", seed: int
     """
     file = Path(path) if Path(path).suffix == ".safetensors" else Path(path) / "flow.safetensors"
     device = placed(device)
-    flow, (manifest,) = read_flow([str(file)], device)
+    flow, (manifest,) = load_flows([str(file)], device)
     loaded = BehaviorFlow(flow, manifest, device)
     loaded.reset(seed)
     return loaded

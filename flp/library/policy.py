@@ -14,7 +14,7 @@ from torch import Tensor
 
 from flp.agents import make_agent
 from flp.data.environments import EnvironmentSpec, specification
-from flp.flow.checkpoint import load_flow
+from flp.flow.checkpoint import load_flows
 from flp.library.arrays import as_given, batch_of, paired, placed
 from flp.own.task import spec_from
 from flp.params.own_tasks import NAME
@@ -206,7 +206,7 @@ def _build(
     frozen = None
     if manifest.get("flow_sha256") is not None:
         source = Path(flow) if flow is not None else file.with_name("flow.safetensors")
-        frozen, _ = load_flow([str(source)], device, sha256=manifest["flow_sha256"])
+        frozen, _ = load_flows([str(source)], device, sha256=manifest["flow_sha256"])
     spec = Spec(
         streams=RunStreams([0], place=device),
         observation_dim=sizes[0],

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from flp.data import load
 from flp.data.environments import EnvironmentSpec, known_datasets, specification
-from flp.data.own_file import neighbour_of
-from flp.evaluation import rollout
+from flp.evaluation import evaluator
 from flp.library.policy import Policy
+from flp.own.splitting import neighbour_of
 from flp.own.task import spec_from
 from flp.randomness.streams import RunStreams
 from flp.system import layout
@@ -72,10 +72,10 @@ def load_dataset(name: str | Path, *, validation: bool = False) -> load.Dataset:
     path = Path(name)
     if path.suffix == ".npz":
         path = neighbour_of(path) if validation else path
-        return load.load_dataset(path, remedy="correct it, or let `download.path` convert it (it is left as it is)")
+        return load.read_dataset(path, remedy="correct it, or let `download.path` convert it (it is left as it is)")
     file = layout.DATA.format(dataset=name)
     spec = _spec(str(name), f"{file}.json")
-    return load.load_dataset(file + ("-val.npz" if validation else ".npz"), spec)
+    return load.read_dataset(file + ("-val.npz" if validation else ".npz"), spec)
 
 
 def _spec(name: str, manifest: str) -> EnvironmentSpec:
@@ -97,7 +97,7 @@ def evaluate(
     seed: int = 0,
     dataset: str | None = None,
     workers: int = 0,
-    watch: rollout.Watch | None = None,
+    watch: evaluator.Watch | None = None,
 ) -> Trial:
     """Roll out a policy in seeded episodes: with the same seed and number, those of the pipeline's evaluations.
 
@@ -127,7 +127,7 @@ def evaluate(
         ours, theirs = ((p.observation_dim, p.action_dim) for p in (policy, spec))
         if ours != theirs:
             raise FLPError(f"the policy has observations and actions of {ours} numbers, {spec.dataset} of {theirs}")
-        act: rollout.Act = policy.act
+        act: evaluator.Act = policy.act
         device = policy.device
         timing = policy.manifest["model"]["offline"]["success_timing"]
     else:
@@ -137,5 +137,5 @@ def evaluate(
             return np.asarray(function(observations[0].numpy()))[None]
 
     options = {"episodes": episodes, "seed": seed, "workers": workers, "success_timing": timing, "device": device}
-    evaluation = rollout.evaluate(act, spec, [task], watch=watch, **options)
+    evaluation = evaluator.evaluate(act, spec, [task], watch=watch, **options)
     return Trial(evaluation.success[0], evaluation.returns[0], evaluation.lengths[0])

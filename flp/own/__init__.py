@@ -1,1 +1,1 @@
-"""A user's own tasks: files and Minari's datasets in, and their environments as the pipeline acts in them."""
+"""A user's own tasks: import of files and Minari datasets, and adapters for their environments."""

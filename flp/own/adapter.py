@@ -1,4 +1,4 @@
-"""A user's environment as the pipeline acts in it: flat observations, actions in [-1, 1], and success told."""
+"""A user's environment as the pipeline sees it: flat observations, actions in [-1, 1], success in the info."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def open_environment(name: str, kwargs: dict[str, Any]) -> Any:
     """Make an environment as gymnasium does.
 
     Raises:
-        FLPError: it cannot be made, or does not end of itself.
+        FLPError: it cannot be made, or has no time limit.
     """
     try:
         with simulator_importable(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             env = gymnasium.make(name, disable_env_checker=True, **kwargs)
-    except Exception as error:  # whatever a package raises that is imported and called here
+    except Exception as error:  # the imported package may raise anything
         missing = isinstance(error, (ImportError, gymnasium.error.UnregisteredEnv))
         remedy = _INSTALL if missing else "look at its kwargs"
         raise FLPError(f"environment {name} cannot be made ({one_line(error)}); {remedy}") from error
@@ -39,16 +39,11 @@ def open_environment(name: str, kwargs: dict[str, Any]) -> Any:
     return env
 
 
-def horizon_of(env: Any) -> int:
-    """Steps after which an episode is cut off."""
-    return int(env.spec.max_episode_steps)
-
-
 def observation_dim(space: Any, what: str) -> int:
-    """The length of an observation, flattened by gymnasium's own tool.
+    """The length of an observation, flattened by gymnasium.
 
     Raises:
-        FLPError: it has none.
+        FLPError: it cannot be flattened.
     """
     try:
         (length,) = spaces.utils.flatten_space(space).shape
@@ -58,13 +53,13 @@ def observation_dim(space: Any, what: str) -> int:
 
 
 def order_of(name: str, kwargs: dict[str, Any], space: Any, source: str) -> Any:
-    """The environment's space of observations, in whose order data of several parts (`space`) have to lie.
+    """The environment's observation space, whose order composite data (of `space`) must follow when flattened.
 
-    A dictionary of the environment's may have its keys in another order than the data's, which were sorted when they
-    were written. None where the data are no dictionary or tuple.
+    An environment's dictionary may order its keys differently from the data, whose keys were sorted on writing. None
+    if the data's space is no dictionary or tuple.
 
     Raises:
-        FLPError: the two have other parts.
+        FLPError: the two spaces have different parts.
     """
     if not isinstance(space, (spaces.Dict, spaces.Tuple)):
         return None
@@ -76,7 +71,7 @@ def order_of(name: str, kwargs: dict[str, Any], space: Any, source: str) -> Any:
 
 
 def _parts(space: Any) -> Any:
-    """What a space consists of, whatever the order of its keys."""
+    """What a space consists of, irrespective of the order of its keys."""
     if isinstance(space, spaces.Dict):
         return {key: _parts(part) for key, part in space.spaces.items()}
     if isinstance(space, spaces.Tuple):
@@ -85,15 +80,15 @@ def _parts(space: Any) -> Any:
 
 
 def is_bounded(space: Any) -> bool:
-    """Whether actions have a finite range, or are none that could have one."""
+    """Whether actions have a finite range, or a type without a range."""
     return not isinstance(space, spaces.Box) or bool(np.isfinite([space.low, space.high]).all())
 
 
 def action_range(space: Any, what: str) -> Bounds:
-    """The least and the greatest action, flat.
+    """The lower and upper bounds of actions, flattened.
 
     Raises:
-        FLPError: actions are not of a finite box.
+        FLPError: actions are not from a finite box.
     """
     if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
         raise FLPError(
@@ -112,10 +107,10 @@ class Adapter(gymnasium.Wrapper[Any, Any, Any, Any]):  # type: ignore[misc]
     """The environment of a task.
 
     Args:
-        env: the user's, whose spaces have been compared with the data's.
+        env: the user's environment, whose spaces have been compared with the data's.
         name: the task's name.
         success: the rule, as `success_rule` reads it.
-        unscaled: what makes an action in the environment's units of one in [-1, 1].
+        unscaled: maps an action in [-1, 1] to the environment's units.
     """
 
     def __init__(self, env: Any, name: str, success: str, unscaled: Callable[[NDArray[Any]], NDArray[Any]]) -> None:
@@ -133,7 +128,7 @@ class Adapter(gymnasium.Wrapper[Any, Any, Any, Any]):  # type: ignore[misc]
         return observation, dict(info)
 
     def step(self, action: NDArray[Any]) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
-        """Act in [-1, 1]; the information says under `success` what the task's rule does."""
+        """Take an action in [-1, 1]; `info["success"]` is the verdict of the task's rule."""
         own = self._unscaled(action).reshape(self._shape).astype(self._dtype)
         observation, reward, terminated, truncated, info = self.env.step(own)
         self._total += float(reward)
@@ -147,7 +142,7 @@ class Adapter(gymnasium.Wrapper[Any, Any, Any, Any]):  # type: ignore[misc]
         except (LookupError, TypeError, ValueError) as error:
             has = ", ".join(map(str, info)) or "nothing"
             raise FLPError(
-                f"{self._name}: success is '{self._success}', which its information does not tell (it has: {has})"
+                f"{self._name}: success is '{self._success}', which its info does not contain (it has: {has})"
             ) from error
 
 

@@ -1,7 +1,7 @@
-"""A user's file of transitions in D4RL's layout, `.npz` or HDF5, brought to rows whose last ends an episode.
+"""A user's file of transitions in D4RL's layout, `.npz` or HDF5, read as rows whose last ends an episode.
 
-A row is a state, the action taken there, its reward, and whether the episode then ended: by itself (`terminals`), or by
-being cut off (`timeouts`). The file is only read.
+A row is a state, the action taken there, its reward, and whether the episode then ended: in a terminal state
+(`terminals`), or by being truncated (`timeouts`). The file is only read.
 """
 
 from __future__ import annotations
@@ -9,46 +9,34 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flp.data.archive import MAX_BYTES, Convert, Header, opened
-from flp.data.own_file import NEXT, cast, check_successors, without_idle
+from flp.own.reading import (
+    END_KEYS,
+    NEXT,
+    REMEDY,
+    VALID,
+    Columns,
+    check_successors,
+    numeric_header,
+    read_column,
+    without_idle_axes,
+)
 from flp.system.errors import FLPError, explained, nearest
 
 Rows = dict[str, NDArray[Any]]
-REMEDY = "correct your file (it is left as it is)"
 ABSENT = "correct the path in its task"
 HDF5 = (".h5", ".hdf5")
-TERMINATED, CUT_OFF = ("terminals", "terminations"), ("timeouts", "truncations")
-_AXES = {"observations": 2, "actions": 2, "rewards": 1, NEXT: 2} | dict.fromkeys((*TERMINATED, *CUT_OFF), 1)
-
-
-class Columns(Protocol):
-    """An open file of named arrays."""
-
-    path: Path
-
-    @property
-    def keys(self) -> list[str]:
-        """The arrays' names."""
-
-    def bad(self, problem: str) -> FLPError:
-        """The error for a problem of this file."""
-
-    def header(self, key: str) -> Header:
-        """What an array claims to be."""
-
-    def read(self, key: str, dtype: Any, convert: Convert | None = None) -> NDArray[Any]:
-        """An array, its elements converted."""
+_AXES = {"observations": 2, "actions": 2, "rewards": 1, NEXT: 2} | dict.fromkeys(END_KEYS, 1)
 
 
 class Hdf5:
-    """An open HDF5 file: its own arrays, at the top; nothing that points elsewhere is followed."""
+    """An open HDF5 file: the arrays at its top level; nothing that points elsewhere is followed."""
 
     def __init__(self, path: Path, file: Any) -> None:
         self.path, self._file = path, file
@@ -63,7 +51,7 @@ class Hdf5:
         return FLPError(f"{self.path}: {problem}; {REMEDY}")
 
     def header(self, key: str) -> Header:
-        """What an array claims to be; links, virtual arrays and objects are refused, and absurd sizes."""
+        """Shape and type of an array; links, virtual arrays, objects and absurd sizes are refused."""
         import h5py
 
         if not isinstance(self._file.get(key, getlink=True), h5py.HardLink):
@@ -76,7 +64,7 @@ class Hdf5:
         return Header(array.shape, False, array.dtype)
 
     def read(self, key: str, dtype: Any, convert: Convert | None = None) -> NDArray[Any]:
-        """An array, its elements converted a million at a time."""
+        """An array, with its elements converted a million at a time."""
         header, source = self.header(key), self._file[key]
         array = np.empty(header.shape, dtype)
         rows = max(1, 2**20 // max(1, math.prod(header.shape[1:])))
@@ -88,7 +76,7 @@ class Hdf5:
 
 @contextmanager
 def columns(path: Path) -> Iterator[Columns]:
-    """Open a file by the end of its name.
+    """Open a file, `.npz` or HDF5 by its suffix.
 
     Raises:
         FLPError: missing, not whole, or of another kind; or HDF5 without h5py.
@@ -117,29 +105,37 @@ def read_file(path: Path) -> Rows:
 
     Returns:
         float32 `observations`, `actions` (in the environment's units) and `rewards`; float32 `masks`, 0 where an
-        episode ended by itself; bool `terminals`, true in an episode's last row, which starts no transition.
+        episode ended in a terminal state; bool `terminals`, true in an episode's last row, which starts no transition.
 
     Raises:
         FLPError: it lacks something, holds what cannot be converted safely, or its keys contradict each other.
     """
     with columns(path) as file:
-        observations, actions, rewards = (_array(file, key) for key in ("observations", "actions", "rewards"))
-        terminated, cut_off = _flags(file, TERMINATED), _flags(file, CUT_OFF)
-        if terminated is None and cut_off is None:
-            raise file.bad("nothing says where episodes end: mark each one's last row in 'terminals' or 'timeouts'")
-        following = _array(file, NEXT) if NEXT in file.keys else None
-        known = {"observations": observations, "actions": actions, "rewards": rewards, NEXT: following}
-        for key, array in (known | {"terminals": terminated, "timeouts": cut_off}).items():
-            if array is not None and len(array) != len(observations):
-                raise file.bad(f"'{key}' has {len(array)} rows, 'observations' has {len(observations)}")
-        none = np.zeros(len(observations), np.bool_)
-        terminated, cut_off = (none if flags is None else flags for flags in (terminated, cut_off))
+        observations, actions, rewards = (_numbers(file, key) for key in ("observations", "actions", "rewards"))
+        following = _numbers(file, NEXT) if NEXT in file.keys else None
+        for key, array in {"actions": actions, "rewards": rewards, NEXT: following}.items():
+            if array is not None:
+                _check_length(file, key, array, len(observations))
+        terminated, truncated, either = _flags(file, len(observations))
+        if following is not None and following.shape != observations.shape:
+            shapes = f"{list(following.shape)}, 'observations' has {list(observations.shape)}"
+            raise file.bad(f"'{NEXT}' has shape {shapes}")
+        if VALID in file.keys:
+            rows, ended = _valid_rows(file, len(observations))
+            following = (observations[1:] if following is None else following[:-1])[rows]
+            observations, actions, rewards = observations[rows], actions[rows], rewards[rows]
+            # A flag of the state after an episode's last transition holds for that transition.
+            terminated, truncated, either = (
+                flags[rows] | (flags[rows + 1] & ended) for flags in (terminated, truncated, either)
+            )
+            either |= ended
+        if _says_how(file, "terminated"):
+            truncated |= either & ~terminated
+        else:
+            terminated |= either & ~truncated
         if following is not None:
-            if following.shape != observations.shape:
-                shapes = f"{list(following.shape)}, 'observations' has {list(observations.shape)}"
-                raise file.bad(f"'{NEXT}' has shape {shapes}")
-            check_successors(file, observations, following, terminated | cut_off)
-        return as_rows(observations, actions, rewards, terminated, cut_off, following)
+            check_successors(file, observations, following, terminated | truncated)
+        return as_rows(observations, actions, rewards, terminated, truncated, following)
 
 
 def unused(path: Path) -> list[str]:
@@ -148,7 +144,45 @@ def unused(path: Path) -> list[str]:
         return [key for key in file.keys if key not in _AXES]
 
 
-def _array(file: Columns, key: str) -> NDArray[np.float32]:
+def _flags(file: Columns, rows: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
+    """Where episodes terminated, were truncated, or ended in either way, `[rows]` each."""
+    if not any(key in file.keys for key in END_KEYS):
+        raise file.bad("nothing says where episodes end: mark each one's last row in 'terminals' or 'timeouts'")
+    if not (_says_how(file, "terminated") or _says_how(file, "truncated")):
+        keys = " and ".join(repr(key) for key in END_KEYS if key in file.keys)
+        raise file.bad(
+            f"{keys} say where episodes end, but not how: mark terminations in 'terminals' or truncations in 'timeouts'"
+        )
+    flags = {end: np.zeros(rows, np.bool_) for end in ("terminated", "truncated", "either")}
+    for key, (_, end) in END_KEYS.items():
+        if key in file.keys and key != VALID:
+            flags[end] |= _column(file, key, rows)
+    return flags["terminated"], flags["truncated"], flags["either"]
+
+
+def _says_how(file: Columns, end: str) -> bool:
+    return any(key in file.keys for key, (_, of_key) in END_KEYS.items() if of_key == end)
+
+
+def _valid_rows(file: Columns, rows: int) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    """The rows that start transitions in OGBench's compact form, and which of those end an episode.
+
+    There, an invalid row is the state after an episode's last transition.
+    """
+    valid = _column(file, VALID, rows)
+    transitions = np.flatnonzero(valid[:-1])  # what follows the last row is unknown
+    if not len(transitions):
+        raise file.bad(f"'{VALID}' ends an episode in every row, so there are no transitions")
+    return transitions, ~valid[transitions + 1]
+
+
+def _column(file: Columns, key: str, rows: int) -> NDArray[np.bool_]:
+    flags = _read(file, key, np.dtype(np.bool_))
+    _check_length(file, key, flags, rows)
+    return flags
+
+
+def _numbers(file: Columns, key: str) -> NDArray[np.float32]:
     if key not in file.keys:
         raise file.bad(f"key '{key}' is missing{nearest(key, file.keys)}")
     array = _read(file, key, np.dtype(np.float32))
@@ -157,27 +191,22 @@ def _array(file: Columns, key: str) -> NDArray[np.float32]:
     return array
 
 
-def _flags(file: Columns, names: tuple[str, ...]) -> NDArray[np.bool_] | None:
-    found = [_read(file, key, np.dtype(np.bool_)) for key in names if key in file.keys]
-    if len({len(flags) for flags in found}) > 1:
-        raise file.bad(f"{' and '.join(map(repr, names))} differ in length")
-    return np.any(found, 0) if found else None
-
-
 def _read(file: Columns, key: str, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """An array with as many axes as it must have, idle ones of length 1 aside."""
-    header = file.header(key)
-    if header.dtype.kind not in "biuf":
-        raise file.bad(f"'{key}' holds {header.dtype}, which cannot become {dtype}")
+    """An array with the number of axes that its key has; `[rows]` is taken as `[rows, 1]`."""
+    header, axes = numeric_header(file, key, dtype), _AXES[key]
     if key == "actions" and header.dtype.kind != "f":
         raise file.bad(f"'actions' holds {header.dtype}: discrete ones, where a flow models densities of real numbers")
-    axes = _AXES[key]
-    shape = without_idle(header.shape, axes)
-    if len(shape) == axes - 1 and axes == 2:
-        shape = (*shape, 1)  # one number a row
+    shape = without_idle_axes(header.shape, axes)
+    if axes == 2 and len(shape) == 1:
+        shape = (*shape, 1)
     if len(shape) != axes or min(shape) < 1:
         raise file.bad(f"'{key}' has shape {list(header.shape)}, expected {axes} axes, none empty")
-    return file.read(key, dtype, partial(cast, file, key, dtype)).reshape(shape)
+    return read_column(file, key, dtype, shape)
+
+
+def _check_length(file: Columns, key: str, array: NDArray[Any], rows: int) -> None:
+    if len(array) != rows:
+        raise file.bad(f"'{key}' has {len(array)} rows, 'observations' has {rows}")
 
 
 def as_rows(
@@ -185,29 +214,37 @@ def as_rows(
     actions: NDArray[np.float32],
     rewards: NDArray[np.float32],
     terminated: NDArray[np.bool_],
-    cut_off: NDArray[np.bool_],
+    truncated: NDArray[np.bool_],
     following: NDArray[np.float32] | None,
 ) -> Rows:
-    """Transitions in D4RL's layout, with a last row for each episode that has its last state, or needs none.
+    """Transitions in D4RL's layout, with an extra row at the end of each episode whose last state is known or unneeded.
 
-    What came after a termination is never looked at (its mask is 0), so that any state stands for it; what came after a
-    cut is needed, and without `following` the row before it is the episode's last.
+    The state after a termination is never looked at (its mask is 0), so any state can stand in for it. The state after
+    a truncation is needed: without `following`, the row before it is the episode's last and starts no transition.
+
+    Args:
+        observations: `[n, o]`.
+        actions: `[n, a]`.
+        rewards: `[n]`.
+        terminated: `[n]`, where an episode terminated.
+        truncated: `[n]`, where an episode was truncated.
+        following: the next observations `[n, o]`, if known.
     """
-    ends = terminated | cut_off
+    ends = terminated | truncated
     ends[-1] = True
     extra = ends & (terminated if following is None else True)
     place = np.arange(len(ends)) + np.cumsum(extra) - extra
-    rows = len(ends) + int(extra.sum())
+    count = len(ends) + int(extra.sum())
     last = place[extra] + 1
-    found: Rows = {
-        "observations": np.empty((rows, observations.shape[1]), np.float32),
-        "actions": np.zeros((rows, actions.shape[1]), np.float32),
-        "rewards": np.zeros(rows, np.float32),
-        "masks": np.ones(rows, np.float32),
-        "terminals": np.zeros(rows, np.bool_),
+    rows: Rows = {
+        "observations": np.empty((count, observations.shape[1]), np.float32),
+        "actions": np.zeros((count, actions.shape[1]), np.float32),
+        "rewards": np.zeros(count, np.float32),
+        "masks": np.ones(count, np.float32),
+        "terminals": np.zeros(count, np.bool_),
     }
-    found["observations"][place], found["actions"][place], found["rewards"][place] = observations, actions, rewards
-    found["observations"][last] = (observations if following is None else following)[extra]
-    found["masks"][place] = ~terminated
-    found["terminals"][place[ends] + extra[ends]] = True
-    return found
+    rows["observations"][place], rows["actions"][place], rows["rewards"][place] = observations, actions, rewards
+    rows["observations"][last] = (observations if following is None else following)[extra]
+    rows["masks"][place] = ~terminated
+    rows["terminals"][place[ends] + extra[ends]] = True
+    return rows

@@ -1,4 +1,4 @@
-"""Minari's datasets: rewards and ends as they are, observations flattened by gymnasium's own tool."""
+"""Minari's datasets: rewards and ends as recorded, observations flattened by gymnasium."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flp.own.log_file import REMEDY, Rows
+from flp.own.log_file import Rows
+from flp.own.reading import REMEDY
 from flp.system.errors import FLPError, one_line
 from flp.system.portability import user_path
 
 
 def open_minari(name: str) -> Any:
-    """Open a dataset: a folder, or an id, which is downloaded if it is not there.
+    """Open a dataset: a folder, or an id, which is downloaded if necessary.
 
     Raises:
-        FLPError: there is none, or Minari is not installed.
+        FLPError: it does not exist, or Minari is not installed.
     """
     try:
         import minari
@@ -41,17 +42,17 @@ def local_folder(name: str) -> Path | None:
 
 
 def reference_of(data: Any) -> tuple[float, float] | None:
-    """The returns of a random policy and of an expert, where a dataset tells both."""
+    """The returns of a random policy and of an expert, if a dataset gives both."""
     low, high = (data.storage.metadata.get(key) for key in ("ref_min_score", "ref_max_score"))
-    told = all(isinstance(score, (int, float)) and math.isfinite(score) for score in (low, high)) and low != high
-    return (float(low), float(high)) if told else None
+    given = all(isinstance(score, (int, float)) and math.isfinite(score) for score in (low, high)) and low != high
+    return (float(low), float(high)) if given else None
 
 
 def environment_of(data: Any, name: str) -> tuple[str, dict[str, Any]]:
-    """The id of the environment that a dataset names, and what it is made with.
+    """The id and arguments of the environment that a dataset names.
 
     Raises:
-        FLPError: it names none, or one that only code can make.
+        FLPError: it names none, or one that an id alone cannot make.
     """
     spec = data.env_spec
     if spec is None:
@@ -70,15 +71,15 @@ def environment_of(data: Any, name: str) -> tuple[str, dict[str, Any]]:
 
 
 def read_minari(data: Any, name: str, space: Any = None) -> Rows:
-    """Read the transitions, as `flp.own.log_file.read_file` gives them; actions in the environment's units.
+    """Read the transitions, in the form of `flp.own.log_file.read_file`; actions in the environment's units.
 
     Args:
         data: the dataset.
-        name: what it is called in messages.
-        space: in whose order observations of several parts are flattened, the environment's; the data's if None.
+        name: its name in messages.
+        space: the space whose order composite observations are flattened in: the environment's; None: the data's.
 
     Raises:
-        FLPError: no episodes, one that is damaged, or values that are no numbers.
+        FLPError: no episodes, a damaged one, or NaN or infinite values.
     """
     parts: dict[str, list[NDArray[Any]]] = {}
     episodes, count = iter(data.iterate_episodes()), 0
@@ -87,7 +88,7 @@ def read_minari(data: Any, name: str, space: Any = None) -> Rows:
             for key, array in _rows(episode, data.observation_space if space is None else space).items():
                 parts.setdefault(key, []).append(array)
             count += 1
-    except Exception as error:  # Minari and what it reads with raise of all kinds
+    except Exception as error:  # Minari and its reader may raise anything
         raise FLPError(f"{name}: episode {count} (from 0) cannot be read ({one_line(error)}); {REMEDY}") from error
     if not parts:
         raise FLPError(f"{name} has no episodes")
@@ -99,7 +100,7 @@ def read_minari(data: Any, name: str, space: Any = None) -> Rows:
 
 
 def _rows(episode: Any, space: Any) -> Rows:
-    """One episode: a row more than it has steps; `ValueError` where its parts are of other lengths, or no flags."""
+    """One episode: one row more than it has steps; `ValueError` for unequal lengths or bad flags."""
     steps = len(episode)
     rewards, ended = (np.asarray(part, np.float32) for part in (episode.rewards, episode.terminations))
     actions = np.asarray(episode.actions, np.float32).reshape(steps, -1)
@@ -123,7 +124,7 @@ def _padded(array: NDArray[np.float32], value: float) -> NDArray[np.float32]:
 
 
 def _flat(observations: Any, space: Any, rows: int) -> NDArray[np.float32]:
-    """Observations of an episode, each flattened."""
+    """An episode's observations, each flattened."""
     if isinstance(observations, np.ndarray) and observations.ndim == 2 and len(space.shape or ()) == 1:
         return np.asarray(observations, np.float32)
     from gymnasium.spaces.utils import flatten

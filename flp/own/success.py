@@ -1,4 +1,4 @@
-"""What a user's task calls success: a rule read from a line, never run as code."""
+"""A user's rule of success: parsed from one line, never run as code."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _EXPECTED = "write 'info.success', 'return >= 300' (or info.… with >=, >, <= o
 
 @dataclass(frozen=True)
 class Success:
-    """A rule; call it with a step's information and the episode's return so far.
+    """A rule; call it with a step's info and the episode's return so far.
 
     Attributes:
-        path: the names that lead into the information; empty for the return.
-        comparison: with what the value is compared; None takes it as a truth value.
-        level: the number it is compared with.
+        path: the keys that lead to the value in the info; empty for the return.
+        comparison: the operator; None takes the value as a truth value.
+        level: the number compared with.
     """
 
     path: tuple[str, ...]
@@ -36,7 +36,7 @@ class Success:
     level: float
 
     def __call__(self, info: Mapping[str, Any], total: float) -> bool:
-        """Whether this step is a success; `KeyError` where the information lacks what the rule names."""
+        """Whether this step is a success; `KeyError` if the info lacks what the rule names."""
         value: Any = total
         if self.path:
             value = info
@@ -48,21 +48,21 @@ class Success:
 
 
 def success_rule(text: str) -> Success | None:
-    """Read a rule; None where there is no success.
+    """Parse a rule; None for the rule `none`.
 
     Raises:
-        ValueError: it is no rule.
+        ValueError: it is not a rule.
     """
     if text.strip() == "none":
         return None
-    found = _RULE.fullmatch(text.strip())
-    if found is None or (found[1].lower() == "return" and found[2] is None):
+    match = _RULE.fullmatch(text.strip())
+    if match is None or (match[1].lower() == "return" and match[2] is None):
         raise ValueError(f"{text!r} is no rule of success; {_EXPECTED}")
-    path = tuple(found[1].split(".")[1:])
+    path = tuple(match[1].split(".")[1:])
     try:
-        level = float(found[3]) if found[3] else 0.0
+        level = float(match[3]) if match[3] else 0.0
     except ValueError:
-        raise ValueError(f"{text!r}: {found[3]} is no number; {_EXPECTED}") from None
+        raise ValueError(f"{text!r}: {match[3]} is no number; {_EXPECTED}") from None
     if not math.isfinite(level):
-        raise ValueError(f"{text!r}: {found[3]} is no finite number; {_EXPECTED}")
-    return Success(path, found[2], level)
+        raise ValueError(f"{text!r}: {match[3]} is no finite number; {_EXPECTED}")
+    return Success(path, match[2], level)

@@ -1,4 +1,4 @@
-"""What is known of a user's task: found out when its data are brought in, and kept in the data's manifest."""
+"""The spec of a user's task: determined when its data are imported, and stored in the data's manifest."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class OwnSpec(EnvironmentSpec):
     """A user's task; it has one task, number 1.
 
     Attributes:
-        environment: gymnasium's id, with the module that registers it if need be; None without a simulator.
-        kwargs: what the environment is made with.
+        environment: gymnasium's id, with the module that registers it if necessary; None without a simulator.
+        kwargs: the environment's arguments.
         success: the rule, as `success_rule` reads it.
-        low: the least action in the environment's own units, `[action_dim]`; -1 stands for it.
-        high: the greatest; 1 stands for it.
+        low: lower bound of actions in the environment's units, `[action_dim]`; corresponds to -1.
+        high: upper bound; corresponds to 1.
     """
 
     family: Family = "own"
@@ -44,11 +44,11 @@ class OwnSpec(EnvironmentSpec):
 
     @property
     def bounds(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """What `low` and `high` say."""
+        """`low` and `high`."""
         return self.low, self.high
 
     def make(self, task: int | None = None, success_timing: str = "pre", **options: Any) -> Environment:
-        """Make the environment, as the pipeline acts in it (`flp.own.adapter`); the task is its only one."""
+        """Make the environment, wrapped for the pipeline (`flp.own.adapter`); there is only one task."""
         from flp.own.adapter import Adapter, compare, open_environment
 
         if self.environment is None:
@@ -59,30 +59,30 @@ class OwnSpec(EnvironmentSpec):
 
     @property
     def rounding(self) -> NDArray[np.float64]:
-        """What float32 may round an action in the environment's units by, in those of [-1, 1]."""
+        """float32's rounding error of an action in the environment's units, after scaling to [-1, 1]."""
         low, high = np.array(self.low), np.array(self.high)
         return np.asarray(4 * np.finfo(np.float32).eps * np.maximum(abs(low), abs(high)) / (high - low), np.float64)
 
     def scaled(self, actions: NDArray[Any]) -> NDArray[np.float64]:
-        """Actions in the environment's units `[n, a]`, to [-1, 1]."""
+        """Scale actions `[n, a]` from the environment's units to [-1, 1]."""
         low, high = np.array(self.low), np.array(self.high)
         return np.asarray(actions if self.in_units else 2 * (actions - low) / (high - low) - 1, np.float64)
 
     def unscaled(self, action: NDArray[Any]) -> NDArray[np.float64]:
-        """The reverse, within the range."""
+        """Scale an action in [-1, 1] to the environment's units, clipped to their range."""
         low, high = np.array(self.low), np.array(self.high)
         inside = np.clip(np.asarray(action, np.float64), -1.0, 1.0)
         return np.asarray(inside if self.in_units else np.clip(low + (inside + 1) / 2 * (high - low), low, high))
 
     def described(self) -> dict[str, Any]:
-        """All of it, for a manifest."""
+        """All fields, for a manifest."""
         return asdict(self)
 
 
 def package_version(environment: str | None) -> str | None:
-    """The version of the package that an id names (`my_package:MyArm-v0`), where it is installed and known.
+    """The version of the package that an id names (`my_package:MyArm-v0`), if it is installed.
 
-    Gymnasium's own environments have theirs in their ids.
+    Gymnasium's own environments carry a version in their ids.
     """
     module, _, name = (environment or "").rpartition(":")
     if not module or not name:
@@ -93,10 +93,10 @@ def package_version(environment: str | None) -> str | None:
 
 
 def spec_from(described: Any, source: str, **changed: Any) -> OwnSpec:
-    """What `described` gave, some of it changed.
+    """The spec that `described` returned, with some fields changed.
 
     Raises:
-        FLPError: it is something else.
+        FLPError: `described` is something else.
     """
     names = {f.name for f in fields(OwnSpec)}
     try:
@@ -105,4 +105,6 @@ def spec_from(described: Any, source: str, **changed: Any) -> OwnSpec:
             raise KeyError(*unknown)
         return TypeAdapter(OwnSpec).validate_python(values | {side: tuple(values[side]) for side in ("low", "high")})
     except (KeyError, TypeError, ValidationError) as error:
-        raise FLPError(f"{source} does not describe a task ({', '.join(sorted(names))}); make the data anew") from error
+        raise FLPError(
+            f"{source} does not describe a task ({', '.join(sorted(names))}); make the data again"
+        ) from error

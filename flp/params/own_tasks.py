@@ -10,7 +10,7 @@ import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from flp.data.environments import known_datasets
-from flp.own.bring import OF_DATASET, Asked
+from flp.own.importing import OF_DATASET, TaskSource
 from flp.own.success import success_rule
 from flp.own.task import package_version
 from flp.params.fields import AsReal, Float, Section
@@ -124,11 +124,11 @@ class OwnTask(Section):
         actions = None if self.actions is None else self.actions.model_dump(mode="json")
         return {**environment, "kwargs": self.kwargs, "actions": actions, "minari": self.data.minari}
 
-    def asked(self, name: str) -> Asked:
-        """What importing the data needs."""
+    def source(self, name: str) -> TaskSource:
+        """The task as its data are imported."""
         actions = None if self.actions is None else (tuple(self.actions.low), tuple(self.actions.high))
         data = {"path": self.data.path, "minari": self.data.minari, "environment": self.environment}
-        return Asked(name, **data, kwargs=self.kwargs, success=self.success, actions=actions)
+        return TaskSource(name, **data, kwargs=self.kwargs, success=self.success, actions=actions)
 
 
 def named(tasks: dict[str, OwnTask]) -> dict[str, OwnTask]:

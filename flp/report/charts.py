@@ -20,7 +20,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 from numpy.typing import NDArray
 
-from flp.data.relabel import MazeMap
+from flp.data.mazes import MazeMap
 from flp.system.layout import exact
 
 # Stand-ins that become CSS colours of the page.

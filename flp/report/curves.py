@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from flp.data.relabel import maze_map
+from flp.data.mazes import maze_map
 from flp.report import charts
 from flp.report.charts import AGENT_COLORS, FLOW_COLOR, SERIES_COLORS, Line
 from flp.report.collect import Results, read_paths

@@ -1,1 +1,1 @@
-"""Runs and the sessions that make them: from artifacts to trained, evaluated and written-down policies."""
+"""Training runs: from artifacts to trained and evaluated policies in run folders."""

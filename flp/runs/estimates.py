@@ -1,7 +1,7 @@
-"""What can be said of policies where there is no environment to try them in: estimates, from episodes that were logged.
+"""Off-policy estimates, from logged episodes, for tasks without a simulator.
 
-At every evaluation the critic's own value and the likelihood of the policy's actions under the behaviour flow, both on
-held-out episodes; at the end fitted-Q evaluation. All of it is an opinion of models, none of it a measurement.
+Every evaluation gives the critic's own value and the likelihood of the policy's actions under the behaviour flow, both
+on held-out episodes; the last one adds fitted-Q evaluation. All of these are opinions of models, not measurements.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flp.data.load import Dataset, load_dataset
+from flp.data.environments import EnvironmentSpec
+from flp.data.load import Dataset, read_dataset
 from flp.data.moments import observation_moments
-from flp.evaluation.rollout import Act
+from flp.evaluation.evaluator import Act, Row, Value
 from flp.learner.devices import to_device
 from flp.learner.returns import last_of, monte_carlo
 from flp.parts.base import Agent
 from flp.parts.fitted_q import Logged, fitted_q
 from flp.randomness.seeds import seed_of
 from flp.randomness.streams import RunStreams
-from flp.runs.batchwork import Batchwork
+from flp.runs.run_batch import RunBatch
 from flp.system import layout
 from flp.system.errors import FLPError
 
-Row = dict[str, Any]
-_PIECE = 4096  # states acted in at a time
+_PIECE = 4096  # states per forward pass
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,51 +37,58 @@ class Estimate:
     """What policies do in held-out states.
 
     Attributes:
-        starts: where the held-out episodes begin, `[R, E, o]`.
-        actions: the policies' there, `[R, E, a]`.
+        starts: first states of the held-out episodes, `[R, E, o]`.
+        actions: the policies' actions there, `[R, E, a]`.
         likelihood: mean log-density of their actions under the behaviour flow, in nats, `[R]`.
+        trajectories: None: no episode is played.
     """
 
     starts: Tensor
     actions: Tensor
     likelihood: Tensor
+    trajectories: None = None
 
-    def rows(self, agent: Agent, behavior: bool) -> list[Row]:
-        """What is written of each run; the behaviour's actions are not what a critic's value is of."""
+    def rows(self, spec: EnvironmentSpec, value: Value) -> list[Row]:
+        """Each run's columns of `evaluations.csv`: no episode was played.
+
+        Args:
+            spec: unused: success and returns are not measured.
+            value: the critic's value, averaged over the actions at the episodes' starts.
+        """
         with torch.inference_mode():
-            value = None if behavior else agent.value(self.starts, self.actions)
-        values = [None] * len(self.likelihood) if value is None else value.mean(1).tolist()
-        empty = {"success": None, "episodes": 0, "return": None, "length": None}
+            values = value(self.starts, self.actions)
+        means = [None] * len(self.likelihood) if values is None else values.mean(1).tolist()
+        unmeasured = {"success": None, "episodes": 0, "return": None, "length": None}
         return [
-            {**empty, "value": value, "likelihood": likelihood}
-            for value, likelihood in zip(values, self.likelihood.tolist(), strict=True)
+            {**unmeasured, "value": mean, "likelihood": likelihood}
+            for mean, likelihood in zip(means, self.likelihood.tolist(), strict=True)
         ]
 
 
 class Estimator:
-    """Takes an evaluator's place for a task without a simulator.
+    """Replaces the evaluator for a task without a simulator.
 
     Args:
-        work: the runs.
+        batch: the runs.
     """
 
     record = 0
 
-    def __init__(self, work: Batchwork) -> None:
-        self.work, self.device = work, work.device
-        file = layout.DATA.format(dataset=work.dataset)
-        self.train, self.held_out = load_dataset(f"{file}.npz"), load_dataset(f"{file}-val.npz")
-        self.flow, _ = work.load_flow(self.train)
+    def __init__(self, batch: RunBatch) -> None:
+        self.batch, self.device = batch, batch.device
+        file = layout.DATA.format(dataset=batch.dataset)
+        self.train, self.held_out = read_dataset(f"{file}.npz"), read_dataset(f"{file}-val.npz")
+        self.flow, _ = batch.load_flows(self.train)
         rows = self.held_out.transitions
-        states = rows[:: max(1, len(rows) // max(1, work.params.invert.likelihood_samples))]
+        states = rows[:: max(1, len(rows) // max(1, batch.params.invert.likelihood_samples))]
         self.starts, self.states = (
             self._shared(self.held_out.observations[at]) for at in (_starts(self.held_out), states)
         )
         self._interrupted = False
 
     def _shared(self, array: NDArray[Any]) -> Tensor:
-        """The same states for every run, `[R, n, o]`."""
-        return to_device(array, self.device).expand(len(self.work.runs), -1, -1)
+        """An array `[n, o]`, the same for every run: `[R, n, o]`."""
+        return to_device(array, self.device).expand(len(self.batch.runs), -1, -1)
 
     def evaluate(self, act: Act) -> Estimate:
         """Let policies act in held-out states."""
@@ -90,22 +97,23 @@ class Estimator:
         return Estimate(self.starts, starts, self.flow.log_density(self.states, states).mean(1))
 
     def _actions(self, act: Act, states: Tensor, purpose: str) -> Tensor:
-        """The policies' actions `[R, n, a]`, a piece at a time; `FLPError` where they are no numbers."""
-        seed = self.work.params.evaluation.seed
-        streams = RunStreams([seed_of(purpose, seed, run.task) for run in self.work.runs], "cpu", self.device)
+        """The policies' actions `[R, n, a]`, computed in pieces; `FLPError` if interrupted."""
+        seed = self.batch.params.evaluation.seed
+        streams = RunStreams([seed_of(purpose, seed, run.task) for run in self.batch.runs], "cpu", self.device)
         pieces = []
         for piece in torch.split(states, _PIECE, 1):
             if self._interrupted:
-                raise FLPError(f"the evaluation of {self.work.dataset} was interrupted")
+                raise FLPError(f"the evaluation of {self.batch.dataset} was interrupted")
             pieces.append(torch.as_tensor(act(piece, streams)).float().clamp(-1, 1))
         return torch.cat(pieces, 1)
 
     def fitted(self, agent: Agent, tick: Callable[[], None] = lambda: None) -> list[Row]:
-        """Fitted-Q evaluation of each run's policy: the estimate and its 95 % interval, beside what the data earned.
+        """Fitted-Q evaluation of each run's policy: the estimate, its 95 % interval, and the data's own return.
 
-        Fitted on bootstrap samples of the training episodes; the interval is the estimates' spread. `tick` may stop it.
+        Each critic is fitted to a bootstrap sample of the training episodes; the interval is ±1.96 standard deviations
+        of their estimates. `tick` is called at every step and may raise to stop it.
         """
-        data, offline = self.train, self.work.params.offline
+        data, offline = self.train, self.batch.params.offline
         assert data.rewards is not None and data.masks is not None
 
         def act(observations: Tensor, streams: RunStreams) -> Tensor:
@@ -115,22 +123,24 @@ class Estimator:
         with torch.inference_mode():
             after = self._actions(act, self._shared(data.observations[rows + 1]), "fitted-Q noise")
             first = self._actions(act, self._shared(data.observations[starts]), "fitted-Q starts")
-        moments = tuple(to_device(moment, self.device) for moment in observation_moments(data.observations))
+        moments = observation_moments(data.observations, self.device)
         arrays = (data.observations[rows], data.actions[rows], data.rewards[rows], data.masks[rows])
         s, a, r, masks, s_after = (to_device(array, self.device) for array in (*arrays, data.observations[rows + 1]))
         begins = to_device(np.searchsorted(rows, starts), self.device)
         earned = _discounted(data, offline.discount)
-        found = []
-        for i, run in enumerate(self.work.runs):
-            seed = seed_of("fitted-Q", self.work.dataset, self.work.agent, run.task, run.seed, run.variant) % 2**62
+        rows_of_runs = []
+        for i, run in enumerate(self.batch.runs):
+            seed = seed_of("fitted-Q", self.batch.dataset, self.batch.agent, run.task, run.seed, run.variant) % 2**62
             transitions = Logged(s, a, r, masks, s_after, after[i].clone(), begins, first[i].clone())
-            estimates = fitted_q(transitions, offline, (moments[0], moments[1]), seed, tick)
-            mean, spread = float(estimates.mean()), 1.96 * float(estimates.std())
-            found.append({"fqe": mean, "fqe_low": mean - spread, "fqe_high": mean + spread, "data_value": earned})
-        return found
+            estimates = fitted_q(transitions, offline, moments, seed, tick)
+            mean, margin = float(estimates.mean()), 1.96 * float(estimates.std())
+            rows_of_runs.append(
+                {"fqe": mean, "fqe_low": mean - margin, "fqe_high": mean + margin, "data_value": earned}
+            )
+        return rows_of_runs
 
     def interrupt(self) -> None:
-        """Stop an evaluation under way in another thread."""
+        """Stop an evaluation running in another thread."""
         self._interrupted = True
 
     def close(self) -> None:
@@ -138,15 +148,15 @@ class Estimator:
 
 
 def _starts(data: Dataset) -> NDArray[np.int64]:
-    """The rows in which episodes with transitions begin."""
+    """The first rows of episodes with transitions."""
     rows = data.transitions
     return rows[np.flatnonzero(np.diff(rows, prepend=-2) > 1)]
 
 
 def _discounted(data: Dataset, discount: float) -> float:
-    """The mean discounted return of the logged episodes.
+    """Mean discounted return of the logged episodes.
 
-    An episode that was cut off continues at its last reward: fitted-Q evaluation looks beyond the cut as well.
+    An episode that was cut off continues with its last reward: fitted-Q evaluation looks beyond the cut as well.
     """
     assert data.rewards is not None and data.masks is not None
     rows = data.transitions

@@ -1,4 +1,4 @@
-"""Acting in the environment while training: R environments, one per run, stepped together."""
+"""Online interaction: R environments, one per run, stepped together during fine-tuning."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ from flp.evaluation.pool import EnvironmentPool
 from flp.learner.trainable import Batch
 from flp.parts.base import Agent
 from flp.randomness.seeds import seed_of
-from flp.runs.batchwork import Batchwork
+from flp.runs.run_batch import RunBatch
 from flp.supervision.health import Health
 
 
 class Interaction:
-    """One environment per run; every step gives one transition per run.
+    """One environment per run; every step yields one transition per run.
 
-    An environment's state is its episode's seed and the actions since: a resumed session takes them again and
-    stands exactly where the killed one stood.
+    An environment's state is its episode's seed and the actions taken since: a resumed session replays them and
+    continues exactly where the killed one was.
 
     Args:
-        work: the runs.
+        batch: the runs.
         workers: processes that step the environments.
-        health: the runs' health: failed ones stand still.
+        health: the runs' health; failed runs get zero actions.
     """
 
-    def __init__(self, work: Batchwork, workers: int, health: Health) -> None:
-        self.work, self.health = work, health
-        self.streams = work.streams("online acting")
-        tasks = [run.task for run in work.runs]
-        # A single environment or worker would only add latency: those are stepped in this process.
+    def __init__(self, batch: RunBatch, workers: int, health: Health) -> None:
+        self.batch, self.health = batch, health
+        self.streams = batch.streams("online acting")
+        tasks = [run.task for run in batch.runs]
+        # A single environment is stepped in this process: a worker would only add latency.
         self.pool = EnvironmentPool(
-            work.spec,
+            batch.spec,
             tasks,
             workers=min(workers, len(tasks)) if min(workers, len(tasks)) > 1 else 0,
-            success_timing=work.params.offline.success_timing,
+            success_timing=batch.params.offline.success_timing,
         )
         self.episodes = [0] * len(tasks)
         self.taken: list[list[np.ndarray[Any, Any]]] = [[] for _ in tasks]
-        self.ended: dict[int, int] = {}  # runs whose episode the last step ended, and its length
+        self.ended: dict[int, int] = {}  # run → length of its episode, for episodes that the last step ended
         self.observations = self._reset(range(len(tasks)))
 
     def _reset(self, runs: range | list[int]) -> np.ndarray[Any, Any]:
         seeds = [
             seed_of(
-                "online episode", self.work.dataset, self.work.runs[r].task, self.work.runs[r].seed, self.episodes[r]
+                "online episode", self.batch.dataset, self.batch.runs[r].task, self.batch.runs[r].seed, self.episodes[r]
             )
             for r in runs
         ]
@@ -57,7 +57,7 @@ class Interaction:
         return observations
 
     def step(self, agent: Agent) -> Batch:
-        """Act once in every environment; return the transitions, each entry `[R, ...]` on the device."""
+        """Act once in every environment; return the transitions, each array `[R, …]` on the device."""
         observations = self._tensor(self.observations)
         actions, stored = agent.explore(observations[:, None], self.streams)
         taken = self.health.guard(actions[:, 0]).float().cpu().numpy()
@@ -84,10 +84,10 @@ class Interaction:
         return transition
 
     def _tensor(self, array: Any) -> Tensor:
-        return torch.as_tensor(np.array(array), dtype=torch.float32).to(self.work.device)
+        return torch.as_tensor(np.array(array), dtype=torch.float32).to(self.batch.device)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The acting streams, each episode's number and its actions so far."""
+        """The streams, each run's episode number and its actions so far."""
         tensors = {"online/streams": self.streams.state()}
         for r, actions in enumerate(self.taken):
             if actions:
@@ -95,7 +95,7 @@ class Interaction:
         return tensors, {"episodes": self.episodes}
 
     def restore(self, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
-        """Stand where the session that gave `state` stood."""
+        """Restore what `state` returned, by replaying the episodes' actions."""
         self.streams.restore(tensors["online/streams"])
         self.episodes = info["episodes"]
         self.observations = self._reset(range(len(self.episodes)))

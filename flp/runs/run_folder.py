@@ -1,14 +1,14 @@
-"""One run is one folder, its manifest written last.
+"""A run is a folder, whose manifest is written last.
 
-A folder holds the run's parameters and optimizer state (`policy.safetensors`, with a manifest that carries its key),
-its evaluations, its training log, a copy of the flow it acts through, and in mazes some trajectories.
+It holds the run's parameters and optimizer state (`policy.safetensors`, with a manifest that contains its key), its
+evaluations and training log, a copy of the flow it acts through and, in mazes, some trajectories.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ def parameters_of(agent: Agent, index: int, runs: int) -> dict[str, Tensor]:
 
 
 def restore_parameters(agent: Agent, saved: Sequence[dict[str, Tensor]]) -> None:
-    """Put runs' parameters and optimizer states, as `parameters_of` gave them, back into one agent."""
+    """Load runs' parameters and optimizer states, as returned by `parameters_of`, into one agent."""
     joined = {
         name: first if first.dim() == 0 else torch.cat([tensors[name] for tensors in saved])
         for name, first in saved[0].items()
@@ -53,7 +53,7 @@ def restore_parameters(agent: Agent, saved: Sequence[dict[str, Tensor]]) -> None
     )
 
 
-def write_trajectories(path: Path, trajectories: dict[str, Sequence[np.ndarray[Any, Any]]]) -> None:
+def write_trajectories(path: Path, trajectories: Mapping[str, Sequence[np.ndarray[Any, Any]]]) -> None:
     """Write `{name: [paths [T, 2]]}` as an npz of `{name}_{i}`, atomically."""
     arrays = {f"{name}_{i}": p for name, paths in trajectories.items() for i, p in enumerate(paths)}
     with atomic_write(path) as file:
@@ -70,10 +70,10 @@ def save_run(
     flow: Path | None,
     **manifest: Any,
 ) -> None:
-    """Write one run's folder; its manifest comes last, so that a folder with one is whole.
+    """Write one run's folder; the manifest comes last, so that a folder with one is complete.
 
-    A flow that the policy acts through lies in it as a copy: the folder is all that another machine needs, and DVC
-    stores equal files once.
+    The flow that the policy acts through is copied into it: the folder is all that another machine needs, and DVC
+    stores equal files only once.
     """
     if flow is not None:
         for file in (flow, flow.with_suffix(".json")):
@@ -96,21 +96,21 @@ def save_run(
 
 
 def is_finished(folder: Path, key: str) -> bool:
-    """Whether the folder holds this very run, whole."""
+    """Whether the folder holds this very run, completely."""
     try:
-        found = load_manifest(folder / POLICY)["key"]
+        saved_key = load_manifest(folder / POLICY)["key"]
     except (FLPError, KeyError):
         return False
-    return bool(found == key) and all((folder / name).exists() for name in layout.RUN_FILES)
+    return bool(saved_key == key) and all((folder / name).exists() for name in layout.RUN_FILES)
 
 
-def open_again(folder: Path) -> None:
-    """Let the folder hold no whole run from here on, until its manifest is written: before its first file changes."""
+def mark_incomplete(folder: Path) -> None:
+    """Mark the folder as incomplete before its first file changes, until its manifest is written again."""
     (folder / POLICY).with_suffix(".json").unlink(missing_ok=True)
 
 
 def adopt(folder: Path, keys: dict[str, str], others: Sequence[Path]) -> None:
-    """Copy into a job's folder the runs it lacks that are finished, with the very keys, in other jobs' folders."""
+    """Copy the runs that a job's folder lacks from other jobs' folders, if finished there with the same keys."""
     for name, key in keys.items():
         source = next((other / name for other in others if is_finished(other / name, key)), None)
         if source is not None and not is_finished(folder / name, key):
@@ -120,13 +120,13 @@ def adopt(folder: Path, keys: dict[str, str], others: Sequence[Path]) -> None:
             temporary.mkdir(parents=True)
             for file in source.iterdir():
                 copy = temporary / file.name
-                shutil.copyfile(file, copy)  # without its mode: it may be another user's, or a cache's
+                shutil.copyfile(file, copy)  # without its mode, which may be another user's or a cache's
                 os.utime(copy, ns=(file.stat().st_atime_ns, file.stat().st_mtime_ns))
             temporary.rename(folder / name)
 
 
 def clear_others(folder: Path, names: Sequence[str]) -> None:
-    """Remove what is in a job's folder and is none of its runs, and its manifest, which will come anew."""
+    """Remove folders that are none of the job's runs, and the job's manifest, which is written again at the end."""
     if not folder.exists():
         return
     for child in folder.iterdir():

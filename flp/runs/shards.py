@@ -1,7 +1,7 @@
-"""On a CPU, runs are dealt to processes of one thread each: no barrier per operation, no idle core.
+"""Shards: on a CPU, runs are split among single-threaded processes, with no barrier per operation and no idle core.
 
-Runs do not touch one another, so a job of R runs on T threads is cut into shards that train by themselves. With a
-few more shards than threads they take turns, chunk by chunk, the slowest first: never more than T compute.
+Runs are independent, so a job of R runs on T threads is cut into shards that train on their own. If there are more
+shards than threads, they take turns, chunk by chunk, the slowest first: never more than T compute at once.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -26,7 +25,7 @@ from flp.system import layout
 from flp.system.errors import FLPError, user_error
 from flp.system.hashing import hash_of
 from flp.system.resume import load_group, save_group
-from flp.system.stopping import SIGNALS, STOP, InterruptedJobError
+from flp.system.stopping import SIGNALS, STOP, InterruptedJobError, end_with_parent
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Shard:
     Attributes:
         runs: the runs.
         threads: CPU threads of the process.
-        folder: where its resume state lives.
+        folder: folder of its checkpoint.
     """
 
     runs: list[Run]
@@ -47,31 +46,31 @@ class Shard:
 def plan(
     stage: str, runs: Sequence[Run], missing: Sequence[Run], keys: dict[str, str], threads: int, device: str
 ) -> list[Shard]:
-    """Deal the missing runs to shards, and note it where their states will lie.
+    """Divide the missing runs into shards, and record the division next to their checkpoints.
 
-    Runs that began together go on together, on as many threads, whatever else has changed: with a run in a batch of
-    another size, or on other threads, sums would be rounded differently.
+    Runs that started together continue together, on as many threads, whatever else has changed: in a batch of another
+    size, or on another number of threads, sums would be rounded differently.
 
     Args:
         stage: the stage's name.
         runs: every run of the job.
-        missing: those that are not finished.
+        missing: the unfinished ones.
         keys: every run's key by its name.
         threads: CPU threads of the job.
-        device: "cpu", or "cuda" where all of the same N train at once.
+        device: "cpu", or "cuda", where all runs with the same N train in one batch.
     """
     by_key = {keys[run.name]: run for run in runs}
-    left = {keys[run.name]: run for run in missing}
+    unassigned = {keys[run.name]: run for run in missing}
     shards: list[Shard] = []
     taken: set[str] = set()
     for folder in sorted(layout.resume_folder(stage, "").glob(f"*-{device}")):
         group, own_threads = load_group(folder) or ([], 1)
-        if set(group) & left.keys() and set(group) <= by_key.keys() - taken:
+        if set(group) & unassigned.keys() and set(group) <= by_key.keys() - taken:
             shards.append(Shard([by_key[key] for key in group], own_threads, folder))
             taken |= set(group)
-    rest = [run for key, run in left.items() if key not in taken]
-    # On a CPU shards train at once; on a GPU one after the other.
-    dealt = deal(rest, threads) if device == "cpu" else _alike(rest)
+    rest = [run for key, run in unassigned.items() if key not in taken]
+    # On a CPU the shards train concurrently, on a GPU one after the other.
+    dealt = deal(rest, threads) if device == "cpu" else _by_candidates(rest)
     at_once = len(shards) + len(dealt) if device == "cpu" else 1
     each = max(1, threads // max(1, at_once))
     for part in dealt:
@@ -81,16 +80,16 @@ def plan(
     return shards
 
 
-Work = Callable[[Shard, Turns], None]
-"""Called in a process of its own with a shard and its turns."""
+TrainShard = Callable[[Shard, Turns], None]
+"""Trains a shard, taking turns; called in the shard's own process."""
 
-_DONE = 2**62
+_DONE = 2**62  # the step of a finished shard, which nobody waits for
 
 
 def deal(runs: Sequence[Run], threads: int) -> list[list[Run]]:
-    """Cut runs into at most 2·threads shards of like cost; one thread needs no second shard.
+    """Cut runs into at most 2·threads shards of similar cost, or into one shard for a single thread.
 
-    A shard's runs all score as many candidates as the one that wants most, so those that want alike stay together.
+    All runs of a shard score as many candidates as the largest N among them, so runs with similar N stay together.
     """
     shards = [sorted(runs, key=_candidates)] if runs else []
     while len(shards) < min(len(runs), 2 * threads if threads > 1 else 1):
@@ -101,8 +100,8 @@ def deal(runs: Sequence[Run], threads: int) -> list[list[Run]]:
     return shards
 
 
-def _alike(runs: Sequence[Run]) -> list[list[Run]]:
-    """Runs by their number of candidates, for the reason that `deal` has."""
+def _by_candidates(runs: Sequence[Run]) -> list[list[Run]]:
+    """Runs grouped by their number of candidates, for the same reason as in `deal`."""
     return [list(group) for _, group in groupby(sorted(runs, key=_candidates), _candidates)]
 
 
@@ -111,31 +110,31 @@ def _candidates(run: Run) -> int:
 
 
 def _cost(shard: Sequence[Run]) -> int:
-    """An update's time, in that of a candidate: the rest of a run's takes about eight times as long (FLP, 256×2)."""
+    """Time of an update, in units of one candidate's; the rest of a run's update takes about eight (FLP, 256×2)."""
     return len(shard) * (8 + max(map(_candidates, shard)))
 
 
-def run_shards(work: Work, shards: Sequence[Shard], threads: int, *, together: bool = True) -> None:
-    """Run `work` on every shard, at most `threads` computing at a time; a single shard runs right here.
+def run_shards(train: TrainShard, shards: Sequence[Shard], threads: int, *, together: bool = True) -> None:
+    """Train every shard, at most `threads` computing at a time; a single shard trains in this process.
 
     Args:
-        work: what to do with a shard.
+        train: trains a shard.
         shards: the shards.
         threads: CPU threads of the job.
-        together: each in a process of its own; otherwise one after the other in this one (on a GPU).
+        together: each in its own process; otherwise one after the other in this process (on a GPU).
 
     Raises:
-        FLPError: shards failed; the others finished. The message is all of theirs.
+        FLPError: shards failed; the others finished. The message joins those of the failed ones.
         InterruptedJobError: a signal came; every shard has saved its state.
     """
     if together and len(shards) > 1:
-        with _Family(_context(), work, shards, threads) as family:
+        with _Family(_context(), train, shards, threads) as family:
             problems = family.watch()
     else:
         problems = []
         for shard in shards:
             try:
-                work(shard, Turns())
+                train(shard, Turns())
             except InterruptedJobError:
                 raise
             except FLPError as error:
@@ -146,19 +145,19 @@ def run_shards(work: Work, shards: Sequence[Shard], threads: int, *, together: b
 
 
 def _context() -> ForkContext | SpawnContext:
-    """How shards start: as copies of this process, which has loaded PyTorch already, or anew where copies could hang.
+    """How shards start: forked, as PyTorch is already loaded, or spawned if this process has other threads.
 
-    A copy has one thread, and whatever another held in that moment stays locked in it for ever.
+    A forked process has one thread only; a lock that another thread held would stay locked in it for ever.
     """
     try:
-        is_alone = len([*Path("/proc/self/task").iterdir()]) == 1
+        is_alone = len(list(Path("/proc/self/task").iterdir())) == 1
     except OSError:  # not Linux
         is_alone = False
     return multiprocessing.get_context("fork") if is_alone else multiprocessing.get_context("spawn")
 
 
 def _release_memory() -> None:
-    """Free what the last shard had on the GPU: its parts refer to one another, so that counting references does not."""
+    """Free the last shard's GPU memory: its objects form reference cycles, which only the garbage collector frees."""
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
@@ -166,10 +165,12 @@ def _release_memory() -> None:
 
 
 class _Family:
-    """The shards' processes, and the signals passed on to them."""
+    """The shards' processes, to which signals are passed on."""
 
-    def __init__(self, context: ForkContext | SpawnContext, work: Work, shards: Sequence[Shard], threads: int) -> None:
-        self.context, self.work, self.shards = context, work, shards
+    def __init__(
+        self, context: ForkContext | SpawnContext, train: TrainShard, shards: Sequence[Shard], threads: int
+    ) -> None:
+        self.context, self.train, self.shards = context, train, shards
         self.steps, self.holders = SharedNumbers(len(shards)), SharedNumbers(len(shards))
         self.permits = Permits(threads) if len(shards) > threads else None
         self.pipes: list[Connection[Any, Any]] = []
@@ -177,7 +178,7 @@ class _Family:
         self.parent = os.getpid()
 
     def __enter__(self) -> _Family:
-        """Start them, already listening: a signal that comes in between is for all of them too."""
+        """Start the processes while already listening for signals, so that one arriving now reaches them all."""
         self.old = {number: signal.getsignal(number) for number in SIGNALS}
         STOP.listen(self._pass_on)
         try:
@@ -186,7 +187,7 @@ class _Family:
         except BaseException:
             self.__exit__()
             raise
-        if STOP.signal is not None:  # asked before there was anyone to tell
+        if STOP.signal is not None:  # a signal came before the processes started
             self._pass_on()
         return self
 
@@ -194,7 +195,7 @@ class _Family:
         receiver, sender = self.context.Pipe(duplex=False)
         process = self.context.Process(
             target=_child,
-            args=(self.work, shard, Turns(index, self.permits, self.steps, self.holders), sender),
+            args=(self.train, shard, Turns(index, self.permits, self.steps, self.holders), sender),
             name=f"shard {index}",
         )
         process.start()
@@ -210,14 +211,14 @@ class _Family:
                 process.kill()
 
     def _pass_on(self) -> None:
-        if os.getpid() != self.parent:  # a copy that does not listen by itself yet
+        if os.getpid() != self.parent:  # a forked process that has not yet set its own handlers
             return
         for process in self.processes:
             if process.pid is not None and process.is_alive():
                 os.kill(process.pid, signal.SIGTERM)
 
     def watch(self) -> list[str]:
-        """Wait for all; return what went wrong."""
+        """Wait for all processes; return the failures' messages."""
         running: dict[int, ForkProcess | SpawnProcess] = {process.sentinel: process for process in self.processes}
         while running:
             for sentinel in wait(list(running)):
@@ -239,29 +240,22 @@ class _Family:
             return f"a training process died ({cause}); is there enough memory? Finished runs are kept: run again"
 
 
-def _child(work: Work, shard: Shard, turns: Turns, sender: Any) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    # The terminal sends Ctrl-C to everyone; the parent decides and passes on SIGTERM.
+def _child(train: TrainShard, shard: Shard, turns: Turns, sender: Any) -> None:
+    end_with_parent()
+    # The terminal sends Ctrl-C to every process; the parent decides, and passes on SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a copy has its parent's; until there is a state it just ends
-    if STOP.signal is not None:  # asked as a copy, or its parent before
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not the parent's: until there is a state to save, just end
+    if STOP.signal is not None:  # a signal came before or during the fork
         sys.exit(1)
     try:
-        work(shard, turns)
+        train(shard, turns)
     except InterruptedJobError:
         sys.exit(1)
     except FLPError as error:
         sender.send(str(error))
         sys.exit(2)
     except OSError as error:
-        if (told := user_error(error)) is None:
+        if (message := user_error(error)) is None:
             raise
-        sender.send(str(told))
+        sender.send(str(message))
         sys.exit(2)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

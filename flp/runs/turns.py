@@ -1,7 +1,7 @@
-"""Who may compute now: shards in processes of their own take turns.
+"""Turns: which of the shards, each in its own process, may compute now.
 
-What they share has no name: memory by descriptor, permits as bytes in a pipe. The semaphores and arrays of
-`multiprocessing` need /dev/shm, which sandboxes lack or mount read-only.
+The processes share memory by file descriptor, and permits as bytes in a pipe: the semaphores and arrays of
+`multiprocessing` need /dev/shm, which some sandboxes lack or mount read-only.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _SLACK = 50  # steps a shard may be ahead of the slowest
 
 
 class Permits:
-    """A semaphore that goes to spawned processes: who reads a byte from the pipe may compute, and puts it back."""
+    """A semaphore for spawned processes: a byte read from the pipe is a permit to compute, and is written back."""
 
     def __init__(self, count: int) -> None:
         self._reader, self._writer = Pipe(duplex=False)
@@ -35,10 +35,10 @@ class Permits:
 
 
 class SharedNumbers:
-    """Whole numbers, all 0 at first, that this process shares with those it spawns."""
+    """Integers, initially 0, shared with spawned processes."""
 
     def __init__(self, count: int) -> None:
-        # A connection is a descriptor that goes to spawned processes.
+        # A connection is the kind of descriptor that can be passed to spawned processes.
         self._descriptor = Connection(os.memfd_create("flp"))
         os.ftruncate(self._descriptor.fileno(), 8 * count)
         self._map()
@@ -67,10 +67,10 @@ class Turns:
     """A shard's turns: `with turns(step):` waits until it may compute.
 
     Args:
-        index: the shard's number; the first one speaks for all where one line is enough.
-        permits: as many as threads, or None if everyone may always compute.
+        index: the shard's number; shard 0 shows the progress.
+        permits: as many as threads; None if all may always compute.
         steps: every shard's step.
-        holders: per shard 1 if it has a permit: a dead one's is given back.
+        holders: 1 for each shard that holds a permit, so that a dead process's permit can be released.
     """
 
     def __init__(
@@ -84,12 +84,12 @@ class Turns:
         self.waited = 0.0
 
     def clock(self) -> float:
-        """Seconds since some moment, without those spent waiting for a turn."""
+        """A clock in seconds that stands still while waiting for a turn."""
         return time.monotonic() - self.waited
 
     @contextmanager
     def __call__(self, step: int) -> Iterator[None]:
-        """Wait for a permit, and for the slowest shard if this one is far ahead."""
+        """Wait for a permit and, if far ahead, for the slowest shard."""
         if self.permits is None or self.steps is None or self.holders is None:
             yield
             return

@@ -1,7 +1,7 @@
-"""The stages, each a thin program: one node of the graph, reading and writing the files of `flp.system.layout`."""
+"""The stages: thin programs, one per node of the graph, that read and write the files of `flp.system.layout`."""
 
 import os
 
-# All of a stage's arithmetic is PyTorch's. NumPy's threads would only wait, one for each core in every process, and
-# where they do a stage's processes cannot start as copies of it (flp/runs/shards.py).
+# A stage computes with PyTorch. NumPy's threads would be idle, one per core in every process, and would keep a stage
+# from forking its processes (flp/runs/shards.py).
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

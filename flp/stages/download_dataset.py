@@ -1,7 +1,7 @@
 """Fetch, generate or copy a dataset and check what it holds.
 
 Writes data/{dataset}.npz and data/{dataset}-val.npz in OGBench's format, and a manifest (.json). The source is
-download.source in params.yaml: ogbench, generate or path; or the user's, for a name of the section tasks.
+download.source in params.yaml: ogbench, generate or path; for a name in the section tasks it is the user's data.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from flp.data.environments import EnvironmentSpec
 from flp.data.fetch import fetch
 from flp.data.generate import generate
 from flp.data.load import validate
-from flp.data.own_file import bring_in
 from flp.experiment.keys import Keys
 from flp.experiment.program import Job, stage
-from flp.own.bring import bring_in as bring_task_in
+from flp.own.importing import import_task
+from flp.own.ogbench_file import import_file
 from flp.params.sections import DownloadSettings
 from flp.supervision.foresight import check, generate_needs
 from flp.supervision.status import Status
@@ -40,45 +40,36 @@ def run(job: Job) -> None:
 
 def make(job: Job, key: str) -> None:
     """Obtain, check and describe one dataset's files."""
-    name, settings = job.args.dataset, job.params.download
-    train, validation, manifest = (Path(layout.DATA.format(dataset=name) + s) for s in layout.DATA_SUFFIXES)
+    name = job.args.dataset
+    train, validation, manifest = (Path(layout.DATA.format(dataset=name) + suffix) for suffix in layout.DATA_SUFFIXES)
     manifest.unlink(missing_ok=True)
-    own = job.params.tasks.get(name)
-    if own is None:
+    origin: dict[str, Any]
+    spec: EnvironmentSpec
+    if name in job.params.tasks:
+        task = job.params.tasks[name]
+        data = import_task(task.source(name), train, validation)
+        spec = data.spec
+        origin = {"source": "own", "label": "a task of the user's", "parameters": task.model_dump(mode="json")}
+        origin |= {"task": data.spec.described(), "reference": data.reference}
+    else:
+        settings, spec = job.params.download, job.params.spec(name)
         states = layout.resume_folder("download-dataset", key)
         with closing(Status(states, stage="download-dataset", dataset=name, makes=str(train.with_suffix("")))):
             obtain(name, settings, train, validation, states, job.args.threads)
-        said: dict[str, Any] = {"source": settings.source, "label": label(settings), "parameters": settings.keyed()}
-        spec: EnvironmentSpec = job.params.spec(name)
-    else:
-        found = bring_task_in(own.asked(name), train, validation)
-        spec = found.spec
-        said = {"source": "own", "label": "a task of the user's", "parameters": own.model_dump(mode="json")}
-        said |= {"task": found.spec.described(), "reference": found.reference}
+        origin = {"source": settings.source, "label": label(settings), "parameters": settings.keyed()}
     if content := job.keys.content(name):
-        said["content"] = content
+        origin["content"] = content
         if Keys(job.keys.params).content(name) != content:
             raise FLPError(f"{name}: the file changed while it was read; run again")
-    rows = {}
     for path in (train, validation):
-        rows[path.name] = {"sha256": sha256_of(path), "bytes": path.stat().st_size}
         validate(path, spec)
-    write_json(
-        manifest,
-        {
-            "format_version": FORMAT_VERSION,
-            "kind": "dataset",
-            "key": key,
-            "dataset": name,
-            **said,
-            "files": rows,
-            **made_with(),
-        },
-    )
+    files = {path.name: {"sha256": sha256_of(path), "bytes": path.stat().st_size} for path in (train, validation)}
+    description = {"format_version": FORMAT_VERSION, "kind": "dataset", "key": key, "dataset": name, **origin}
+    write_json(manifest, {**description, "files": files, **made_with()})
 
 
 def obtain(name: str, settings: DownloadSettings, train: Path, validation: Path, resume: Path, workers: int) -> None:
-    """Get both files from the chosen source."""
+    """Write both files from the source in `settings`."""
     if settings.source == "generate":
         remedy = "lower download.episodes, or use fewer --threads"
         check(f"generating {name}", generate_needs(name, settings, workers), remedy)
@@ -96,7 +87,7 @@ def obtain(name: str, settings: DownloadSettings, train: Path, validation: Path,
         )
     elif settings.source == "path":
         assert settings.path is not None
-        bring_in(name, settings.path, train, validation)
+        import_file(name, settings.path, train, validation)
     else:
         fetch(
             name,
@@ -110,7 +101,7 @@ def obtain(name: str, settings: DownloadSettings, train: Path, validation: Path,
 
 
 def label(settings: DownloadSettings) -> str:
-    """What a table may call these data."""
+    """A short name of the data's origin, for tables."""
     if settings.source == "ogbench":
         return "OGBench's files"
     if settings.source == "path":

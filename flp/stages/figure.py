@@ -1,8 +1,8 @@
 """Make one of the paper's figures or tables from the runs that it shows.
 
-Writes results/figures/: for Figures 2 to 5 a picture (.svg) and its numbers (.csv), for Tables 1 and 2 a page (.html),
-the same as Markdown (.md) and its cells (.csv); and with each a manifest (.json), last. Figure 2 is a toy that reads
-nothing; Figures 3 to 5 read the evaluations of FLP's runs; the tables also those of the baselines.
+Writes results/figures/: for Figures 2 to 5 a picture (.svg) and its numbers (.csv); for Tables 1 and 2 a page (.html),
+the same as Markdown (.md) and the cells (.csv); and for each, last, a manifest (.json). Figure 2 is a toy experiment
+without inputs; Figures 3 to 5 read the evaluations of FLP's runs; the tables also those of the baselines.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from flp.system.resume import Resume
 
 
 def run(job: Job) -> None:
-    """Make the figure and show its numbers."""
+    """Make the figure and print its numbers."""
     figure, keys = job.require("figure", layout.FIGURES + layout.TABLES), job.keys
     key = keys.figure(figure)
     states = layout.resume_folder("figure", key)
@@ -45,7 +45,7 @@ def run(job: Job) -> None:
 
 
 def resumable(folder: Path) -> figure2.Fit:
-    """Train the toy's parts so that a killed figure goes on where it was; their states lie in `folder`."""
+    """A `fit` that trains the toy's parts and resumes a killed figure from the states in `folder`."""
 
     def fit(part: str, trainer: Trainer, steps: int) -> None:
         resume = Resume(folder / part)

@@ -17,16 +17,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flp.data.load import load_dataset
+from flp.data.load import read_dataset
 from flp.data.moments import observation_moments
 from flp.experiment.graph import require_current
 from flp.experiment.program import BOARDS, Job, stage
 from flp.flow.behavior import Flow
 from flp.flow.card import percents, picture, quality_card
-from flp.flow.checkpoint import load_flow
+from flp.flow.checkpoint import load_flows
 from flp.flow.inversion import invert
 from flp.flow.matching import Pairs, spread
-from flp.flow.quality import held_out, judge, likelihoods, two_samples, warning
+from flp.flow.quality import judge, likelihoods, two_samples, validation_rows, warning
 from flp.flow.saturation import learnable
 from flp.flow.two_sample import BATCH, Rows, Scale, two_sample_test
 from flp.learner.devices import set_up, to_device
@@ -40,8 +40,8 @@ from flp.system.locks import once
 from flp.system.progress import Progress, Tell
 from flp.system.resume import Resume, State
 
-PIECE = 2**15  # actions between two looks at the clock: some seconds on a core
-JUDGED, MOST_UPDATES = 5000, 4000  # rows of the two-sample test, and its classifier's gradient steps
+PIECE = 2**15  # actions between checkpoints: some seconds on a core
+TESTED_ROWS, MOST_UPDATES = 5000, 4000  # of the two-sample test: rows, and at most as many gradient steps
 
 
 def run(job: Job) -> None:
@@ -53,51 +53,49 @@ def run(job: Job) -> None:
 
 
 def invert_dataset(job: Job, path: str, key: str) -> None:
-    """Invert one flow's dataset and write the files."""
+    """Invert one flow's dataset, judge the flow, and write the files."""
     name, seed, settings = job.args.dataset, job.args.seed, job.params.invert
     require_current(job.keys, name, [seed])
     device = set_up(job.args.threads, job.args.device)
     threads = torch.get_num_threads() if device.type == "cpu" else 1
-    train, validation = (load_dataset(layout.DATA.format(dataset=name) + suffix) for suffix in (".npz", "-val.npz"))
+
+    train, validation = (read_dataset(layout.DATA.format(dataset=name) + suffix) for suffix in (".npz", "-val.npz"))
     flow_path = layout.FLOW.format(dataset=name, seed=seed) + ".safetensors"
-    flow, (manifest,) = load_flow([flow_path], device, dataset_sha256=train.sha256)
-    noise = manifest["parameters"].get("saturation_noise", 0.0)  # what this flow has learnt is what is inverted
+    flow, (manifest,) = load_flows([flow_path], device, dataset_sha256=train.sha256)
+    noise = manifest["parameters"].get("saturation_noise", 0.0)  # invert the very actions that the flow was fitted to
     observations = to_device(train.observations[train.transitions], device)
     actions = to_device(learnable(train, noise, name, seed, "train")[train.transitions], device)
+
     made_by = {"batch_size": settings.batch_size, "device": device.type}
     resume = Resume(layout.resume_folder("invert-to-latent", key), made_by=made_by)
     status = Status(resume.file.parent, len(actions), stage="invert-to-latent", dataset=name, makes=path)
     latents, errors = invert_all(flow, observations, actions, settings.batch_size, threads, resume, status.reach)
-    held = held_out(validation, learnable(validation, noise, name, seed, "validation"), device)
+
+    held_out = validation_rows(validation, learnable(validation, noise, name, seed, "validation"), device)
     quality = {
         "key": key,
         "dataset": name,
         "seed": seed,
         **judge(latents.numpy(), errors.numpy()),
         "validation_loss": manifest["validation_loss"],
-        **likelihoods(flow, held.only(spread(len(held), settings.likelihood_samples).to(device))),
+        **likelihoods(flow, held_out.only(spread(len(held_out), settings.likelihood_samples).to(device))),
         "clipped_fraction": train.clipped_fraction,
         "solver": flow.solver,
         "solver_steps": flow.steps,
         "solver_grading": flow.grading,
     }
-    check(quality, settings.max_roundtrip_error, flow_path)
+    check_roundtrip(quality, settings.max_roundtrip_error, flow_path)
 
     def checkpoint() -> None:
         resume.stop_if_asked(lambda: ({"latents": latents, "errors": errors}, {"step": len(latents)}))
 
     pairs = Pairs(observations, latents.to(device), torch.arange(len(latents), device=device))
-    mean, std = (to_device(moment, device) for moment in observation_moments(train.observations))
+    mean, std = observation_moments(train.observations, device)
     scale = Scale(mean, std, manifest["parameters"].get("observation_scale") or 1.0)
-    quality["two_sample"] = compare(flow, pairs, held, scale, manifest, checkpoint)
+    quality["two_sample"] = compare(flow, pairs, held_out, scale, manifest, checkpoint)
     quality["warning"] = warning(quality, manifest["parameters"], settings.max_distinguishable)
-    folder = Path(layout.QUALITY.format(dataset=name, seed=seed))
-    with atomic_write(folder / "latent.png") as file:
-        file.write(picture(latents.numpy(), quality))
-    write_text(folder / "quality.md", quality_card(quality))
-    write_json(folder / "quality.json", quality)
-    with closing(Boards(job.params.report, folder, settings.keyed() | manifest["parameters"])) as boards:
-        boards.follow("quality", [quality | {"step": manifest["parameters"]["steps"]}])
+
+    write_quality(job, quality, latents, manifest["parameters"])
     save_tensors(
         path + ".safetensors",
         {"latents": latents},
@@ -109,7 +107,7 @@ def invert_dataset(job: Job, path: str, key: str) -> None:
         flow_sha256=manifest["sha256"],
     )
     resume.clear()
-    print(told(quality, len(latents)), file=sys.stderr)
+    print(summary(quality, len(latents)), file=sys.stderr)
 
 
 def invert_all(
@@ -121,9 +119,9 @@ def invert_all(
     resume: Resume,
     tell: Tell = lambda step: None,
 ) -> tuple[Tensor, Tensor]:
-    """Latents and round-trip errors, `[n, a]` each, on the CPU: piece by piece, from the saved state if there is one.
+    """Latents and round-trip errors, `[n, a]` each, on the CPU; resumes from the saved state if there is one.
 
-    A piece is some whole batches, so that every batch is the same however often the job was stopped.
+    A piece consists of whole batches, so that the batches are the same however often the job was stopped.
     """
     tensors, done = {name: torch.empty_like(actions, device="cpu") for name in ("latents", "errors")}, 0
     if saved := resume.start():
@@ -132,8 +130,8 @@ def invert_all(
     def state() -> State:
         return tensors, {"step": done}
 
-    whole = batch_size * threads
-    piece = whole * max(1, PIECE // whole)
+    unit = batch_size * threads
+    piece = unit * max(1, PIECE // unit)
     progress = Progress("inverting", len(actions), "actions", tell=tell)
     progress.begin(done)
     for start in range(done, len(actions), piece):
@@ -147,8 +145,8 @@ def invert_all(
     return tensors["latents"], tensors["errors"]
 
 
-def check(quality: dict[str, Any], limit: float, path: str) -> None:
-    """Refuse a flow that does not invert.
+def check_roundtrip(quality: dict[str, Any], limit: float, path: str) -> None:
+    """Refuse a flow whose inversion is inaccurate.
 
     Raises:
         FLPError: the mean round-trip error is above the limit, or not a number.
@@ -162,24 +160,35 @@ def check(quality: dict[str, Any], limit: float, path: str) -> None:
 
 
 def compare(
-    flow: Flow, train: Pairs, held: Rows, scale: Scale, manifest: dict[str, Any], checkpoint: Callable[[], None]
+    flow: Flow, train: Pairs, held_out: Rows, scale: Scale, manifest: dict[str, Any], checkpoint: Callable[[], None]
 ) -> dict[str, Any]:
-    """The two-sample test between latents and the prior's draws, at a fraction of the flow's own training.
+    """The two-sample test between latents and prior draws, at a fraction of the cost of the flow's own training.
 
-    The classifier is half as wide as the flow, and sees a tenth as many rows as the flow has seen, half of them draws.
-    All on one thread: it is quickest where networks are small, and the sums do not depend on how many there are.
+    The classifier is half as wide as the flow and sees a tenth as many rows, half of them prior draws. It trains on one
+    thread, which is fastest for small networks and makes sums independent of the number of threads.
     """
     torch.set_num_threads(1)
-    learnt, seed = manifest["parameters"], seed_of("two samples", manifest["dataset"], manifest["seed"])
-    width = max(16, max(learnt["hidden"] + learnt.get("encoder", [])) // 2)
-    updates = min(MOST_UPDATES, max(1, learnt["steps"] * learnt["batch_size"] // (20 * BATCH)))
-    rows = held.only(spread(len(held), JUDGED).to(held.values.device))
+    trained, seed = manifest["parameters"], seed_of("two samples", manifest["dataset"], manifest["seed"])
+    width = max(16, max(trained["hidden"] + trained.get("encoder", [])) // 2)
+    updates = min(MOST_UPDATES, max(1, trained["steps"] * trained["batch_size"] // (20 * BATCH)))
+    rows = held_out.only(spread(len(held_out), TESTED_ROWS).to(held_out.values.device))
     latents, prior = two_samples(flow, rows, seed)
     return two_sample_test(train, latents, prior, scale, (width, width), updates, seed, checkpoint)
 
 
-def told(quality: dict[str, Any], count: int) -> str:
-    """The stage's last line; two with a warning."""
+def write_quality(job: Job, quality: dict[str, Any], latents: Tensor, parameters: dict[str, Any]) -> None:
+    """Write the quality report: picture, card and numbers; and show it on the boards."""
+    folder = Path(layout.QUALITY.format(**quality))
+    with atomic_write(folder / "latent.png") as file:
+        file.write(picture(latents.numpy(), quality))
+    write_text(folder / "quality.md", quality_card(quality))
+    write_json(folder / "quality.json", quality)
+    with closing(Boards(job.params.report, folder, job.params.invert.keyed() | parameters)) as boards:
+        boards.follow("quality", [quality | {"step": parameters["steps"]}])
+
+
+def summary(quality: dict[str, Any], count: int) -> str:
+    """The stage's last line, after a line for the warning if there is one."""
     line = (
         f"{quality['dataset']} seed {quality['seed']}: {count} latents, round trip {quality['roundtrip_mean']:.1e} "
         f"mean {quality['roundtrip_p99']:.1e} p99, std {np.round(quality['latent_std'], 2).tolist()}, "

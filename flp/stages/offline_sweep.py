@@ -1,8 +1,8 @@
-"""Train the runs that a figure of the paper needs beside the experiment's own (Figures 3, 4 and 5).
+"""Train the runs that a figure of the paper needs in addition to the experiment's own (Figures 3, 4 and 5).
 
 Reads what offline-train reads; writes results/{dataset}/sweep/{figure}/seed{seeds}/: one folder per run of FLP, task ×
 seed × value, as offline-train writes them, and a manifest. The experiment's own runs are neither read nor changed, and
-runs that are there already with the right key are kept.
+finished runs with the right key are kept.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from pathlib import Path
 from flp.experiment import variants
 from flp.experiment.graph import require_current
 from flp.experiment.program import BOARDS, Job, stage
-from flp.runs.session import Assignment, carry_out
+from flp.runs.job import JobSpec, run_job
 from flp.stages.offline_train import train
 from flp.system import layout
 from flp.system.errors import FLPError
 
 
 def run(job: Job) -> None:
-    """Train the figure's runs that are not there yet.
+    """Train the figure's missing runs.
 
     Raises:
-        FLPError: the experiment has all that the figure shows.
+        FLPError: the experiment's own runs are all that the figure shows.
     """
     figure, name, seeds = job.require("figure", variants.QUANTITY), job.args.dataset, job.seeds
     runs = job.keys.extra_runs(name, figure, seeds)
@@ -33,11 +33,13 @@ def run(job: Job) -> None:
         raise FLPError(f"{figure} needs no run of {name} but those that offline.{quantity} and offline.sweep ask for")
     require_current(job.keys, name, seeds, latents=True)
     values = ", ".join(layout.exact(value) for value in variants.extra_values(figure, job.params.offline))
-    print(f"{figure} compares what params.yaml does not sweep: {quantity} {values}, trained beside its own runs")
+    print(
+        f"{figure} compares what params.yaml does not sweep: {quantity} {values}, trained in addition to its own runs"
+    )
     folder = Path(layout.SWEEP.format(dataset=name, figure=figure, seeds=layout.join_seeds(seeds)))
     keys = {run.name: job.keys.offline_run(name, "flp", run) for run in runs}
-    assignment = Assignment("offline-train", name, "flp", job.params, job.args.device, folder, keys)
-    carry_out(assignment, runs, job.keys.job_of(name, "flp", runs), partial(train, assignment), job.args.threads)
+    spec = JobSpec("offline-train", name, "flp", job.params, job.args.device, folder, keys)
+    run_job(spec, runs, job.keys.job_of(name, "flp", runs), partial(train, spec), job.args.threads)
 
 
 main = stage("offline-sweep", ("dataset", "figure", "seeds", *BOARDS), run, __doc__)

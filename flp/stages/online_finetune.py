@@ -1,7 +1,7 @@
 """Continue in the environment: one environment step per gradient step, the flow frozen.
 
-Reads a job's offline runs; writes results/{dataset}/online/{agent}/seed{seeds}/, laid out like the offline one.
-Batches are uniform over the merged buffer. The latent of an online transition is the one the policy drew.
+Reads a job's offline runs; writes results/{dataset}/online/{agent}/seed{seeds}/, laid out like the offline folder.
+Batches are uniform over offline and online transitions. An online transition's latent is the one the policy drew.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from flp.experiment.graph import require_current
 from flp.experiment.program import BOARDS, Job, stage
 from flp.params.sections import OFFLINE_ONLY, AgentName
 from flp.runs.interaction import Interaction
+from flp.runs.job import JobSpec, run_job
 from flp.runs.run_folder import restore_parameters
-from flp.runs.session import Assignment, Session, carry_out
+from flp.runs.session import Session
 from flp.runs.shards import Shard
 from flp.runs.turns import Turns
 from flp.system import layout
@@ -26,7 +27,7 @@ from flp.system.errors import FLPError
 
 
 def run(job: Job) -> None:
-    """Fine-tune the job's runs that are not there yet."""
+    """Fine-tune the job's missing runs."""
     name, agent, seeds, steps = job.args.dataset, job.require_agent(), job.seeds, job.params.online.steps
     if agent in OFFLINE_ONLY:
         able = ", ".join(name for name in get_args(AgentName) if name not in OFFLINE_ONLY)
@@ -41,22 +42,22 @@ def run(job: Job) -> None:
     before = {
         run.name: (source / run.name / "policy.safetensors", job.keys.offline_run(name, agent, run)) for run in runs
     }
-    assignment = Assignment("online-finetune", name, agent, job.params, job.args.device, folder, keys)
     key = job.keys.online_job(name, agent, seeds)
-    work, lenders = partial(finetune, assignment, before), layout.siblings(folder)
-    carry_out(assignment, runs, key, work, job.args.threads, capacity=steps, lenders=lenders)
+    spec = JobSpec("online-finetune", name, agent, job.params, job.args.device, folder, keys)
+    train, lenders = partial(finetune, spec, before), layout.siblings(folder)
+    run_job(spec, runs, key, train, job.args.threads, capacity=steps, lenders=lenders)
 
 
-def finetune(assignment: Assignment, before: dict[str, tuple[Path, str]], shard: Shard, turns: Turns) -> None:
+def finetune(spec: JobSpec, before: dict[str, tuple[Path, str]], shard: Shard, turns: Turns) -> None:
     """Fine-tune, evaluate and save a batch of runs; `before` holds every run's offline file and key."""
-    steps = assignment.params.online.steps
+    steps = spec.params.online.steps
     # Every update follows an environment step, so there is nothing to capture ahead.
     with (
-        Session(assignment, shard, turns, steps, capacity=steps, capture=False) as session,
-        closing(Interaction(session.work, shard.threads, session.health)) as interaction,
+        Session(spec, shard, turns, steps, capacity=steps, capture=False) as session,
+        closing(Interaction(session.batch, shard.threads, session.health)) as interaction,
     ):
         saved = [before[run.name] for run in shard.runs]
-        restore_parameters(session.agent, [load_tensors(f, session.work.device, key=key)[0] for f, key in saved])
+        restore_parameters(session.agent, [load_tensors(f, session.batch.device, key=key)[0] for f, key in saved])
         session.parts += [session.replay, interaction]
 
         def interact() -> None:
@@ -64,7 +65,7 @@ def finetune(assignment: Assignment, before: dict[str, tuple[Path, str]], shard:
                 session.replay.add(interaction.step(session.agent))
                 session.replay.end(interaction.ended)
 
-        session.go_on()
+        session.resume_training()
         if session.trainer.step == 0:
             with turns(0):
                 session.evaluate(0)

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from flp.data.load import Dataset, load_dataset
+from flp.data.load import Dataset, read_dataset
 from flp.data.moments import observation_moments
 from flp.experiment.graph import require_current
 from flp.experiment.program import BOARDS, Job, stage
@@ -28,6 +28,7 @@ from flp.learner.nets import standardize
 from flp.learner.trainable import Logs
 from flp.learner.trainer import Trainer
 from flp.own.task import OwnSpec
+from flp.params.sections import FlowSettings
 from flp.randomness.seeds import seed_of
 from flp.randomness.streams import RunStreams
 from flp.supervision.boards import Boards
@@ -54,29 +55,26 @@ def train_flow(job: Job, path: str, key: str) -> None:
     name, seed, settings = job.args.dataset, job.args.seed, job.params.flow
     require_current(job.keys, name)
     device = set_up(job.args.threads, job.args.device)
-    train, validation = (load_dataset(layout.DATA.format(dataset=name) + suffix) for suffix in (".npz", "-val.npz"))
-    init = RunStreams([seed_of("flow init", name, seed)], place=device)
-    field = VelocityField(init, train.observation_dim, train.action_dim, settings.hidden, settings.encoder)
-    if settings.observation_scale is not None:
-        mean, std = (to_device(moment, device) for moment in observation_moments(train.observations))
-        standardize(field.first, mean, std, settings.observation_scale)
+
+    train, validation = (read_dataset(layout.DATA.format(dataset=name) + suffix) for suffix in (".npz", "-val.npz"))
+    field = velocity_field(train, settings, RunStreams([seed_of("flow init", name, seed)], place=device), device)
     decay_steps = settings.steps if settings.schedule == "cosine" else None
     learner = FlowLearner(field, settings.learning_rate, decay_steps, settings.draws)
-    streams = RunStreams([seed_of("flow", name, seed)], device)
 
     def pairs(data: Dataset, file: str) -> Pairs:
-        arrays = data.observations, learnable(data, settings.saturation_noise, name, seed, file), data.transitions
-        return Pairs(*(to_device(array, device) for array in arrays))
+        actions = learnable(data, settings.saturation_noise, name, seed, file)
+        return Pairs(*(to_device(array, device) for array in (data.observations, actions, data.transitions)))
 
+    streams = RunStreams([seed_of("flow", name, seed)], device)
     trainer = Trainer(learner, pairs(train, "train"), streams, settings.batch_size)
-    # The streams of one kind of device are not the other's.
+    # Random streams differ between kinds of devices.
     resume = Resume(layout.resume_folder("pretrain-flow", key), made_by={"device": device.type})
     status = Status(resume.file.parent, settings.steps, stage="pretrain-flow", dataset=name, makes=path)
     held_out, label = pairs(validation, "validation"), f"flow {name} seed {seed}"
     with closing(Boards(job.params.report, Path(path).parent, settings.keyed())) as boards:
         show = partial(boards.follow, "flow")
         curve = fit(trainer, learner, held_out, settings, resume, label, status.reach, show)
-    write_csv(path + ".csv", curve)
+
     manifest = {
         "kind": "flow",
         "key": key,
@@ -99,22 +97,32 @@ def train_flow(job: Job, path: str, key: str) -> None:
         "device": device_name(device),
         "seconds": round(resume.seconds, 3),
     }
+    write_csv(path + ".csv", curve)
     write_text(path + ".md", model_card(manifest))
     save_flow(path + ".safetensors", field, **manifest)
     resume.clear()
+
+
+def velocity_field(data: Dataset, settings: FlowSettings, streams: RunStreams, device: torch.device) -> VelocityField:
+    """An untrained velocity field of a dataset's sizes, which standardises observations if the settings say so."""
+    field = VelocityField(streams, data.observation_dim, data.action_dim, settings.hidden, settings.encoder)
+    if settings.observation_scale is not None:
+        mean, std = observation_moments(data.observations, device)
+        standardize(field.first, mean, std, settings.observation_scale)
+    return field
 
 
 def fit(
     trainer: Trainer,
     learner: FlowLearner,
     validation: Pairs,
-    settings: Any,
+    settings: FlowSettings,
     resume: Resume,
     label: str,
     tell: Tell = lambda step: None,
     show: Callable[[Curve], None] = lambda curve: None,
 ) -> Curve:
-    """Train to the end, from the saved state if there is one; return the loss curve, which is shown as it grows."""
+    """Train to the end, resuming from the saved state if there is one; return the loss curve, shown as it grows."""
     curve: Curve = []
     progress = Progress(label, settings.steps, tell=tell)
     if saved := resume.start():
@@ -123,15 +131,15 @@ def fit(
 
     def at_stop(step: int, logs: Logs) -> None:
         with progress.section("validation"):
-            # The same noise every time, so that the curve shows the flow and not the noise.
-            fresh = RunStreams([seed_of("flow validation")], trainer.streams.device)
-            loss = float(validation_loss(learner, validation, fresh))
+            # The same noise at every validation: the curve shows the flow, not the noise.
+            streams = RunStreams([seed_of("flow validation")], trainer.streams.device)
+            loss = float(validation_loss(learner, validation, streams))
         if not (loss < 1e6 and bool(torch.isfinite(logs["loss"]).all())):
-            good = (
+            earlier = (
                 f"it was {curve[-1]['validation_loss']:.4g} at step {curve[-1]['step']}" if curve else "from the start"
             )
             raise FLPError(
-                f"{label}: the validation loss is {loss:.4g} at step {step} ({good}): training has diverged; lower "
+                f"{label}: the validation loss is {loss:.4g} at step {step} ({earlier}): training has diverged; lower "
                 "flow.learning_rate"
             )
         curve.append({"step": step, "loss": float(logs["loss"]), "validation_loss": loss})
@@ -148,7 +156,7 @@ def fit(
 
 
 def units(manifest: dict[str, Any]) -> str:
-    """In which units a flow's actions are."""
+    """The units of a flow's actions."""
     low, high = manifest.get("action_range", ([-1.0], [1.0]))
     if set(low) == {-1.0} and set(high) == {1.0}:
         return "in [-1, 1], as the environment takes them"
@@ -156,7 +164,7 @@ def units(manifest: dict[str, Any]) -> str:
 
 
 def model_card(manifest: dict[str, Any]) -> str:
-    """What a colleague should know before using the flow."""
+    """What to know before using the flow, as Markdown."""
     parameters = "\n".join(f"- {name}: `{value}`" for name, value in manifest["parameters"].items())
     return f"""# Behaviour flow of {manifest["dataset"]}, seed {manifest["seed"]}
 
@@ -174,7 +182,7 @@ Parameters:
 
 {parameters}
 
-Its quality (round trip, latents against the prior, likelihood) is told in
+Its quality (round trip, latents against the prior, likelihood) is reported in
 `{Path(layout.QUALITY.format(**manifest))}/quality.md`; library versions are in `flow.json`.
 """
 

@@ -1,4 +1,4 @@
-"""Make the tables, the figures and the page.
+"""Make the report: tables, figures and the page.
 
 Reads the flows' quality reports and the runs' evaluations, logs and trajectories of the whole experiment; writes
 results/report/: index.html, summary.csv and other tables, metrics.json, and manifest.json last.
@@ -13,7 +13,7 @@ from flp.report.page import build
 
 
 def run(job: Job) -> None:
-    """Make the report and show its success table."""
+    """Make the report and print its success table."""
     print(build(job.keys), end="")
 
 

@@ -1,10 +1,12 @@
-"""Stopping on request: SIGTERM and SIGINT are recorded once per process and obeyed where a state can be saved."""
+"""TaskSource to stop: SIGTERM and SIGINT are noted once per process, and heeded where a state can be saved."""
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from types import FrameType
@@ -13,6 +15,18 @@ from flp.system.errors import FLPError
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 ECHO = 0.5  # seconds within which a second signal is the first one's echo: a terminal and a scheduler both send it
+
+
+def end_with_parent(end: Callable[[], object] = lambda: os._exit(1)) -> None:
+    """Call `end` from a thread once this process's parent is gone, however it ended; for child processes."""
+
+    def watch() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            end()
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class InterruptedJobError(FLPError):

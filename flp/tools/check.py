@@ -15,7 +15,7 @@ from flp.data.environments import seeded_reset
 from flp.experiment.forecast import summary
 from flp.experiment.keys import Keys
 from flp.experiment.program import OPTIONS, tool
-from flp.own.bring import Asked, gather
+from flp.own.importing import TaskSource, read_task
 from flp.supervision.foresight import EMULATED, emulates
 
 
@@ -23,7 +23,7 @@ def check(keys: Keys, args: argparse.Namespace) -> int:
     """Print what would be trained; the parameters were checked when they were read."""
     for name in keys.params.datasets:
         if name in keys.params.tasks:
-            print(f"{name}: {task(keys.params.tasks[name].asked(name))}")
+            print(f"{name}: {task(keys.params.tasks[name].source(name))}")
     jobs, online = list(keys.jobs()), list(keys.online_jobs())
     if any(emulates(keys.agent_params(job.dataset, job.agent)) for job in jobs):
         print(f"warning: trained here without a GPU: {EMULATED}", file=sys.stderr)
@@ -37,14 +37,14 @@ def check(keys: Keys, args: argparse.Namespace) -> int:
     return 0
 
 
-def task(asked: Asked) -> str:
-    """A user's task in one line: its sizes, units, environment and criterion of success.
+def task(asked: TaskSource) -> str:
+    """What is found out of a task, in a line.
 
     Raises:
         FLPError: its data are damaged, or do not match its environment.
     """
-    data = gather(asked)
-    spec, rows = data.spec, sum(int((~part["terminals"]).sum()) for part in data.parts)
+    found = read_task(asked)
+    spec, rows = found.spec, sum(int((~part["terminals"]).sum()) for part in found.parts)
     with closing(spec.make(1)) if spec.simulated else nullcontext() as env:
         if env is not None:
             seeded_reset(env, 0)

@@ -108,12 +108,12 @@ def play_run(
     from flp.evaluation.film import open_scene, pictures_apart, play
     from flp.learner.devices import set_up
     from flp.parts.base import Agent
-    from flp.runs.batchwork import Batchwork
+    from flp.runs.run_batch import RunBatch
     from flp.runs.run_folder import restore_parameters
     from flp.system.artifacts import load_tensors
 
     params = keys.dataset_params(dataset)
-    work = Batchwork(dataset, agent_name, [run], params, set_up(1, device, params.offline.precision))
+    work = RunBatch(dataset, agent_name, [run], params, set_up(1, device, params.offline.precision))
     agent, _ = work.load()
     every = pictures_apart(work.spec)
 

@@ -1,4 +1,4 @@
-"""OGBench's own environments and controllers decide what the faster ones must do, bit for bit."""
+"""The faster environments and controllers give OGBench's own results, bit for bit."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 import ogbench
 import pytest
 
-from flp.arm import known
+from flp.arm import ogbench_version
+from flp.arm.inverse_kinematics import solve
 from flp.arm.quaternions import about_z, clipped, product, yaw_of
-from flp.arm.reach import solved
 from flp.data import controllers, environments
 from flp.data.environments import make_environment, seeded_reset, specification
 from flp.data.episodes import Collector, Recipe
@@ -23,12 +23,12 @@ FOLDER = Path(ogbench.__file__).parent / "manipspace"
 
 @pytest.fixture
 def plainly(monkeypatch):
-    """Let something be made as where OGBench is not known."""
+    """Make something as if OGBench's version were unknown."""
 
     def made(make, *arguments, **options):
         with monkeypatch.context() as patch:
             for module in (environments, controllers):
-                patch.setattr(module, "is_known", lambda: False)
+                patch.setattr(module, "is_known_version", lambda: False)
             return make(*arguments, **options)
 
     return made
@@ -42,7 +42,7 @@ def pair(plainly, *arguments, **options):
 
 
 def assert_same(a, b):
-    """The same to the bit, signs of zeros included, in structures of arrays."""
+    """Nested arrays are bit-identical, signs of zeros included."""
     if isinstance(a, dict):
         assert a.keys() == b.keys()
         for key in a:
@@ -58,14 +58,14 @@ def assert_same(a, b):
 
 
 def state(env):
-    """All that a step leaves behind, colours included."""
+    """Everything that a step changes, colours included."""
     model, data = env.unwrapped.model, env.unwrapped.data
     left = [data.qpos, data.qvel, data.ctrl, data.qacc_warmstart, data.mocap_pos, data.mocap_quat]
     return [*left, model.geom_rgba, model.mat_rgba, model.dof_damping, model.site_pos, data.site_xpos]
 
 
 def presses(env, step):
-    """An action that goes down on one button after the other, or to the first cube."""
+    """An action towards one button after another, or towards the first cube."""
     arm = env.unwrapped
     if hasattr(arm, "_button_site_ids"):
         sites = arm._button_site_ids
@@ -121,14 +121,14 @@ def test_goal_conditioned_steps_and_information_are_ogbenchs(plainly):
     assert_same(*(env.unwrapped.compute_oracle_observation() for env in envs))
 
 
-def test_who_is_not_listened_to_tells_nothing_and_does_the_same():
+def test_an_environment_whose_info_nobody_reads_steps_the_same():
     loud, silent = make_environment("cube-single-play", 1), make_environment("cube-single-play", 1)
-    silent.unwrapped.tells = False
+    silent.unwrapped.reports_info = False
     assert_same(*(seeded_reset(env, 0) for env in (loud, silent)))
     for step in range(20):
         action = presses(loud, step)
-        (*told, info), (*untold, rest) = (env.step(action) for env in (loud, silent))
-        assert_same(told, untold)
+        (*outcome, info), (*silent_outcome, rest) = (env.step(action) for env in (loud, silent))
+        assert_same(outcome, silent_outcome)
         assert rest == {"success": info["success"]}
 
 
@@ -153,7 +153,7 @@ def test_the_hand_reaches_as_ogbenchs_does(plainly):
         assert_same(*(ik.solve(pos=aim, quat=quaternion, curr_qpos=start) for ik in (plain, ours)))
     for _ in range(100):
         matrix, vector = rng.normal(size=(6, 6)), rng.normal(size=6)
-        assert_same(solved(matrix, vector), np.linalg.solve(matrix, vector))
+        assert_same(solve(matrix, vector), np.linalg.solve(matrix, vector))
 
 
 def test_rotations_are_ogbenchs():
@@ -170,27 +170,29 @@ def test_rotations_are_ogbenchs():
 
 
 def test_another_ogbench_is_not_known(tmp_path):
-    assert known.is_known(), "flp/arm was written against another OGBench: compare, then add this one's digest"
-    for path in (file for pattern in known.SOURCES for file in FOLDER.glob(pattern)):
+    assert ogbench_version.is_known_version(), (
+        "flp/arm was written against another OGBench: compare, then add this one's digest"
+    )
+    for path in (file for pattern in ogbench_version.SOURCES for file in FOLDER.glob(pattern)):
         copy = tmp_path / path.relative_to(FOLDER)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, copy)
-    assert known.digest(tmp_path) in known.KNOWN
+    assert ogbench_version.digest(tmp_path) in ogbench_version.KNOWN
     for change in (lambda p: p.write_text(p.read_text() + "\n"), Path.unlink):
         for file in sorted(tmp_path.rglob("*.py")):
             before = file.read_bytes()
             change(file)
-            assert known.digest(tmp_path) not in known.KNOWN, file.name
+            assert ogbench_version.digest(tmp_path) not in ogbench_version.KNOWN, file.name
             file.write_bytes(before)
 
 
 def test_whatever_is_overridden_is_in_the_digest():
-    from flp.arm.plans import QuickPlan
-    from flp.arm.scenes import QUICK
+    from flp.arm.plans import FastPlan
+    from flp.arm.scenes import FAST
 
-    sources = {file for pattern in known.SOURCES for file in FOLDER.glob(pattern)}
+    sources = {file for pattern in ogbench_version.SOURCES for file in FOLDER.glob(pattern)}
     overridden = 0
-    for kind in (*QUICK.values(), QuickPlan):
+    for kind in (*FAST.values(), FastPlan):
         for base in kind.__mro__:
             for name, method in vars(base).items():
                 if inspect.isfunction(method) and base.__module__.startswith("flp."):

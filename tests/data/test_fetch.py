@@ -99,7 +99,7 @@ def site(tmp_path, originals):
 
 @pytest.fixture
 def server(site, tmp_path, monkeypatch):
-    """OGBench's server and cache folder are ours; pauses are skipped."""
+    """Replaces OGBench's server and cache folder; skips pauses."""
     server = Server(site)
     monkeypatch.setattr(ogbench.utils, "DATASET_URL", server.url)
     monkeypatch.setattr(ogbench.utils, "DEFAULT_DATASET_DIR", str(tmp_path / "cache"))

@@ -41,7 +41,7 @@ def same(a, b):
 
 
 def assert_no_children(seconds=20.0):
-    """A killed process takes a moment to be gone."""
+    """A killed process takes a moment to disappear."""
     deadline = time.monotonic() + seconds
     while multiprocessing.active_children() and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -153,7 +153,7 @@ def test_buttons_are_recorded(tmp_path):
 
 
 def test_point_follows_the_official_loop_exactly():
-    """The official loop, written plainly: OGBench, data_gen_scripts/generate_locomaze.py."""
+    """OGBench's loop, reimplemented from data_gen_scripts/generate_locomaze.py."""
     name, steps = "pointmaze-medium-navigate", 300
     env = gymnasium.make("pointmaze-medium-v0", terminate_at_goal=False, max_episode_steps=steps)
     maze = env.unwrapped
@@ -184,7 +184,7 @@ def test_point_follows_the_official_loop_exactly():
 
 
 def test_cubes_follow_the_official_loop_exactly():
-    """The official loop, written plainly: OGBench, data_gen_scripts/generate_manipspace.py."""
+    """OGBench's loop, reimplemented from data_gen_scripts/generate_manipspace.py."""
     from ogbench.manipspace.oracles.plan.cube_plan import CubePlanOracle
 
     name, steps = "cube-double-play", 150

@@ -11,7 +11,7 @@ import pytest
 
 from flp.data.archive import write_npz
 from flp.data.environments import specification
-from flp.data.load import ACTION_LIMIT, load_dataset, validate
+from flp.data.load import ACTION_LIMIT, read_dataset, validate
 from flp.system.errors import FLPError
 from flp.system.hashing import sha256_of
 
@@ -50,7 +50,7 @@ def path(tmp_path, arrays):
 
 
 def refused(path, match, dataset=NAME):
-    for read in (validate, load_dataset):
+    for read in (validate, read_dataset):
         with pytest.raises(FLPError, match=match) as caught:
             read(path, dataset)
         assert str(path) in str(caught.value) and "\n" not in str(caught.value)
@@ -61,7 +61,7 @@ def test_loads_what_the_official_loader_loads(tmp_path, arrays, save):
     path = tmp_path / "data.npz"
     save(path, **arrays)
     validate(path, NAME)
-    data = load_dataset(path, NAME)
+    data = read_dataset(path, NAME)
     official = ogbench.load_dataset(str(path), add_info=True)
     rows = data.transitions
     assert len(data) == len(official["observations"]) == 4 * 24
@@ -76,27 +76,27 @@ def test_loads_what_the_official_loader_loads(tmp_path, arrays, save):
 
 
 def test_actions_are_clipped_and_counted(path, arrays):
-    data = load_dataset(path)
+    data = read_dataset(path)
     assert 0 < data.clipped_fraction == np.mean(np.abs(arrays["actions"]) > ACTION_LIMIT)
     assert np.abs(data.actions).max() < 1
 
 
 def test_arrays_cannot_be_changed_by_mistake(path):
     with pytest.raises(ValueError, match="read-only"):
-        load_dataset(path).observations[0] = 0
+        read_dataset(path).observations[0] = 0
 
 
 def test_episodes_of_unequal_length(tmp_path, arrays):
     arrays["terminals"][:] = False
     arrays["terminals"][[3, 4, 60, 99]] = True
     write_npz(tmp_path / "data.npz", arrays)
-    data = load_dataset(tmp_path / "data.npz")
+    data = read_dataset(tmp_path / "data.npz")
     assert sorted(set(range(100)) - set(data.transitions.tolist())) == [3, 4, 60, 99]
 
 
 def test_without_buttons(tmp_path):
     write_npz(tmp_path / "data.npz", make_arrays(name="antmaze-large-navigate"))
-    assert load_dataset(tmp_path / "data.npz", "antmaze-large-navigate").button_states is None
+    assert read_dataset(tmp_path / "data.npz", "antmaze-large-navigate").button_states is None
 
 
 def change(arrays, **changes):
@@ -205,7 +205,7 @@ def test_damage_never_goes_unnoticed(tmp_path, arrays, save):
     path = tmp_path / "data.npz"
     save(path, **arrays)
     whole = path.read_bytes()
-    original = load_dataset(path, NAME)
+    original = read_dataset(path, NAME)
     rng = np.random.default_rng(0)
     outcomes = []
     for trial in range(150):
@@ -216,7 +216,7 @@ def test_damage_never_goes_unnoticed(tmp_path, arrays, save):
             damaged[rng.integers(len(whole))] ^= 1 << rng.integers(8)
         path.write_bytes(damaged)
         try:
-            data = load_dataset(path, NAME)
+            data = read_dataset(path, NAME)
         except FLPError as error:
             assert str(path) in str(error)
             outcomes.append(True)
@@ -237,7 +237,7 @@ def test_memory_stays_near_the_arrays(tmp_path):
     try:
         validate(path)
         assert tracemalloc.get_traced_memory()[1] < 0.7 * size
-        load_dataset(path)
+        read_dataset(path)
         assert tracemalloc.get_traced_memory()[1] < 1.3 * size
     finally:
         tracemalloc.stop()

@@ -7,8 +7,8 @@ import pytest
 from flp.data.archive import write_npz
 from flp.data.environments import make_environment, seeded_reset, specification
 from flp.data.episodes import Collector, Recipe
-from flp.data.load import Dataset, load_dataset
-from flp.data.relabel import maze_map, relabel
+from flp.data.load import Dataset, read_dataset
+from flp.data.relabel import relabel
 from flp.system.errors import FLPError
 
 FAMILIES = [
@@ -60,7 +60,7 @@ def put_goal(name, arrays, rows):
 def test_rewards_are_the_official_ones(family):
     name, path = family
     _, official, _ = ogbench.make_env_and_datasets(f"{name}-singletask-task1-v0", dataset_path=str(path))
-    rewards, masks = relabel(name, 1, load_dataset(path, name))
+    rewards, masks = relabel(name, 1, read_dataset(path, name))
     assert rewards.dtype == masks.dtype == np.float32
     assert np.array_equal(rewards, official["rewards"]) and np.array_equal(masks, official["masks"])
     assert masks.min() == 0 and masks.max() == 1, "the data have successes and failures"
@@ -69,7 +69,7 @@ def test_rewards_are_the_official_ones(family):
 
 def test_post_judges_the_state_after(family):
     name, path = family
-    data = load_dataset(path, name)
+    data = read_dataset(path, name)
     before, _ = relabel(name, 1, data)
     after, masks = relabel(name, 1, data, success_timing="post")
     inside = np.flatnonzero(np.diff(data.transitions) == 1)
@@ -105,7 +105,7 @@ def test_rewards_are_those_of_the_environment(name, timing):
 
 def test_global_generator_is_left_alone(family):
     name, path = family
-    data = load_dataset(path, name)
+    data = read_dataset(path, name)
     np.random.seed(1)  # noqa: NPY002
     expected = np.random.random()  # noqa: NPY002
     np.random.seed(1)  # noqa: NPY002
@@ -117,14 +117,4 @@ def test_data_of_another_environment_are_refused(family):
     name, path = family
     other = "cube-single-play" if name != "cube-single-play" else "scene-play"
     with pytest.raises(FLPError, match="'qpos' of the data does not have the environment's 21 columns"):
-        relabel(other, 1, load_dataset(path))
-
-
-def test_maze_map():
-    layout = maze_map("pointmaze-medium-navigate")
-    assert layout.walls.shape == (8, 8) and layout.walls[0].all() and not layout.walls[1, 1]
-    x, y = layout.goals[0]
-    row, column = round((y + layout.offset) / layout.unit), round((x + layout.offset) / layout.unit)
-    assert (row, column) == (6, 6) and layout.goal_radius == 1.0
-    assert maze_map("antsoccer-arena-navigate").goals.shape == (5, 2)
-    assert maze_map("scene-play") is None
+        relabel(other, 1, read_dataset(path))

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from reference import make_flow
 
 from flp.flow.behavior import Flow
-from flp.flow.checkpoint import load_flow, save_flow
+from flp.flow.checkpoint import load_flows, save_flow
 from flp.flow.solver import integrate
 from flp.flow.velocity import VelocityField, flow_matching_loss
 from flp.learner.nets import standardize
@@ -73,9 +73,9 @@ def test_a_flow_with_an_encoder_comes_back_from_its_file_or_is_refused(tmp_path)
     model |= {"solver": "rk4", "solver_steps": 4, "solver_grading": 1.5}
     save_flow(path, field, model=model)
     s, z = torch.randn(1, 5, 3), torch.randn(1, 5, 2)
-    loaded, _ = load_flow([str(path)])
+    loaded, _ = load_flows([str(path)])
     assert torch.equal(loaded(s, z), Flow(field, "rk4", 4, 1.5).freeze()(s, z))
     for wrong in ([], [16], [4, 16], [16, 4, 4]):
         save_flow(path, field, model=model | {"encoder": wrong})
         with pytest.raises(FLPError, match="another model than the file holds"):
-            load_flow([str(path)])
+            load_flows([str(path)])

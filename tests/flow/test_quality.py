@@ -13,7 +13,7 @@ from reference import make_flow
 from scipy import stats
 
 from flp.flow.inversion import invert
-from flp.flow.quality import held_out, judge, likelihoods
+from flp.flow.quality import judge, likelihoods, validation_rows
 from flp.flow.two_sample import Rows
 from flp.stages import invert_to_latent
 from flp.system.resume import Resume
@@ -156,7 +156,7 @@ def test_held_out_rows_are_all_transitions_with_their_episodes():
         terminals=terminals,
         transitions=np.flatnonzero(~terminals),
     )
-    rows = held_out(data, 2 * actions, torch.device("cpu"))
+    rows = validation_rows(data, 2 * actions, torch.device("cpu"))
     assert rows.observations.tolist() == [[0, 1], [2, 3], [6, 7]]
     assert rows.values.tolist() == [[0, 2], [1, 0], [-2, 0]]
     assert rows.saturated.tolist() == [True, False, True]

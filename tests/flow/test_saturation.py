@@ -12,12 +12,12 @@ import torch
 import yaml
 from small_experiment import MAZE, tiny, train
 
-from flp.data.load import ACTION_LIMIT, load_dataset
-from flp.flow.checkpoint import load_flow
+from flp.data.load import ACTION_LIMIT, read_dataset
+from flp.flow.checkpoint import load_flows
 from flp.flow.saturation import learnable, saturated
 from flp.params.loading import load_params
 from flp.params.run import Run
-from flp.runs.batchwork import Batchwork
+from flp.runs.run_batch import RunBatch
 from flp.system import layout
 from flp.system.artifacts import load_tensors
 
@@ -79,8 +79,8 @@ def trained(tmp_path_factory, pytestconfig):
 @pytest.mark.slow(10)
 def test_the_latents_are_those_of_the_actions_that_the_flow_learnt(trained, monkeypatch):
     monkeypatch.chdir(trained)
-    data = load_dataset(layout.DATA.format(dataset=MAZE) + ".npz")
-    flow, _ = load_flow([layout.FLOW.format(dataset=MAZE, seed=0) + ".safetensors"])
+    data = read_dataset(layout.DATA.format(dataset=MAZE) + ".npz")
+    flow, _ = load_flows([layout.FLOW.format(dataset=MAZE, seed=0) + ".safetensors"])
     latents = load_tensors(layout.LATENT.format(dataset=MAZE, seed=0) + ".safetensors")[0]["latents"]
     rows = data.transitions
     states, at = torch.from_numpy(data.observations[rows]), saturated(data.actions[rows])
@@ -98,7 +98,7 @@ def test_who_learns_actions_sees_the_stored_ones(trained, monkeypatch, agent):
     monkeypatch.chdir(trained)
     params = load_params(Path("params.yaml"))
     run = Run(task=1, seed=0, alpha=1.0, candidates=1)
-    _, replay = Batchwork(MAZE, agent, [run], params, torch.device("cpu")).load()
-    data = load_dataset(layout.DATA.format(dataset=MAZE) + ".npz")
+    _, replay = RunBatch(MAZE, agent, [run], params, torch.device("cpu")).load()
+    data = read_dataset(layout.DATA.format(dataset=MAZE) + ".npz")
     assert np.array_equal(replay.actions[0].numpy(), data.actions[data.transitions])
     assert replay.actions.abs().max() == LIMIT

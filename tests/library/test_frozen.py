@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import flp
-from flp.flow.checkpoint import load_flow
+from flp.flow.checkpoint import load_flows
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ ACTIONS = np.random.default_rng(1).uniform(-0.9, 0.9, (6, 2))
 
 def test_it_is_the_flow_of_the_file(folder):
     flow = flp.load_flow(folder)
-    inner, _ = load_flow([str(folder / "flow.safetensors")])
+    inner, _ = load_flows([str(folder / "flow.safetensors")])
     s, a = (torch.tensor(x, dtype=torch.float32)[None] for x in (STATES, ACTIONS))
     with torch.no_grad():
         np.testing.assert_array_equal(flow.latent(STATES, ACTIONS), inner.inverse(s, a)[0])

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import flp
-from flp.flow.checkpoint import load_flow
+from flp.flow.checkpoint import load_flows
 from flp.params.sections import AgentName
 
 AGENTS = get_args(AgentName)
@@ -125,7 +125,7 @@ def _by_hand(folder, agent, batch, actions):
     s = torch.tensor(batch, dtype=torch.float32)
     a = torch.tensor(actions, dtype=torch.float32)
     if agent == "flp":
-        flow, _ = load_flow([str(folder / "flow.safetensors")])
+        flow, _ = load_flows([str(folder / "flow.safetensors")])
         a = flow.inverse(s[None], a[None])[0]
     members = []
     for member in range(2):

@@ -1,4 +1,4 @@
-"""Two finished experiments on tasks of one's own, which the tests only read: with a simulator and without."""
+"""Two finished experiments on a user's tasks, with and without a simulator; tests only read them."""
 
 from __future__ import annotations
 
@@ -45,6 +45,6 @@ def pendulum(trained_pendulum, monkeypatch):
 
 @pytest.fixture
 def plant(trained_plant, monkeypatch):
-    """The same of a task without a simulator."""
+    """The same for a task without a simulator."""
     monkeypatch.chdir(trained_plant)
     return trained_plant

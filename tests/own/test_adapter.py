@@ -1,4 +1,4 @@
-"""A user's environment, in processes of its own, acts in the pipeline's units and depends on its seed alone."""
+"""A user's environment, in worker processes, uses the pipeline's units and depends on its seed alone."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import gymnasium
 import numpy as np
 import pytest
 
+from flp.evaluation.evaluator import Evaluator
 from flp.evaluation.pool import EnvironmentPool
-from flp.evaluation.rollout import Evaluator
 from flp.own.adapter import action_range
 from flp.own.task import OwnSpec, spec_from
 from flp.system.errors import FLPError
@@ -22,7 +22,7 @@ from gymnasium import spaces
 
 
 class Odd(gymnasium.Env):
-    """A dict of observations, actions in a box of two axes, and NumPy's global generator in every step."""
+    """Dictionary observations, a two-dimensional box of actions, and draws from NumPy's global generator."""
 
     observation_space = spaces.Dict({"b": spaces.Box(-9, 9, (2, 1)), "a": spaces.Box(-9, 9, (1,), np.float64)})
     action_space = spaces.Box(np.array([[-3.0], [0.0]], np.float32), np.array([[5.0], [0.5]], np.float32))
@@ -94,7 +94,7 @@ def test_what_fails_in_it_is_said_in_one_line(spec):
     broken = spec_from(spec.described(), "x", success="info.outer")
     with EnvironmentPool(broken, [1], workers=1) as pool:
         pool.reset([0], [0])
-        with pytest.raises(FLPError, match=r"slot 0 \(odd, task 1\).*does not tell \(it has: inner\)"):
+        with pytest.raises(FLPError, match=r"slot 0 \(odd, task 1\).*does not contain \(it has: inner\)"):
             pool.step(np.zeros((1, 2)), [True])
     with pytest.raises(FLPError, match="has observations of 3 numbers, the data have 4"):
         spec_from(spec.described(), "x", observation_dim=4).make(1)

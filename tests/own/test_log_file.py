@@ -1,4 +1,4 @@
-"""A user's file in D4RL's layout, `.npz` or HDF5, becomes rows whose last ends an episode."""
+"""A user's file in D4RL's layout, `.npz` or HDF5, read as rows whose last ends an episode."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from own_tasks import logged
 
-from flp.data.load import load_dataset
-from flp.own.bring import Asked, bring_in, gather
+from flp.data.load import read_dataset
+from flp.own.importing import TaskSource, import_task, read_task
 from flp.own.log_file import as_rows, read_file
 from flp.system.errors import FLPError
 
@@ -46,6 +46,31 @@ def test_terminations_keep_their_last_reward_and_cuts_lose_a_transition(tmp_path
     assert all(rows[key].dtype == np.float32 for key in ("observations", "actions", "rewards", "masks"))
 
 
+@pytest.mark.parametrize("key", ["dones", "dones_float"])
+@pytest.mark.parametrize("left", [{"terminals": None}, {"timeouts": None}, {}])
+def test_ends_of_no_kind_are_told_apart_by_the_other_key(tmp_path, key, left):
+    ends = np.isin(O[:, 0], (3, 6))
+    rows = read_file(save(tmp_path / "x.npz", **arrays(**left, **{key: ends})))
+    expected = read_file(save(tmp_path / "y.npz", **arrays()))
+    assert all(np.array_equal(rows[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("also", [True, False])
+@pytest.mark.parametrize("left", ["terminals", "timeouts"])
+def test_ogbenchs_compact_form_keeps_to_its_valid_rows(tmp_path, also, left):
+    """Row 3 is the state after a termination, row 6 that after a cut, each marked in the row before it, too, or not."""
+    flags = {"terminals": O[:, 0] == 3, "timeouts": O[:, 0] == 6}
+    if also:
+        flags = {key: flag | np.roll(flag, -1) for key, flag in flags.items()}
+    valids = ~np.isin(O[:, 0], (3, 6))
+    flags = {key: flag if key == left else None for key, flag in flags.items()}
+    rows = read_file(save(tmp_path / "x.npz", **arrays(**flags, valids=valids)))
+    transitions = ~rows["terminals"]
+    assert rows["observations"][transitions, 0].tolist() == [0, 1, 2, 4, 5, 7, 8]
+    assert rows["observations"][np.flatnonzero(transitions) + 1, 0].tolist() == [1, 2, 3, 5, 6, 8, 9]
+    assert rows["masks"][transitions].tolist() == [1, 1, 0, 1, 1, 1, 1]
+
+
 @pytest.mark.parametrize("end", [".npz", ".h5"])
 def test_with_next_observations_no_transition_is_lost(tmp_path, end):
     following = O + 1
@@ -79,6 +104,12 @@ def test_every_transition_is_the_one_that_was_logged():
 BAD = {
     "no rewards": ({"rewards": None}, "'rewards' is missing"),
     "no ends": ({"terminals": None, "timeouts": None}, "nothing says where episodes end"),
+    "ends of no kind": (
+        {"terminals": None, "timeouts": None, "dones": O[:, 0] == 3},
+        "'dones' say where .*, but not how",
+    ),
+    "flags too few": ({"timeouts": np.zeros(9, bool)}, "'timeouts' has 9 rows"),
+    "no valid rows": ({"valids": np.zeros(10, bool)}, "'valids' ends an episode in every row"),
     "unequal": ({"rewards": O[:5, 0]}, "'rewards' has 5 rows"),
     "not a number": ({"rewards": np.full(10, np.nan)}, "NaN"),
     "flags of 2": ({"terminals": O[:, 0]}, "expected 0 and 1"),
@@ -117,9 +148,9 @@ def test_an_hdf5_that_points_elsewhere_is_refused(tmp_path):
         read_file(tmp_path / "broken.h5")
 
 
-def asked(path: Path, **changes) -> Asked:
+def asked(path: Path, **changes) -> TaskSource:
     known = {"minari": None, "environment": None, "kwargs": {}, "success": "none", "actions": None}
-    return Asked("mine", str(path), **(known | changes))
+    return TaskSource("mine", str(path), **(known | changes))
 
 
 def test_without_a_simulator_the_task_says_the_range_of_actions(tmp_path):
@@ -127,9 +158,9 @@ def test_without_a_simulator_the_task_says_the_range_of_actions(tmp_path):
     path = save(tmp_path / "mine.npz", **values)
     out = tmp_path / "a.npz", tmp_path / "b.npz"
     with pytest.raises(FLPError, match=r"actions reach from -2 to 2 in column 0, outside -1 to 1"):
-        bring_in(asked(path), *out)
-    found = bring_in(asked(path, actions=((-4.0,), (4.0,))), *out)
-    data = load_dataset(out[0], found.spec)
+        import_task(asked(path), *out)
+    found = import_task(asked(path, actions=((-4.0,), (4.0,))), *out)
+    data = read_dataset(out[0], found.spec)
     np.testing.assert_allclose(data.actions[data.transitions], values["actions"][:60] / 4, rtol=1e-6)
     assert not found.spec.simulated and found.spec.horizon == 20
     with pytest.raises(FLPError, match="has no simulator"):
@@ -139,8 +170,8 @@ def test_without_a_simulator_the_task_says_the_range_of_actions(tmp_path):
 def test_a_neighbour_holds_the_held_out_episodes(tmp_path):
     save(tmp_path / "mine.npz", **logged(2, 20))
     save(tmp_path / "mine-val.npz", **logged(3, 20))
-    bring_in(asked(tmp_path / "mine.npz", actions=((-2.0,), (2.0,))), tmp_path / "a.npz", tmp_path / "b.npz")
-    assert (len(load_dataset(tmp_path / "a.npz")), len(load_dataset(tmp_path / "b.npz"))) == (40, 60)
+    import_task(asked(tmp_path / "mine.npz", actions=((-2.0,), (2.0,))), tmp_path / "a.npz", tmp_path / "b.npz")
+    assert (len(read_dataset(tmp_path / "a.npz")), len(read_dataset(tmp_path / "b.npz"))) == (40, 60)
 
 
 @pytest.mark.parametrize(("low", "high"), [(293.15, 303.15), (101225.1, 101425.3), (-0.3, 0.1)])
@@ -148,20 +179,20 @@ def test_a_saturated_action_is_within_its_range_however_float32_rounds_it(tmp_pa
     values = logged(4, 20)
     ends = np.where(values["actions"] > 0, high, low)
     np.savez(tmp_path / "x.npz", **values | {"actions": ends})
-    found = gather(Asked("x", str(tmp_path / "x.npz"), None, None, {}, "none", ((low,), (high,))))
+    found = read_task(TaskSource("x", str(tmp_path / "x.npz"), None, None, {}, "none", ((low,), (high,))))
     done = ~found.parts[0]["terminals"]
     assert np.abs(found.parts[0]["actions"][done]).min() > 1 - 1e-3 and np.abs(found.parts[0]["actions"]).max() <= 1
     with pytest.raises(FLPError, match="outside"):
         np.savez(tmp_path / "y.npz", **values | {"actions": ends + 0.01 * (high - low)})
-        gather(Asked("y", str(tmp_path / "y.npz"), None, None, {}, "none", ((low,), (high,))))
+        read_task(TaskSource("y", str(tmp_path / "y.npz"), None, None, {}, "none", ((low,), (high,))))
 
 
-@pytest.mark.parametrize(("offset", "told"), [(1.7e9, True), (1e4, False), (0.0, False)])
-def test_what_float32_cannot_tell_apart_is_warned_of(tmp_path, capsys, offset, told):
+@pytest.mark.parametrize(("offset", "warned"), [(1.7e9, True), (1e4, False), (0.0, False)])
+def test_what_float32_cannot_tell_apart_is_warned_of(tmp_path, capsys, offset, warned):
     values = logged(4, 20)
     del values["next_observations"]
     seen = values["observations"].astype(np.float64)
     seen[:, 1] = offset + 3 * np.arange(len(seen))
     np.savez(tmp_path / "x.npz", **values | {"observations": seen})
-    gather(Asked("x", str(tmp_path / "x.npz"), None, None, {}, "none", ((-2.0,), (2.0,))))
-    assert ("column 1 of the observations reaches 1.7e+09" in capsys.readouterr().err) is told
+    read_task(TaskSource("x", str(tmp_path / "x.npz"), None, None, {}, "none", ((-2.0,), (2.0,))))
+    assert ("column 1 of the observations reaches 1.7e+09" in capsys.readouterr().err) is warned

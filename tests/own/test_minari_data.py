@@ -1,4 +1,4 @@
-"""Minari's datasets, made by Minari's own collector: rewards and ends as they are, the environment their own."""
+"""Datasets of Minari's own collector: rewards and ends as recorded, with the environment that they name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from own_tasks import experiment, swing
 from small_experiment import run_stages
 
 import flp
-from flp.own.bring import Asked, gather
+from flp.own.importing import TaskSource, read_task
 from flp.own.minari_data import open_minari, read_minari
 from flp.stages import download_dataset, report
 from flp.tools import check
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 
 
 def collect(folder: Path, env, name: str, act, episodes: int = 4, **said) -> Path:
-    """Record a dataset in a folder."""
+    """Record a dataset into a folder."""
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         patch.setenv("MINARI_DATASETS_PATH", str(folder))
@@ -74,10 +74,10 @@ def test_a_local_dataset_goes_through_all_stages_without_a_network(pendulum, tmp
 
 @pytest.mark.slow(3)
 def test_its_references_count_whoever_names_the_environment(pendulum):
-    named = Asked("x", None, str(pendulum), "Pendulum-v1", {"max_episode_steps": 30}, "none", None)
-    found = gather(named)
+    named = TaskSource("x", None, str(pendulum), "Pendulum-v1", {"max_episode_steps": 30}, "none", None)
+    found = read_task(named)
     assert found.reference == (-400, -100) and found.spec.horizon == 30
-    without = gather(Asked("x", None, str(pendulum), None, {}, "none", None)).spec
+    without = read_task(TaskSource("x", None, str(pendulum), None, {}, "none", None)).spec
     assert not without.simulated and (without.low, without.high) == ((-2.0,), (2.0,))  # Minari tells the range
 
 

@@ -1,4 +1,4 @@
-"""What is read of a Minari dataset that cannot be trusted, or lies otherwise than the environment's observations.
+"""Reading Minari datasets that are damaged, or whose observations are ordered differently from the environment's.
 
 The datasets here are what Minari hands over of them, for its collector needs JAX (test_minari_data.py).
 """
@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from flp.own import adapter, bring
-from flp.own.bring import Asked, gather
+from flp.own import adapter, importing
+from flp.own.importing import TaskSource, read_task
 from flp.own.minari_data import read_minari, reference_of
 from flp.system.errors import FLPError
 
@@ -22,7 +22,7 @@ ANGLE, SPEED = spaces.Box(-4, 4, (2,)), spaces.Box(-9, 9, (1,))
 
 
 class Arm(gymnasium.Env):
-    """Its observations are a dictionary in an order of its own."""
+    """Its observations are a dictionary whose keys are not sorted."""
 
     observation_space = spaces.Dict(speed=SPEED, angle=ANGLE)
     action_space = spaces.Box(-1, 1, (1,))
@@ -49,7 +49,7 @@ def episode(steps: int = 3, **changes: Any) -> Any:
 
 
 def dataset(*episodes: Any, **changes: Any) -> Any:
-    """As Minari gives one back: a dictionary's keys are sorted in its file."""
+    """As Minari returns it: a dictionary's keys are sorted in its file."""
     space = spaces.Dict(spaces.Dict({"angle": ANGLE, "speed": SPEED}).spaces)
     spec = SimpleNamespace(id="Arm-v0", kwargs={}, max_episode_steps=5, additional_wrappers=())
     known = {"observation_space": space, "action_space": spaces.Box(-1, 1, (1,)), "env_spec": spec}
@@ -66,9 +66,9 @@ def arm(monkeypatch):
 
 
 def gathered(monkeypatch, data: Any, **asked: Any) -> Any:
-    monkeypatch.setattr(bring, "open_minari", lambda name: data)
+    monkeypatch.setattr(importing, "open_minari", lambda name: data)
     given = {"environment": "dataset", "kwargs": {}, "success": "none", "actions": None} | asked
-    return gather(Asked("arm", None, "arm/x-v0", **given))
+    return read_task(TaskSource("arm", None, "arm/x-v0", **given))
 
 
 def test_the_data_s_dictionaries_lie_in_the_environment_s_order(arm, monkeypatch):
@@ -85,7 +85,7 @@ def test_other_parts_than_the_environment_s_are_refused(arm, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "reason"),
     [
         ({"rewards": np.ones(2)}, r"of 3 actions it has \{'rewards': 2\}"),
         ({"terminations": np.full(3, 7)}, "terminations are not all true or false"),
@@ -93,8 +93,8 @@ def test_other_parts_than_the_environment_s_are_refused(arm, monkeypatch):
         ({"actions": np.zeros((5, 1))}, "IndexError"),
     ],
 )
-def test_a_damaged_episode_is_named(damage, told):
-    with pytest.raises(FLPError, match=f"x: episode 1 .from 0. cannot be read .*{told}.*correct your file"):
+def test_a_damaged_episode_is_named(damage, reason):
+    with pytest.raises(FLPError, match=f"x: episode 1 .from 0. cannot be read .*{reason}.*correct your file"):
         read_minari(dataset(episode(), episode(**damage)), "x")
 
 
@@ -115,7 +115,7 @@ def test_a_range_of_actions_is_given_where_the_data_have_none(monkeypatch):
     assert (spec.low, spec.high) == ((-3.0,), (3.0,))
     with pytest.raises(FLPError, match="whose range is not finite"):
         gathered(monkeypatch, boundless, environment=None)
-    with pytest.raises(FLPError, match="tells the range of actions itself; leave out actions"):
+    with pytest.raises(FLPError, match="gives the range of actions itself; leave out actions"):
         gathered(monkeypatch, dataset(episode()), environment=None, actions=((-3.0,), (3.0,)))
 
 

@@ -1,4 +1,4 @@
-"""A task without a simulator: everything runs but evaluation by rollout, and what is said instead is an estimate."""
+"""A task without a simulator: everything runs except rollouts, which estimates replace."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_stopped_while_it_estimates_it_goes_on_to_the_same_bytes(plant, tmp_path
 
 
 def test_fitted_q_finds_the_value_of_a_chain():
-    """Three states in a row, reward 1 for each step, then the end; with discount 0.9 the first is worth 2.71."""
+    """A chain of three states with reward 1 per step; with discount 0.9 the first has value 2.71."""
     states = torch.eye(3)
     n = 60
     where = torch.arange(n) % 3
@@ -130,7 +130,7 @@ def test_fitted_q_finds_the_value_of_a_chain():
 
 
 def test_fitted_q_forgets_where_it_started():
-    """Three states on the way to one that costs 1 for ever, with target and schedule far too slow for that."""
+    """Three states lead to an absorbing one that costs 1 per step; target rate and schedule are far too slow."""
     n, discount = 80, 0.98
     states, nothing, first = torch.eye(4), torch.zeros(n, 1), torch.arange(0, n, 8)
     where = (torch.arange(n) % 8).clamp(max=3)

@@ -1,4 +1,4 @@
-"""Keys and parameters of tasks of one's own: the file by content, the environment by id, version and kwargs."""
+"""Keys and parameters of a user's tasks: the file by content, the environment by id, version and kwargs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A task of the user's through all stages, from a file in D4RL's layout to a policy that plays."""
+"""A user's task through all stages, from a file in D4RL's layout to a policy that plays."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_check_opens_the_environment_and_compares(pendulum, capsys):
         ({"environment": "CartPole-v1", "kwargs": {}}, "actions are discrete"),
         ({"environment": "Nowhere-v1"}, "cannot be made"),
         ({"kwargs": {"g": [], "no": 1}}, "look at its kwargs"),
-        ({"success": "info.reached"}, "which its information does not tell"),
+        ({"success": "info.reached"}, "which its info does not contain"),
     ):
         changed = values | {"tasks": {"pendulum": values["tasks"]["pendulum"] | task}}
         Path("other.yaml").write_text(yaml.safe_dump(changed))

@@ -1,4 +1,4 @@
-"""What is done with the policies of one's own task: played, recorded, exported, compared."""
+"""Tools on the policies of a user's task: rollouts, recordings, exports, comparisons."""
 
 from __future__ import annotations
 

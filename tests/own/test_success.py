@@ -1,4 +1,4 @@
-"""What a task calls success is read from a line, and never run."""
+"""A rule of success is parsed from one line, and never run as code."""
 
 from __future__ import annotations
 

@@ -22,10 +22,10 @@ from repository import REPO
 
 from flp import cli
 from flp.data.environments import known_datasets
-from flp.data.load import load_dataset
-from flp.data.own_file import bring_in
-from flp.flow.checkpoint import load_flow, save_flow
+from flp.data.load import read_dataset
+from flp.flow.checkpoint import load_flows, save_flow
 from flp.flow.velocity import VelocityField
+from flp.own.ogbench_file import import_file
 from flp.randomness.streams import RunStreams
 from flp.system.artifacts import load_tensors, save_tensors
 from flp.system.errors import FLPError
@@ -131,7 +131,7 @@ def test_a_damaged_dataset_is_valid_or_refused(mutate, compressed):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "data.npz"
         path.write_bytes(mutate(npz(compressed=compressed)))
-        if (data := refusal_or(lambda: load_dataset(path, DATASET))) is not None:
+        if (data := refusal_or(lambda: read_dataset(path, DATASET))) is not None:
             valid_dataset(data)
 
 
@@ -145,7 +145,7 @@ def test_a_dataset_with_a_damaged_array_is_valid_or_refused(key, mutate):
             for name in whole.namelist():
                 content = whole.read(name)
                 archive.writestr(name, mutate(content) if name == f"{key}.npy" else content)
-        if (data := refusal_or(lambda: load_dataset(path, DATASET))) is not None:
+        if (data := refusal_or(lambda: read_dataset(path, DATASET))) is not None:
             valid_dataset(data)
 
 
@@ -157,8 +157,8 @@ def test_a_users_damaged_file_is_converted_or_refused_and_left_alone(mutate, com
         path.write_bytes(content := mutate(npz(compressed=compressed)))
 
         def bring():
-            bring_in(DATASET, path, train, validation)
-            return load_dataset(train), load_dataset(validation)
+            import_file(DATASET, path, train, validation)
+            return read_dataset(train), read_dataset(validation)
 
         for data in refusal_or(bring) or ():
             valid_dataset(data)
@@ -196,7 +196,7 @@ def test_a_damaged_flow_is_valid_or_refused(mutate):
         path = saved_flow(folder)
         manifest = path.with_suffix(".json")
         manifest.write_bytes(mutate(manifest.read_bytes()))
-        flow = refusal_or(lambda: load_flow([str(path)], dataset_sha256="abc"))
+        flow = refusal_or(lambda: load_flows([str(path)], dataset_sha256="abc"))
         if flow is not None:
             assert flow[0](torch.zeros(1, 3, 4), torch.zeros(1, 3, 2)).shape == (1, 3, 2)
 
@@ -208,7 +208,7 @@ def test_a_flow_of_impossible_times_is_refused(tmp_path, grading):
     manifest["model"]["solver_grading"] = grading
     path.with_suffix(".json").write_text(json.dumps(manifest))
     with pytest.raises(FLPError, match="describes another model"):
-        load_flow([str(path)], dataset_sha256="abc")
+        load_flows([str(path)], dataset_sha256="abc")
 
 
 @MANY
@@ -235,7 +235,7 @@ def test_a_pickle_is_refused(tmp_path):
     np.savez(tmp_path / "x.npz", **arrays() | {"observations": np.array([[Bomb()]] * 6)})
     torch.save({"a": Bomb()}, tmp_path / "x.safetensors")
     (tmp_path / "x.json").write_text('{"format_version": 1}')
-    assert refusal_or(lambda: load_dataset(tmp_path / "x.npz", DATASET)) is None
+    assert refusal_or(lambda: read_dataset(tmp_path / "x.npz", DATASET)) is None
     assert refusal_or(lambda: load_tensors(tmp_path / "x.safetensors")) is None
     (tmp_path / "state.safetensors").write_bytes((tmp_path / "x.safetensors").read_bytes())
     assert Resume(tmp_path).load() is None
@@ -246,7 +246,7 @@ def test_a_zip_bomb_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         for key in arrays():
             archive.writestr(f"{key}.npy", header.ljust(127) + b"\n" + b"\0" * 1_000_000)
-    assert refusal_or(lambda: load_dataset(tmp_path / "x.npz", DATASET)) is None
+    assert refusal_or(lambda: read_dataset(tmp_path / "x.npz", DATASET)) is None
 
 
 # The command line

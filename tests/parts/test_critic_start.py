@@ -20,7 +20,7 @@ from flp.params.sections import AgentName, OfflineSettings
 from flp.parts.base import Spec
 from flp.parts.common import start_values
 from flp.randomness.streams import RunStreams
-from flp.runs.batchwork import Batchwork
+from flp.runs.run_batch import RunBatch
 
 SEEDS = [1, 2]
 START = torch.tensor([-40.0, -90.0])
@@ -86,7 +86,7 @@ def test_a_run_starts_from_what_the_average_reward_is_worth_for_ever(here, name,
         Path("params.yaml").write_text(yaml.safe_dump(values))
         params = load_params("params.yaml")
         runs = [Run(task=task, seed=0, alpha=1.0, candidates=1) for task in (2, 1)]
-        agent, replay = Batchwork(params.datasets[0], name, runs, params, torch.device("cpu")).load()
+        agent, replay = RunBatch(params.datasets[0], name, runs, params, torch.device("cpu")).load()
         batch = replay.batch(torch.arange(20).expand(2, 20))
         said[start] = agent.critic(batch["observations"], batch["actions"]).detach()
     worth = replay.average_reward() / (1 - 0.9)

@@ -70,7 +70,7 @@ def test_tests_mirror_the_rooms() -> None:
 
 BREACHES = {
     "a room uses one above it": ("learner/nets.py", "from flp.parts import base"),
-    "a room uses its neighbour": ("flow/quality.py", "from flp.evaluation import rollout"),
+    "a room uses its neighbour": ("flow/quality.py", "from flp.evaluation import evaluator"),
     "science uses plumbing": ("runs/session.py", "from flp.experiment import keys"),
     "two files use each other": ("learner/optimizers.py", "from flp.learner import trainable"),
     "a part knows an algorithm": ("parts/latent.py", "from flp.agents import flp"),

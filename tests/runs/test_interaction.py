@@ -1,4 +1,4 @@
-"""Acting in the environment: what the replay is told of episodes that end, and what a resumed session still knows."""
+"""Online interaction: the replay learns of episode ends, and a resumed session continues exactly."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from prepared_maze import DATASET
 from flp.learner.replay import Replay
 from flp.params.loading import load_params
 from flp.params.run import Run
-from flp.runs.batchwork import Batchwork
 from flp.runs.interaction import Interaction
+from flp.runs.run_batch import RunBatch
 from flp.stages import offline_train, online_finetune
 from flp.supervision.health import Health
 
@@ -24,9 +24,9 @@ CAPACITY, LIMIT = 1010, 1000  # of the maze's episodes
 
 @pytest.fixture
 def begun(here):
-    """What two runs of the maze's tasks act with, of an algorithm that asks for returns."""
+    """The interaction of two runs of an algorithm that uses returns."""
     params = load_params("params.yaml").for_dataset(DATASET)
-    work = Batchwork(DATASET, "calql", [Run(1, 0, 1.0, 1), Run(2, 0, 1.0, 1)], params, torch.device("cpu"))
+    work = RunBatch(DATASET, "calql", [Run(1, 0, 1.0, 1), Run(2, 0, 1.0, 1)], params, torch.device("cpu"))
 
     def begin():
         agent, replay = work.load(CAPACITY)

@@ -1,4 +1,4 @@
-"""The learning rate over a phase of training."""
+"""Schedules of a training phase: learning rates and the discount."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from prepared_maze import DATASET, train
 from flp.learner.optimizers import Adam
 from flp.params.loading import load_params
 from flp.params.run import Run
-from flp.runs.batchwork import Batchwork
+from flp.runs.run_batch import RunBatch
 from flp.stages import online_finetune
 
 
 def rates(monkeypatch):
-    """Every optimizer's rate at each of its steps."""
+    """Each optimizer's learning rate at every step."""
     taken, step = {}, Adam.step
 
-    def told(self, gradients):
+    def recorded(self, gradients):
         taken.setdefault(id(self), []).append(float(self.rate()))
         step(self, gradients)
 
-    monkeypatch.setattr(Adam, "step", told)
+    monkeypatch.setattr(Adam, "step", recorded)
     return taken
 
 
@@ -49,7 +49,7 @@ def test_the_rate_follows_its_schedule(here, monkeypatch, schedule, online):
 
 def optimizers(params, agent, phase):
     """The optimizers of an agent about to be trained in a phase."""
-    work = Batchwork(DATASET, agent, [Run(1, 0, params.offline.alpha, 1)], params, torch.device("cpu"))
+    work = RunBatch(DATASET, agent, [Run(1, 0, params.offline.alpha, 1)], params, torch.device("cpu"))
     made, replay = work.load()
     work.trainer(made, replay, phase, 20)
     return made.optimizers
@@ -75,7 +75,7 @@ def test_targets_sum_as_many_rewards_as_is_said_at_the_experiments_discount(here
         values["offline"] |= {"n_step": n, "discount": 0.9}
         Path("params.yaml").write_text(yaml.safe_dump(values))
         params = load_params()
-        work = Batchwork(DATASET, "flp", [Run(1, 0, 1.0, 1)], params, torch.device("cpu"))
+        work = RunBatch(DATASET, "flp", [Run(1, 0, 1.0, 1)], params, torch.device("cpu"))
         batches[n] = work.load()[1].batch(torch.arange(12)[None])
     one, three = batches[1], batches[3]
     masks, rewards = one["masks"][0], one["rewards"][0]
@@ -89,7 +89,7 @@ def test_the_discount_grows_over_the_first_half_of_offline_training(here):
     values = yaml.safe_load(Path("params.yaml").read_text())
     values["offline"] |= {"discount_start": 0.9, "discount": 0.99, "n_step": 2, "critic_start": "average"}
     Path("params.yaml").write_text(yaml.safe_dump(values))
-    work = Batchwork(DATASET, "flp", [Run(1, 0, 1.0, 1)], load_params(), torch.device("cpu"))
+    work = RunBatch(DATASET, "flp", [Run(1, 0, 1.0, 1)], load_params(), torch.device("cpu"))
     agent, replay = work.load()
     assert agent.discount is replay.discount
     observations = replay.observations[None, :50]
@@ -116,6 +116,6 @@ def test_who_learns_online_alone_starts_where_the_discount_has_grown_to(here):
     values = yaml.safe_load(Path("params.yaml").read_text())
     values["offline"] |= {"discount_start": 0.5, "discount": 0.99, "critic_start": "average"}
     Path("params.yaml").write_text(yaml.safe_dump(values))
-    agent, replay = Batchwork(DATASET, "rlpd", [Run(1, 0, 1.0, 1)], load_params(), torch.device("cpu")).load()
+    agent, replay = RunBatch(DATASET, "rlpd", [Run(1, 0, 1.0, 1)], load_params(), torch.device("cpu")).load()
     first = agent.critic(replay.observations[None, :50], torch.zeros(1, 50, 2)).mean().item()
     assert first == pytest.approx(replay.average_reward().item() / (1 - 0.99), abs=5)

@@ -1,4 +1,4 @@
-"""A training session: evaluations beside training are those in its way, also after a break."""
+"""A training session: background evaluations equal those that training waits for, also after an interruption."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import yaml
 from prepared_maze import DATASET, train
 
 from flp.agents.flp import FLP
-from flp.evaluation.rollout import Evaluator
+from flp.evaluation.evaluator import Evaluator
 from flp.runs import session, shards
 from flp.system.progress import Progress
 from flp.system.resume import Resume
@@ -25,7 +25,7 @@ FILES = ("policy.safetensors", "evaluations.csv", "log.csv", "trajectories.npz")
 
 @pytest.fixture(scope="module")
 def foreground(prepared, tmp_path_factory):
-    """What is made where training waits for its two evaluations."""
+    """The files of a run whose training waits for its two evaluations."""
     root = tmp_path_factory.mktemp("foreground")
     shutil.copytree(prepared, root, dirs_exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
@@ -43,7 +43,7 @@ def evaluate_at_30():
 
 
 def made(folder):
-    """The bytes of all files, which are removed."""
+    """The contents of all files; removes the manifests."""
     contents = {path: path.read_bytes() for path in folder.rglob("*") if path.name in FILES}
     assert len(contents) == 8
     for path in folder.rglob("*.json"):
@@ -62,7 +62,7 @@ def test_an_evaluation_is_seen_to_go_on(here, monkeypatch):
 
 def test_evaluations_beside_training_change_nothing(foreground, here, monkeypatch):
     evaluate_at_30()
-    monkeypatch.setattr(session, "evaluates_beside", lambda device: True)
+    monkeypatch.setattr(session, "evaluates_concurrently", lambda device: True)
     reached, update, evaluate = [0], FLP.update, Evaluator.evaluate
 
     def counted(self, batch, noise):
@@ -70,29 +70,29 @@ def test_evaluations_beside_training_change_nothing(foreground, here, monkeypatc
         return update(self, batch, noise)
 
     def late(self, act):
-        """Begins only when training has gone on to its end."""
+        """Starts only when training has reached its end."""
         for _ in range(3000):
             if reached[0] == 60:
                 return evaluate(self, act)
             time.sleep(0.01)
         raise AssertionError("training waits for its evaluation")
 
-    told = []
+    shown = []
     monkeypatch.setattr(FLP, "update", counted)
     monkeypatch.setattr(Evaluator, "evaluate", late)
-    monkeypatch.setattr(Progress, "say", lambda progress, text: told.append(text.partition(":")[0]))
-    monkeypatch.setattr(Progress, "beat", lambda progress, note: told.append(note))
-    monkeypatch.setattr(Progress, "close", lambda progress: told.append("closed"))
+    monkeypatch.setattr(Progress, "say", lambda progress, text: shown.append(text.partition(":")[0]))
+    monkeypatch.setattr(Progress, "beat", lambda progress, note: shown.append(note))
+    monkeypatch.setattr(Progress, "close", lambda progress: shown.append("closed"))
     assert train() == 0
     assert made(here) == foreground
-    distinct = [text for text, _ in groupby(told)]
+    distinct = [text for text, _ in groupby(shown)]
     assert distinct[0].startswith("evaluating, ")
     assert [text for text in distinct if "to go" not in text] == ["step 30", "evaluating", "step 60", "closed"]
 
 
 def test_a_stop_keeps_what_is_under_evaluation(foreground, here, monkeypatch, capsys):
     evaluate_at_30()
-    monkeypatch.setattr(session, "evaluates_beside", lambda device: True)
+    monkeypatch.setattr(session, "evaluates_concurrently", lambda device: True)
     with monkeypatch.context() as patch:
         update, count, saved = FLP.update, iter(range(100)), []
 
@@ -120,7 +120,7 @@ def test_a_stop_keeps_what_is_under_evaluation(foreground, here, monkeypatch, ca
 
 
 def test_a_policy_that_fails_beside_training_is_marked_at_its_own_step(here, monkeypatch, capsys):
-    monkeypatch.setattr(session, "evaluates_beside", lambda device: True)
+    monkeypatch.setattr(session, "evaluates_concurrently", lambda device: True)
     act = FLP.act
 
     def broken(self, observations, streams):

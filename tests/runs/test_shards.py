@@ -1,4 +1,4 @@
-"""Runs dealt to processes: what began together goes on together, turns are fair, no one waits for the dead."""
+"""Shards: runs that started together continue together, turns are fair, and nobody waits for dead processes."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_runs_are_dealt_evenly_in_order(count, threads, sizes):
     ],
 )
 def test_runs_of_like_n_stay_together_and_costly_ones_have_their_own_shards(threads, expected):
-    """In a sweep over N a shard scores as many candidates as its largest run asks for."""
+    """In a sweep over N, a shard scores as many candidates as its largest run needs."""
     runs = [Run(task, 0, 1.0, n, f"n{n}") for task in (1, 2) for n in (1, 4, 16, 32)]
     dealt = deal(runs, threads)
     assert [[run.candidates for run in part] for part in dealt] == expected
@@ -69,7 +69,7 @@ def here(tmp_path, monkeypatch):
 
 
 def test_what_began_together_goes_on_together(here):
-    """Whatever has finished in the meantime, and on however many threads."""
+    """Whatever has finished in the meantime, and on any number of threads."""
     runs = make_runs(5)
     first = plan("offline-train", runs, runs, keys_of(runs), 2, "cpu")
     assert tasks_of(first) == [[1], [2], [3], [4, 5]]
@@ -161,7 +161,7 @@ def stop_when_asked(shard, turns):
 
 @pytest.fixture(params=["fork", "spawn"])
 def started(request, monkeypatch):
-    """Shards as copies and anew: nothing that they do here needs a lock of another thread."""
+    """Forked and spawned shards; here they need no lock of another thread."""
     monkeypatch.setattr("flp.runs.shards._context", lambda: multiprocessing.get_context(request.param))
 
 
@@ -211,7 +211,7 @@ def test_a_signal_between_two_starts_reaches_every_shard(started, started_before
 
 
 def test_only_a_process_without_other_threads_is_copied():
-    """In any other, a lock that somebody held then would stay locked in the copy."""
+    """Otherwise a lock held by another thread would stay locked in the fork."""
     code = (
         "import threading, flp.stages.offline_train; from flp.runs.shards import _context;"
         "print(_context().get_start_method()); threading.Thread(target=threading.Event().wait, daemon=True).start();"

@@ -1,4 +1,4 @@
-"""The real stages on machines that lack something nobody needs: the same bytes as anywhere else."""
+"""The real stages on machines that lack something dispensable: the same bytes as elsewhere."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def experiment(folder):
 
 
 def run(folder, prefix=()):
-    """What the stages make there, by name."""
+    """The files that the stages make there, by name."""
     command = [*prefix, sys.executable, "-c", RUN]
     done = subprocess.run(command, cwd=folder, env={**os.environ, "PYTHONPATH": str(REPO)}, capture_output=True)
-    told = (done.stdout + done.stderr).decode("utf-8", "replace")
-    assert done.returncode == 0, told
-    assert "Traceback" not in told
+    output = (done.stdout + done.stderr).decode("utf-8", "replace")
+    assert done.returncode == 0, output
+    assert "Traceback" not in output
     assert not [path.name for path in folder.iterdir() if path.name not in {"params.yaml", "data", "results", ".flp"}]
     return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in MADE}
 

@@ -1,4 +1,4 @@
-"""All six stages, really run, on each of the paper's ten environments, at a scale of seconds."""
+"""All six stages, run for real on each of the paper's ten environments, at a scale of seconds."""
 
 import json
 import shutil
@@ -125,7 +125,7 @@ def test_offline_training_leaves_the_flow_as_it_is_and_keeps_finished_runs(here,
 
 @pytest.mark.slow(10)
 def test_a_run_of_two_experiments_is_never_whole(here, monkeypatch):
-    """Where writing fails half-way through, what was there before is not taken for it."""
+    """If writing fails half-way, older files are not mistaken for the new ones."""
     of = ["--dataset", MAZE, "--threads", "1"]
 
     def full(*arguments, **manifest):
@@ -214,7 +214,7 @@ def test_what_learns_online_only_starts_untrained(here, tmp_path):
 
 @pytest.mark.slow(10)
 def test_batched_and_sharded_runs_agree(trained, here):
-    """A run is the same trained beside another in one process or alone in its own."""
+    """A run is the same whether trained with another in one process or alone in its own."""
     shutil.rmtree(here)
     assert offline_train.main(["--dataset", MAZE, "--threads", "2"]) == 0
     policy = here.relative_to(Path.cwd()) / "task4_seed0" / "policy.safetensors"
@@ -238,6 +238,6 @@ def test_batched_and_sharded_runs_agree(trained, here):
 def test_no_stage_reads_what_was_made_of_other_parameters(here, tmp_path, changed, main, more, named, capsys):
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if ".flp" not in path.parts}
     assert main.main(["--dataset", MAZE, "--threads", "1", *more, "--config", changed]) == 2
-    told = capsys.readouterr().err.strip().splitlines()[-1]
-    assert named in told and "was made with other parameters or by another version of the source" in told
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert named in line and "was made with other parameters or by another version of the source" in line
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if ".flp" not in path.parts} == before

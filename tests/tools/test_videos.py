@@ -20,8 +20,8 @@ from small_experiment import tiny
 from flp import cli
 from flp.data.environments import make_environment
 from flp.evaluation import headless
+from flp.evaluation.evaluator import Evaluator
 from flp.evaluation.film import STRIP, Episode, film, pictures_apart, play
-from flp.evaluation.rollout import Evaluator
 from flp.params.sections import EvaluationSettings
 from flp.stages import download_dataset, invert_to_latent, offline_train, pretrain_flow, report
 from flp.system.errors import FLPError

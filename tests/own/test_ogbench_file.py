@@ -1,4 +1,4 @@
-"""A user's own file: converted where nothing is lost, cut where its own keys say so, else refused and left alone."""
+"""A user's dataset file: converted without loss, split into episodes by its own keys, or refused and left as it is."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import pytest
 
 from flp.data.archive import write_npz
 from flp.data.environments import specification
-from flp.data.load import load_dataset, validate
-from flp.data.own_file import OwnFile, bring_in, check_successors, own_files
+from flp.data.load import read_dataset, validate
+from flp.own.ogbench_file import OwnFile, import_file
+from flp.own.reading import check_successors
+from flp.own.splitting import own_files
 from flp.system.errors import FLPError
 
 NAME = "scene-play"
@@ -39,8 +41,8 @@ def arrays():
 
 
 @pytest.fixture
-def bring(tmp_path, capsys):
-    """Brings in a file of these arrays; gives what data/ holds then, and what was told."""
+def imported(tmp_path, capsys):
+    """Imports a file of these arrays; returns the datasets in data/ and the messages."""
 
     def call(arrays, validation=None, save=np.savez):
         path = tmp_path / "mine.npz"
@@ -50,21 +52,21 @@ def bring(tmp_path, capsys):
         before = {file: file.read_bytes() for file in tmp_path.glob("mine*")}
         out = [tmp_path / "data" / name for name in ("a.npz", "a-val.npz")]
         try:
-            bring_in(NAME, path, *out)
+            import_file(NAME, path, *out)
         finally:
             assert {file: file.read_bytes() for file in tmp_path.glob("mine*")} == before
         for file in out:
             validate(file, NAME)  # strictly OGBench's format
             with np.load(file) as found:
                 assert set(found) == set(make_arrays(1))
-        return [load_dataset(file) for file in out], capsys.readouterr().err.splitlines()
+        return [read_dataset(file) for file in out], capsys.readouterr().err.splitlines()
 
     return call
 
 
-def refusal(bring, tmp_path, arrays, *more):
+def refusal(imported, tmp_path, arrays, *more):
     with pytest.raises(FLPError) as caught:
-        bring(arrays, *more)
+        imported(arrays, *more)
     message = str(caught.value)
     assert str(tmp_path / "mine") in message and "\n" not in message
     assert "delete" not in message, "it may be the user's only copy"
@@ -82,19 +84,19 @@ def same(data, arrays, terminals=None):
 # As it is
 
 
-def test_a_file_in_the_format_is_copied_byte_by_byte(bring, tmp_path, arrays):
+def test_a_file_in_the_format_is_copied_byte_by_byte(imported, tmp_path, arrays):
     validation = make_arrays(2, seed=1)
-    (train, val), told = bring(arrays, validation, np.savez_compressed)
-    assert told == []
+    (train, val), messages = imported(arrays, validation, np.savez_compressed)
+    assert messages == []
     for mine, ours in (("mine.npz", "a.npz"), ("mine-val.npz", "a-val.npz")):
         assert (tmp_path / mine).read_bytes() == (tmp_path / "data" / ours).read_bytes()
     same([train], arrays)
     same([val], validation)
 
 
-def test_without_a_validation_file_a_tenth_of_the_episodes_is_held_out(bring, arrays):
-    (train, val), told = bring(arrays)
-    assert told == [] and (train.terminals.sum(), val.terminals.sum()) == (18, 2)
+def test_without_a_validation_file_a_tenth_of_the_episodes_is_held_out(imported, arrays):
+    (train, val), messages = imported(arrays)
+    assert messages == [] and (train.terminals.sum(), val.terminals.sum()) == (18, 2)
     same([train, val], arrays)
 
 
@@ -112,26 +114,26 @@ DTYPES = {
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 @pytest.mark.parametrize(("key", "dtype"), [(key, dtype) for key, dtypes in DTYPES.items() for dtype in dtypes])
-def test_numbers_of_any_type_are_converted(bring, arrays, key, dtype, save):
+def test_numbers_of_any_type_are_converted(imported, arrays, key, dtype, save):
     whole = np.dtype(dtype).kind != "f" and key != "terminals"
     arrays[key] = np.abs(np.rint(arrays[key])) if whole else arrays[key]
-    data, told = bring({**arrays, key: arrays[key].astype(dtype)}, save=save)
-    assert len(told) == 1 and f"{key} ({np.dtype(dtype)})" in told[0]
+    data, messages = imported({**arrays, key: arrays[key].astype(dtype)}, save=save)
+    assert len(messages) == 1 and f"{key} ({np.dtype(dtype)})" in messages[0]
     same(data, arrays)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("key", ["observations", "actions", "qpos", "button_states"])
-def test_arrays_by_columns_are_converted(bring, arrays, key, dtype):
-    data, told = bring({**arrays, key: np.asfortranarray(arrays[key].astype(dtype))})
-    assert "by columns)" in told[0]
+def test_arrays_by_columns_are_converted(imported, arrays, key, dtype):
+    data, messages = imported({**arrays, key: np.asfortranarray(arrays[key].astype(dtype))})
+    assert "by columns)" in messages[0]
     same(data, arrays)
     assert all(part.observations.flags.c_contiguous for part in data)
 
 
-def test_large_arrays_by_columns_are_converted(bring):
+def test_large_arrays_by_columns_are_converted(imported):
     arrays = make_arrays(episodes=40, steps=1001)
-    data, _ = bring({**arrays, "observations": np.asfortranarray(arrays["observations"].astype(np.float64))})
+    data, _ = imported({**arrays, "observations": np.asfortranarray(arrays["observations"].astype(np.float64))})
     same(data, arrays)
 
 
@@ -139,30 +141,30 @@ def test_large_arrays_by_columns_are_converted(bring):
     ("key", "shape"),
     [("terminals", (500, 1)), ("terminals", (500, 1, 1)), ("observations", (500, 1, 40)), ("actions", (500, 5, 1))],
 )
-def test_idle_axes_are_dropped(bring, arrays, key, shape):
-    data, told = bring({**arrays, key: arrays[key].reshape(shape)})
-    assert f"{key} (of shape {list(shape)})" in told[0]
+def test_idle_axes_are_dropped(imported, arrays, key, shape):
+    data, messages = imported({**arrays, key: arrays[key].reshape(shape)})
+    assert f"{key} (of shape {list(shape)})" in messages[0]
     same(data, arrays)
 
 
-def test_an_unfinished_last_episode_ends_with_its_last_row(bring, arrays):
+def test_an_unfinished_last_episode_ends_with_its_last_row(imported, arrays):
     arrays["terminals"][-1] = False
-    data, told = bring(arrays)
-    assert "the last episode is unfinished" in told[0]
+    data, messages = imported(arrays)
+    assert "the last episode is unfinished" in messages[0]
     same(data, arrays, np.arange(500) % 25 == 24)
 
 
-def test_a_validation_file_is_converted_too(bring, arrays):
+def test_a_validation_file_is_converted_too(imported, arrays):
     validation = make_arrays(2, seed=1)
-    (_, val), told = bring(arrays, validation | {"qpos": validation["qpos"].astype(np.float64)})
-    assert len(told) == 1 and "mine-val.npz: converted" in told[0]
+    (_, val), messages = imported(arrays, validation | {"qpos": validation["qpos"].astype(np.float64)})
+    assert len(messages) == 1 and "mine-val.npz: converted" in messages[0]
     same([val], validation)
 
 
-def test_unknown_keys_are_named_once(bring, arrays):
+def test_unknown_keys_are_named_once(imported, arrays):
     more = {"rewards": np.zeros(500), "masks": np.ones(500), "names": np.array(["a"] * 500)}
-    data, told = bring(arrays | more, make_arrays(2) | {"rewards": np.zeros(50)})
-    assert len(told) == 1 and told[0].endswith("not used: 'rewards', 'masks', 'names'")
+    data, messages = imported(arrays | more, make_arrays(2) | {"rewards": np.zeros(50)})
+    assert len(messages) == 1 and messages[0].endswith("not used: 'rewards', 'masks', 'names'")
     same(data[:1], arrays)
 
 
@@ -173,7 +175,7 @@ def test_a_large_file_takes_little_memory(tmp_path):
     del arrays
     tracemalloc.start()
     try:
-        bring_in(NAME, tmp_path / "mine.npz", tmp_path / "a.npz", tmp_path / "a-val.npz")
+        import_file(NAME, tmp_path / "mine.npz", tmp_path / "a.npz", tmp_path / "a-val.npz")
         assert tracemalloc.get_traced_memory()[1] < 0.8 * size
     finally:
         tracemalloc.stop()
@@ -184,18 +186,18 @@ def test_a_large_file_takes_little_memory(tmp_path):
 
 @pytest.mark.parametrize("key", ["timeouts", "truncations", "dones", "dones_float", "terminations"])
 @pytest.mark.parametrize("also", [True, False])
-def test_episodes_end_where_any_key_says_so(bring, arrays, key, also):
+def test_episodes_end_where_any_key_says_so(imported, arrays, key, also):
     ends = arrays.pop("terminals")
     some = ends & (np.arange(500) < 100)
     mine = {**arrays, key: (ends & ~some if also else ends).astype(np.float32)}
-    data, told = bring(mine | {"terminals": some} if also else mine)
-    assert "episodes end where" in told[0] and repr(key) in told[0]
+    data, messages = imported(mine | {"terminals": some} if also else mine)
+    assert "episodes end where" in messages[0] and repr(key) in messages[0]
     same(data, arrays, ends)
 
 
-def test_d4rls_false_terminals_are_no_single_episode(bring, arrays):
+def test_d4rls_false_terminals_are_no_single_episode(imported, arrays):
     ends = arrays["terminals"]
-    data, _ = bring({**arrays, "terminals": np.zeros(500, bool), "timeouts": ends, "rewards": np.zeros(500)})
+    data, _ = imported({**arrays, "terminals": np.zeros(500, bool), "timeouts": ends, "rewards": np.zeros(500)})
     same(data, arrays, ends)
     for part in data:
         assert not part.terminals[part.transitions].any()
@@ -203,21 +205,21 @@ def test_d4rls_false_terminals_are_no_single_episode(bring, arrays):
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["terminals before the last state too", "no terminals"])
-def test_ogbenchs_compact_form_keeps_to_its_valid_rows(bring, arrays, before):
+def test_ogbenchs_compact_form_keeps_to_its_valid_rows(imported, arrays, before):
     """`load_dataset(compact_dataset=True)`: terminals 0 0 1 1, valids 1 1 1 0 are an episode of three transitions."""
     ends = arrays["terminals"]
     terminals = ends | np.roll(ends, -1) if before else np.zeros(500)
-    data, _ = bring({**arrays, "terminals": terminals, "valids": 1.0 - ends})
+    data, _ = imported({**arrays, "terminals": terminals, "valids": 1.0 - ends})
     same(data, arrays, ends)
     assert sum(map(len, data)) == 20 * 24
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_successors_that_agree_are_accepted(bring, arrays, dtype):
+def test_successors_that_agree_are_accepted(imported, arrays, dtype):
     following = np.roll(arrays["observations"], -1, axis=0)
     following[arrays["terminals"]] = 7  # the true last observation, which is no row
-    data, told = bring({**arrays, "next_observations": following.astype(dtype)})
-    assert told[-1].endswith("not used: 'next_observations'")
+    data, messages = imported({**arrays, "next_observations": following.astype(dtype)})
+    assert messages[-1].endswith("not used: 'next_observations'")
     same(data, arrays)
 
 
@@ -239,9 +241,9 @@ def contradictions(arrays):
 
 
 @pytest.mark.parametrize("case", range(10))
-def test_keys_that_contradict_each_other_are_refused(bring, tmp_path, arrays, case):
+def test_keys_that_contradict_each_other_are_refused(imported, tmp_path, arrays, case):
     changes, match = list(contradictions(arrays))[case]
-    message = refusal(bring, tmp_path, arrays | changes)
+    message = refusal(imported, tmp_path, arrays | changes)
     assert match in message and "correct your file (it is left as it is)" in message
 
 
@@ -282,20 +284,20 @@ def spoiled(array, value, row=7):
         ("qpos", lambda a: a[:, :0], "'qpos' has shape [500, 0]"),
     ],
 )
-def test_what_cannot_be_converted_safely_is_refused(bring, tmp_path, arrays, key, change, match):
-    assert match in refusal(bring, tmp_path, {**arrays, key: change(arrays[key])})
+def test_what_cannot_be_converted_safely_is_refused(imported, tmp_path, arrays, key, change, match):
+    assert match in refusal(imported, tmp_path, {**arrays, key: change(arrays[key])})
 
 
 @pytest.mark.parametrize("key", ["terminals", "qpos", "button_states"])
-def test_a_missing_key_is_named_with_what_may_be_it(bring, tmp_path, arrays, key):
+def test_a_missing_key_is_named_with_what_may_be_it(imported, tmp_path, arrays, key):
     arrays[f"infos/{key}"] = arrays.pop(key)
-    message = refusal(bring, tmp_path, arrays)
+    message = refusal(imported, tmp_path, arrays)
     assert f"key '{key}' is missing" in message
     assert key == "button_states" or f"did you mean 'infos/{key}'" in message
 
 
-def test_a_bad_validation_file_is_the_one_that_is_named(bring, tmp_path, arrays):
-    message = refusal(bring, tmp_path, arrays, {**make_arrays(2), "terminals": np.ones(50, bool)})
+def test_a_bad_validation_file_is_the_one_that_is_named(imported, tmp_path, arrays):
+    message = refusal(imported, tmp_path, arrays, {**make_arrays(2), "terminals": np.ones(50, bool)})
     assert "mine-val.npz: 'terminals' ends an episode in every row" in message
 
 
@@ -303,10 +305,10 @@ def test_a_bad_validation_file_is_the_one_that_is_named(bring, tmp_path, arrays)
 def test_no_npz_is_refused(tmp_path, content):
     path, out = tmp_path / "mine.npz", (tmp_path / "a.npz", tmp_path / "a-val.npz")
     with pytest.raises(FLPError, match=r"mine\.npz does not exist; correct download\.path"):
-        bring_in(NAME, path, *out)
+        import_file(NAME, path, *out)
     path.write_bytes(content)
     with pytest.raises(FLPError, match=r"mine\.npz is not a whole \.npz file .*; correct your file"):
-        bring_in(NAME, path, *out)
+        import_file(NAME, path, *out)
 
 
 # Held out
@@ -322,31 +324,31 @@ def test_no_npz_is_refused(tmp_path, content):
         ([2, 2], 1, 1),
     ],
 )
-def test_whole_episodes_are_held_out_until_there_are_transitions(bring, arrays, lengths, train, validation):
+def test_whole_episodes_are_held_out_until_there_are_transitions(imported, arrays, lengths, train, validation):
     rows = sum(lengths)
     ends = np.zeros(rows, bool)
     ends[np.cumsum(lengths) - 1] = True
     arrays = {key: array[:rows] for key, array in arrays.items()} | {"terminals": ends}
-    data, _ = bring(arrays)
+    data, _ = imported(arrays)
     assert [int(part.terminals.sum()) for part in data] == [train, validation]
     assert min(map(len, data)) > 0
     same(data, arrays)
 
 
 @pytest.mark.parametrize("lengths", [[25], [25, 1, 1], [1, 1, 25]])
-def test_too_few_episodes_to_split_is_said_of_the_users_file(bring, tmp_path, arrays, lengths):
+def test_too_few_episodes_to_split_is_said_of_the_users_file(imported, tmp_path, arrays, lengths):
     ends = np.zeros(sum(lengths), bool)
     ends[np.cumsum(lengths) - 1] = True
     arrays = {key: array[: len(ends)] for key, array in arrays.items()} | {"terminals": ends}
-    message = refusal(bring, tmp_path, arrays)
+    message = refusal(imported, tmp_path, arrays)
     assert "mine.npz has o" in message and f"put a validation file at {tmp_path}/mine-val.npz" in message
-    bring(arrays, make_arrays(1))
+    imported(arrays, make_arrays(1))
 
 
-def test_equal_files_give_equal_bytes(bring, tmp_path, arrays):
+def test_equal_files_give_equal_bytes(imported, tmp_path, arrays):
     written = []
     for _ in range(2):
-        bring({**arrays, "qpos": arrays["qpos"].astype(np.float64)})
+        imported({**arrays, "qpos": arrays["qpos"].astype(np.float64)})
         written.append((tmp_path / "data" / "a.npz").read_bytes())
     assert written[0] == written[1]
     write_npz(tmp_path / "b.npz", {key: array[: 18 * 25] for key, array in arrays.items()})
@@ -358,7 +360,7 @@ def test_held_out_episodes_are_never_taken_for_the_file_itself(tmp_path):
     np.savez(tmp_path / "mine-val.npz", observations=np.zeros((9, 2)))
     assert own_files(tmp_path / "mine.npz") == []
     with pytest.raises(FLPError, match=r"mine\.npz does not exist"):
-        bring_in(NAME, tmp_path / "mine.npz", tmp_path / "a.npz", tmp_path / "a-val.npz")
+        import_file(NAME, tmp_path / "mine.npz", tmp_path / "a.npz", tmp_path / "a-val.npz")
 
 
 @pytest.mark.parametrize(("scale", "offset"), [(1, 0), (1, 5.3e6), (1e-6, 0), (1e4, -2e6)])

@@ -10,11 +10,11 @@ import numpy as np
 from flp.arm.quaternions import Vector, norm
 
 _lapack: Any = getattr(np.linalg, "_umath_linalg", None)
-solved = getattr(_lapack, "solve1", np.linalg.solve)  # what the latter calls, in a fifth of its time
+solve = getattr(_lapack, "solve1", np.linalg.solve)  # the routine behind np.linalg.solve, in a fifth of the time
 
 
-class Reach:
-    """`DiffIKController` for the one site that OGBench gives it, on arrays that are looked up once."""
+class InverseKinematics:
+    """OGBench's `DiffIKController` for its single site, on arrays looked up once."""
 
     def __init__(self, ik: Any) -> None:
         self.model, self.data, (self.site,) = ik._model, ik._data, ik._site_ids.tolist()
@@ -27,7 +27,7 @@ class Reach:
         self.moves, self.turns = self.jacobian[:3], self.jacobian[3:]
 
     def solve(self, pos: Vector, quat: Vector, curr_qpos: Vector) -> Vector:
-        """Joint positions that bring the site to a pose."""
+        """Joint positions at which the site has a pose: at most 20 damped least-squares steps."""
         model, data, jacobian = self.model, self.data, self.jacobian
         self.qpos[:] = curr_qpos
         for _ in range(20):
@@ -41,7 +41,7 @@ class Reach:
             if norm(self.distance) <= 1e-4 and norm(self.turn) <= 1e-4:
                 break
             mujoco.mj_jacSite(model, data, self.moves, self.turns, self.site)
-            update = jacobian.T @ solved(jacobian @ jacobian.T + self.damping, self.error)
+            update = jacobian.T @ solve(jacobian @ jacobian.T + self.damping, self.error)
             largest = max(map(abs, update.tolist()))
             if largest > self.most:
                 update *= self.most / largest

@@ -1,4 +1,4 @@
-"""What all of OGBench's manipulation environments share: the arm itself."""
+"""The robot arm, common to all of OGBench's manipulation environments."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ import numpy as np
 from numpy.typing import NDArray
 from ogbench.manipspace.envs.manipspace_env import ManipSpaceEnv
 
+from flp.arm.inverse_kinematics import InverseKinematics
 from flp.arm.quaternions import Quaternion, about_z, centred, clipped, norm, product, yaw_of
-from flp.arm.reach import Reach
 
 Info = dict[str, Any]
 
 
 class Arm(ManipSpaceEnv):  # type: ignore[misc]
-    """The arm: its control, what is seen of it and, apart from that and only where `tells`, what is told."""
+    """The arm: its control, its part of an observation and, if `reports_info`, its part of the info dictionary."""
 
-    tells = True
+    reports_info = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._ik: Any = Reach(self._ik)
+        self._ik: Any = InverseKinematics(self._ik)
 
     def post_compilation(self) -> None:
-        """Look up what a step needs: these arrays are MuJoCo's own memory, as long as there is this model."""
+        """Look up the arrays that a step needs: views of MuJoCo's memory, valid for the lifetime of the model."""
         super().post_compilation()
         data = self._data
         self._all_qpos, self._all_qvel, self._ctrl = data.qpos, data.qvel, data.ctrl
-        self._hand_position, self._site_rotations = data.site_xpos[self._pinch_site_id], data.site_xmat
+        self._effector_position, self._site_rotations = data.site_xpos[self._pinch_site_id], data.site_xmat
         self._quaternion = np.zeros(4)
         self._pad_force = data.body("ur5e/robotiq/right_pad").cfrc_ext
         self._arm_joints = self._arm_joint_ids.tolist()
@@ -50,33 +50,33 @@ class Arm(ManipSpaceEnv):  # type: ignore[misc]
         return clipped(norm(self._pad_force) / 50, 0.0, 1.0)
 
     def set_control(self, action: NDArray[Any]) -> None:
-        """Aim at a pose relative to the present one."""
+        """Move the target pose relative to the current pose."""
         *move, turn, grip = self.unnormalize_action(action).tolist()
         position = [
             clipped(x + dx, low, high)
-            for x, dx, (low, high) in zip(self._hand_position.tolist(), move, self._bounds, strict=True)
+            for x, dx, (low, high) in zip(self._effector_position.tolist(), move, self._bounds, strict=True)
         ]
         yaw = yaw_of(product(product(about_z(turn), about_z(self._yaw_at(self._pinch_site_id))), self._up))
-        w, x, y, z = hand = product(about_z(clipped(yaw, -np.pi, np.pi)), self._down)
-        _, *offset = product(product(hand, self._offset), (w, x * -1.0, y * -1.0, z * -1.0))
+        w, x, y, z = effector = product(about_z(clipped(yaw, -np.pi, np.pi)), self._down)
+        _, *offset = product(product(effector, self._offset), (w, x * -1.0, y * -1.0, z * -1.0))
         self._ctrl[self._arm_actuator_ids] = self._ik.solve(
             np.array([a + b for a, b in zip(offset, position, strict=True)]),
-            np.array(product(hand, self._tilt)),
+            np.array(product(effector, self._tilt)),
             self._all_qpos[self._arm_joint_ids],
         )
         self._ctrl[self._gripper_actuator_ids] = 255.0 * clipped(self._opening() + grip, 0.0, 1.0)
 
     def pre_step(self) -> None:
-        """Remember where things were; OGBench describes the whole scene, of which it asks for the buttons alone."""
+        """Store the previous state; OGBench computes the whole info here but reads only the buttons' positions."""
         self._prev_qpos, self._prev_qvel = self._all_qpos.copy(), self._all_qvel.copy()
 
     def compute_ob_info(self) -> Info:
-        """Tell all there is to tell."""
+        """The whole info dictionary."""
         qpos, qvel, gripper = self._all_qpos, self._all_qvel, self._gripper_opening_joint_id
         info = {
             "proprio/joint_pos": qpos[self._arm_joint_ids],
             "proprio/joint_vel": qvel[self._arm_joint_ids],
-            "proprio/effector_pos": self._hand_position.copy(),
+            "proprio/effector_pos": self._effector_position.copy(),
             "proprio/effector_yaw": np.array([self._yaw_at(self._pinch_site_id)]),
             "proprio/gripper_opening": np.array([self._opening()]),
             "proprio/gripper_vel": qvel[gripper : gripper + 1].copy(),
@@ -89,15 +89,15 @@ class Arm(ManipSpaceEnv):  # type: ignore[misc]
         return info
 
     def get_step_info(self) -> Info:
-        """What a step tells beside its observation, unless nobody listens."""
-        return self.compute_ob_info() if self.tells else {}
+        """A step's info; empty if nobody reads it."""
+        return self.compute_ob_info() if self.reports_info else {}
 
-    def _seen(self, qpos: list[float], qvel: list[float]) -> list[float]:
+    def _observed(self, qpos: list[float], qvel: list[float]) -> list[float]:
         yaw = self._yaw_at(self._pinch_site_id)
         return [
             *(qpos[i] for i in self._arm_joints),
             *(qvel[i] for i in self._arm_joints),
-            *centred(self._hand_position.tolist()),
+            *centred(self._effector_position.tolist()),
             np.cos(yaw),
             np.sin(yaw),
             self._opening() * 3.0,
@@ -105,7 +105,7 @@ class Arm(ManipSpaceEnv):  # type: ignore[misc]
         ]
 
     def compute_observation(self) -> Any:
-        """What a policy sees."""
+        """The policy's observation."""
         if self._ob_type == "pixels":
             return self.get_pixel_observation()
-        return np.array(self._seen(self._all_qpos.tolist(), self._all_qvel.tolist()))
+        return np.array(self._observed(self._all_qpos.tolist(), self._all_qvel.tolist()))

@@ -1,4 +1,4 @@
-"""Runs in memory: many runs of one dataset are built into one agent and its replay."""
+"""Runs that train together: many runs of one dataset, built into one agent and its replay."""
 
 from __future__ import annotations
 
@@ -14,16 +14,14 @@ from torch import Tensor
 
 from flp.agents import make_agent
 from flp.data.environments import EnvironmentSpec
-from flp.data.load import Dataset, load_dataset
+from flp.data.load import Dataset, read_dataset
 from flp.data.moments import observation_moments
 from flp.data.relabel import relabel
 from flp.flow.behavior import Flow
-from flp.flow.checkpoint import load_flow
+from flp.flow.checkpoint import load_flows
 from flp.learner.compiled import Compiled
-from flp.learner.devices import to_device
 from flp.learner.nets import standardize
 from flp.learner.replay import Replay
-from flp.learner.returns import discount_at
 from flp.learner.trainer import Trainer
 from flp.own.task import OwnSpec
 from flp.params.loading import Params
@@ -38,15 +36,15 @@ from flp.system.artifacts import load_tensors
 
 
 @dataclass(frozen=True)
-class Batchwork:
+class RunBatch:
     """The runs of one dataset and agent that train together.
 
     Attributes:
-        dataset: its name.
+        dataset: the dataset's name.
         agent: the algorithm's name.
         runs: the runs, in the order of the run axis.
         params: the dataset's parameters.
-        device: where training happens.
+        device: the device of the agent and its replay.
     """
 
     dataset: str
@@ -56,30 +54,30 @@ class Batchwork:
     device: torch.device
 
     def streams(self, purpose: str, *, place: torch.device | None = None) -> RunStreams:
-        """One stream per run, from names that no neighbour enters. With `place`, drawn on the CPU."""
+        """A random stream per run, independent of the other runs; with `place`, drawn on the CPU and copied there."""
         seeds = [seed_of(purpose, self.dataset, self.agent, run.task, run.seed, run.variant) for run in self.runs]
         return RunStreams(seeds, "cpu" if place is not None else self.device, place)
 
     def flow_file(self, run: Run) -> Path:
-        """The flow that a run starts from."""
+        """The file of the flow that a run starts from."""
         return Path(layout.FLOW.format(dataset=self.dataset, seed=run.seed) + ".safetensors")
 
     @cached_property
     def spec(self) -> EnvironmentSpec:
-        """What is known of the dataset's environment."""
+        """The dataset's environment."""
         return self.params.spec(self.dataset)
 
     @property
     def model(self) -> dict[str, Any]:
-        """What a run's agent is built from beside its own α and N: for its manifest, so that it can be loaded alone."""
+        """What an agent is built from besides its α and N, so that its policy can be loaded from the manifest alone."""
         offline = self.params.offline.model_dump(mode="json")
         sizes = {"observation_dim": self.spec.observation_dim, "action_dim": self.spec.action_dim}
         environment = {"environment": self.spec.described()} if isinstance(self.spec, OwnSpec) else {}
         return {**sizes, "offline": offline, **environment}
 
     @property
-    def shown(self) -> dict[str, Any]:
-        """What all runs share, for a board's table of hyper-parameters."""
+    def hyperparameters(self) -> dict[str, Any]:
+        """The hyperparameters that all runs share, for a board's table."""
         offline = self.params.offline.model_dump(
             mode="json", exclude={"agents", "tasks", "sweep", "alpha", "candidates"}
         )
@@ -93,9 +91,9 @@ class Batchwork:
         Raises:
             FLPError: a missing or altered artifact, or latents of another flow or dataset.
         """
-        data = load_dataset(layout.DATA.format(dataset=self.dataset) + ".npz")
+        data = read_dataset(layout.DATA.format(dataset=self.dataset) + ".npz")
         offline = self.params.offline
-        flow, digests = self.load_flow(data) if starts_from_flow(self.agent, offline) else (None, {})
+        flow, digests = self.load_flows(data) if starts_from_flow(self.agent, offline) else (None, {})
         spec = Spec(
             streams=self.streams("init", place=self.device),
             observation_dim=data.observation_dim,
@@ -108,7 +106,7 @@ class Batchwork:
         )
         agent = make_agent(self.agent, spec)
         if offline.observation_scale is not None:
-            mean, std = (to_device(moment, self.device) for moment in observation_moments(data.observations))
+            mean, std = observation_moments(data.observations, self.device)
             standardize(agent, mean, std, offline.observation_scale, skip=flow)
         if agent.uses_latents:
             seeds = sorted(digests)
@@ -123,7 +121,7 @@ class Batchwork:
         return agent, replay
 
     def trainer(self, agent: Agent, replay: Replay, phase: str, steps: int, *, capture: bool = True) -> Trainer:
-        """What takes `steps` updates in a phase, with the experiment's schedule, precision and compilation."""
+        """The trainer of a phase of `steps` updates, with the experiment's schedules, precision and compilation."""
         offline = self.params.offline
         self._set_rates(agent, phase, steps)
         return Trainer(
@@ -140,50 +138,51 @@ class Batchwork:
 
     @property
     def _first_discount(self) -> float:
-        """γ of the first update: offline it may have to grow, in fine-tuning it has."""
+        """γ of the first update: where it grows, it does so offline and has reached its final value online."""
         first, last = self.params.offline.discount_start, self.params.offline.discount
         return last if first is None or self.agent in ONLINE_ONLY else first
 
     @cached_property
     def growing_discount(self) -> Tensor | None:
-        """γ, of no dimension, where it changes: what agent and replay share."""
+        """γ as a 0-d tensor that agent and replay share, if it changes during training."""
         offline = self.params.offline
         return None if offline.discount_start is None else torch.tensor(offline.discount, device=self.device)
 
     def _grow_discount(self, phase: str, steps: int, step: int) -> None:
-        """Let the discount be what it is after so many of the steps; that of fine-tuning has grown."""
+        """Set γ to its value after `step` of `steps`; in fine-tuning, to its final value."""
         first, last = self.params.offline.discount_start, self.params.offline.discount
         if self.growing_discount is not None and first is not None:
             self.growing_discount.fill_(discount_at(step / steps if phase == "offline" else 1.0, first, last))
 
     def _set_rates(self, agent: Agent, phase: str, steps: int) -> None:
-        """Let the rates fall over offline training; fine-tune with smaller ones, each in the same proportion."""
-        offline, slower = self.params.offline, self._slower(phase)
+        """Schedule the learning rates of offline training; scale those of fine-tuning, all by the same factor."""
+        offline, online_rate = self.params.offline, self._online_rate(phase)
         for optimizer in agent.optimizers:
             if phase == "offline" and offline.schedule == "cosine":
                 optimizer.decay_steps = optimizer.decay_steps or steps
-            if slower is not None:
-                optimizer.learning_rate *= slower / offline.learning_rate
+            if online_rate is not None:
+                optimizer.learning_rate *= online_rate / offline.learning_rate
 
     def rate(self, phase: str) -> str:
-        """The parameter that a phase's step size comes from."""
-        return "offline.learning_rate" if self._slower(phase) is None else "online.learning_rate"
+        """The parameter that sets a phase's learning rate."""
+        return "offline.learning_rate" if self._online_rate(phase) is None else "online.learning_rate"
 
-    def _slower(self, phase: str) -> float | None:
-        """The step size of fine-tuning, where that has one of its own."""
+    def _online_rate(self, phase: str) -> float | None:
+        """The learning rate of fine-tuning, if it has its own."""
         return self.params.online.learning_rate if phase == "online" and self.agent not in ONLINE_ONLY else None
 
     def _observation_noise(self, replay: Replay) -> Tensor | None:
+        """Standard deviation of the noise added to observations, `[o]`; None for none."""
         noise = self.params.offline.observation_noise
         if noise == 0:
             return None
-        _, std = observation_moments(replay.observations.cpu().numpy())
-        return noise * to_device(std, self.device)
+        _, std = observation_moments(replay.observations.cpu().numpy(), self.device)
+        return noise * std
 
-    def load_flow(self, data: Dataset) -> tuple[Flow, dict[int, str]]:
-        """The pretrained flows, one per run, and each seed's digest; `FLPError` where they are of other data."""
+    def load_flows(self, data: Dataset) -> tuple[Flow, dict[int, str]]:
+        """The pretrained flows, one per run, and each seed's digest; `FLPError` if they were fitted to other data."""
         paths = [str(self.flow_file(run)) for run in self.runs]
-        flow, manifests = load_flow(paths, self.device, dataset_sha256=data.sha256)
+        flow, manifests = load_flows(paths, self.device, dataset_sha256=data.sha256)
         return flow, {run.seed: m["sha256"] for run, m in zip(self.runs, manifests, strict=True)}
 
     def _latents(self, seed: int, data: Dataset, flow_sha256: str) -> Tensor:
@@ -222,3 +221,14 @@ class Batchwork:
             n_step=self.params.offline.n_step,
             returns=returns,
         )
+
+
+def discount_at(progress: float, first: float, last: float) -> float:
+    """γ at a fraction of training: 1 − γ decays geometrically from 1 − first to 1 − last over the first half.
+
+    Near rewards are learnt first, and far ones build on them (François-Lavet et al., 2015, "How to Discount Deep
+    Reinforcement Learning: Towards New Dynamic Strategies").
+    """
+    share = min(1.0, 2 * progress)
+    gap: float = (1 - first) ** (1 - share) * (1 - last) ** share
+    return 1 - gap

@@ -1,4 +1,4 @@
-"""Stepping and evaluation give the same numbers however they are laid out, and fail loudly."""
+"""Stepping and evaluation give the same results in any layout, and fail loudly."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ import pytest
 import torch
 
 from flp.data.environments import make_environment, numpy_seeded, seeded_reset
+from flp.evaluation.background import BackgroundEvaluator
+from flp.evaluation.evaluator import Evaluation, Evaluator, evaluate
 from flp.evaluation.pool import EnvironmentPool
-from flp.evaluation.rollout import BackgroundEvaluator, Evaluation, Evaluator, evaluate
 from flp.randomness.streams import RunStreams
 from flp.system.errors import FLPError
 
@@ -26,7 +27,7 @@ POINT = "pointmaze-medium-navigate"
 
 @cache
 def subgoals(dataset: str, task: int, goal: tuple[float, float] | None = None) -> tuple[np.ndarray, object]:
-    """Where to go next from the middle of each cell of a maze, `[rows, columns, 2]`, and the maze itself."""
+    """The direction of the next cell from each cell's centre, `[rows, columns, 2]`, and the maze."""
     maze = make_environment(dataset, task).unwrapped
     goal = goal or maze.task_infos[task - 1]["goal_xy"]
     table = np.zeros((*maze.maze_map.shape, 2))
@@ -38,7 +39,7 @@ def subgoals(dataset: str, task: int, goal: tuple[float, float] | None = None) -
 
 
 def walker(tasks, noise=0.3, dataset=POINT, goal=None):
-    """A policy that follows the maze's known shortest path, by its observation alone."""
+    """A policy that follows the maze's shortest path, given the observation alone."""
 
     def act(observations, streams):
         actions = np.zeros(observations.shape, np.float32)
@@ -110,7 +111,7 @@ def test_an_evaluator_says_the_same_again(reference):
 
 
 def alone(dataset, task, seed, actions):
-    """Observations of one environment stepped by itself."""
+    """Observations of a single environment."""
     env = make_environment(dataset, task)
     observations = [seeded_reset(env, seed)[0]]
     observations += [env.step(action)[0] for action in actions]
