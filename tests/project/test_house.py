@@ -46,8 +46,7 @@ def test_functions_are_short() -> None:
 
 
 def test_a_name_tells_the_file() -> None:
-    # A tool is named as its command.
-    names = Counter(path.stem for path in MODULES if path.name != "__init__.py" and path.parent.name != "tools")
+    names = Counter(path.stem for path in MODULES if path.name != "__init__.py")
     assert {name: count for name, count in names.items() if count > 1} == {}
 
 
