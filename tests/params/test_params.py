@@ -94,7 +94,7 @@ def test_the_default_is_read_as_it_stands():
 def test_the_schema_describes_the_default():
     schema = json.loads(json_schema())
     assert (REPO / "workflow/schemas/params.schema.json").read_text() == json_schema(), "run `flp schema` anew"
-    assert "KL" in schema["$defs"]["Offline"]["properties"]["alpha"]["description"]
+    assert "KL" in schema["$defs"]["OfflineSettings"]["properties"]["alpha"]["description"]
     jsonschema.validate(DEFAULT, schema)
     for path, value in [
         ("offline.alpha", 0),
