@@ -22,7 +22,8 @@ class FQL(FlowAgent, ActorCritic):
     def __init__(self, spec: Spec) -> None:
         o, own = spec.offline, settings_of(spec, "fql")
         super().__init__(spec, own.flow, own.flow_steps)
-        self.alpha, self.normalize_q = own.alpha, own.normalize_q
+        self.alpha = own.alpha if spec.fql_alpha is None else spec.fql_alpha
+        self.normalize_q = own.normalize_q
         self.actor = MLP(spec.streams, spec.observation_dim + spec.action_dim, o.hidden, spec.action_dim)
         self.build_critic(spec)
         self.optimizers = [

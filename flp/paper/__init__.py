@@ -1,1 +1,1 @@
-"""The paper's figures and tables by name, and the toy that it opens with."""
+"""The paper's figures and tables by name, among them the toy problem it opens with."""

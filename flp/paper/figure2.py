@@ -1,12 +1,11 @@
-"""Figure 2: FLP (top) and FQL (bottom) on a behaviour of distant modes, under several strengths of regularisation.
+"""Figure 2: FLP (top) and FQL (bottom) on a behaviour with distant modes, under several strengths of regularisation.
 
-One state, one step, actions in the plane. Six equal modes lie on a ring; reward grows towards one of them, and off the
-modes, where no data tell, there is none. Both algorithms are the real ones, on the same pretrained flow, every
-strength a run of one agent. The numbers say how much of the policy lies on which mode, how much on none, and what it
-is truly worth.
+One state, one step, actions in the plane. Six equal modes lie on a ring; the reward grows towards one of them, and is 0
+between the modes, where there are no data. Both algorithms are the real ones, on the same pretrained flow, and each
+strength is one run of an agent. The numbers are the policy's mass on each mode and off the support, and its true value.
 
-The slope is what a critic carries on into the gaps. Were every mode the top of a hill instead, FQL would find the best
-one's top under weak regularisation, once its critic has converged.
+The critic extrapolates the slope of the reward into the gaps. Were each mode a local maximum instead, FQL would find
+the best one under weak regularisation, once its critic has converged.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from flp.flow.matching import FlowLearner, Pairs
 from flp.flow.velocity import VelocityField
 from flp.learner.replay import Replay
 from flp.learner.trainer import CHUNK, Trainer
-from flp.params.baselines import Baselines, FQLSettings
+from flp.params import baselines
 from flp.params.sections import Figure2Settings, OfflineSettings
 from flp.parts.base import Agent, Spec
 from flp.randomness.seeds import seed_of
@@ -35,25 +34,25 @@ from flp.randomness.streams import RunStreams
 from flp.system.layout import exact
 
 MODES, RADIUS, SPREAD = 6, 0.7, 0.06
-SUPPORT = 4 * SPREAD  # an action farther than this from every mode is off the data's support: 0.03 % of the data
+SUPPORT = 4 * SPREAD  # actions farther than this from every mode, 0.03 % of the data, count as off the support
 TITLES = {"flp": "FLP", "fql": "FQL"}
-DATA, SHOWN = 20_000, 2000
+DATA, DRAWS = 20_000, 2000  # transitions to train on, and draws of each policy to measure
 BATCH, HIDDEN, LEARNING_RATE = 128, [64, 64], 1e-3
-# The flow is trained longer than the policies: it is to be as good as the data.
+# The flow trains longer than the policies, so as to match the data closely.
 FLOW_BATCH, FLOW_HIDDEN, FLOW_LEARNING_RATE, FLOW_STEPS_PER_STEP = 256, [64, 64, 64], 2e-3, 4
 
 Fit = Callable[[str, Trainer, int], None]
-"""Trains a part ("flow", "flp" or "fql") up to a step."""
+"""Trains a part ("flow", "flp" or "fql") up to a number of steps."""
 
 
 def fit(part: str, trainer: Trainer, steps: int) -> None:
-    """Train in one go."""
+    """Train without interruption."""
     while trainer.step < steps:
         trainer.chunk(min(CHUNK, steps - trainer.step))
 
 
 def centres() -> Tensor:
-    """The modes, `[MODES, 2]`; the first is the best."""
+    """The centres of the modes, `[MODES, 2]`; the first is the best."""
     angle = torch.arange(MODES) * (2 * math.pi / MODES)
     return RADIUS * torch.stack([angle.cos(), angle.sin()], -1)
 
@@ -69,11 +68,11 @@ class Toy:
     """The data and the flow fitted to it.
 
     Attributes:
-        actions: `[n, 2]`.
-        flow: the behaviour flow, of one run.
-        steps: gradient steps of either algorithm.
+        actions: the data, `[n, 2]`.
+        flow: the behaviour flow, one run.
+        steps: gradient steps of each algorithm.
         seed: seed of all random numbers.
-        fit: how each part is trained.
+        fit: trains each part.
     """
 
     actions: Tensor
@@ -83,7 +82,7 @@ class Toy:
     fit: Fit
 
     def streams(self, purpose: str, runs: int = 1) -> RunStreams:
-        """Streams that are equal for all runs, so that strengths differ in strength alone."""
+        """Streams equal for all runs, so that these differ in their strength alone."""
         return RunStreams([seed_of("figure2", self.seed, purpose)] * runs)
 
 
@@ -112,11 +111,11 @@ def train(toy: Toy, name: str, strengths: Sequence[float]) -> Agent:
         action_dim=2,
         offline=_settings(toy.steps),
         alpha=torch.tensor(strengths),
+        fql_alpha=torch.tensor(strengths),
         candidates=(1,) * runs,
         flow=Flow(field, toy.flow.solver, toy.flow.steps),
     )
-    agent: Any = make_agent(name, spec)
-    agent.alpha = spec.alpha
+    agent = make_agent(name, spec)
     zeros = torch.zeros(1, DATA)
     actions = toy.flow.inverse(zeros.unsqueeze(-1), toy.actions[None]) if agent.uses_latents else toy.actions[None]
     replay = Replay(
@@ -129,11 +128,11 @@ def train(toy: Toy, name: str, strengths: Sequence[float]) -> Agent:
         task_of_run=torch.zeros(runs, dtype=torch.int64),
     )
     toy.fit(name, Trainer(agent, replay, toy.streams("training", runs), BATCH), toy.steps)
-    return agent  # type: ignore[no-any-return]
+    return agent
 
 
 def _settings(steps: int) -> OfflineSettings:
-    """Best-of-N is left out (N = 1): the picture is about regularisation."""
+    """Without best-of-N (N = 1): the figure is about regularisation."""
     return OfflineSettings(
         agents=["flp", "fql"],
         tasks=[1],
@@ -141,7 +140,7 @@ def _settings(steps: int) -> OfflineSettings:
         alpha=1.0,
         candidates=1,
         hidden=HIDDEN,
-        # On centred two-dimensional inputs it would only make a peak at the origin.
+        # On centred two-dimensional inputs it would only create a peak at the origin.
         critic_layer_norm=False,
         critics=2,
         aggregation="mean",
@@ -153,21 +152,21 @@ def _settings(steps: int) -> OfflineSettings:
         log_std_max=2.0,
         success_timing="pre",
         precision="float32",
-        baselines=Baselines(fql=FQLSettings(flow="pretrained")),
+        baselines=baselines.Baselines(fql=baselines.FQLSettings(flow="pretrained")),
     )
 
 
 def measure(actions: Tensor) -> dict[str, float]:
-    """The numbers of a policy from its draws `[n, 2]`: shares of them on each mode and on none, and means over them."""
+    """The numbers of a policy from its draws `[n, 2]`: their shares on each mode and off the support, and means."""
     distance, mode = (actions.unsqueeze(1) - centres()).norm(dim=-1).min(1)
     on_support = distance <= SUPPORT
     mass = torch.bincount(mode[on_support], minlength=MODES) / len(actions)
-    found = {f"mode_{i}": share for i, share in enumerate(mass.tolist(), 1)} | {
+    numbers = {f"mode_{i}": share for i, share in enumerate(mass.tolist(), 1)} | {
         "off_support": 1 - mass.sum().item(),
         "distance": distance.mean().item(),
         "value": true_value(actions).mean().item(),
     }
-    return {name: round(value, 4) for name, value in found.items()}
+    return {name: round(value, 4) for name, value in numbers.items()}
 
 
 @dataclass(frozen=True)
@@ -175,9 +174,9 @@ class Result:
     """What Figure 2 shows.
 
     Attributes:
-        data: actions `[n, 2]`.
+        data: actions of the data `[n, 2]`.
         flow: draws of the flow `[n, 2]`.
-        strengths: those of each algorithm.
+        strengths: the regularisation strengths α, by algorithm.
         policies: draws of each strength's policy `[R, n, 2]`, by algorithm.
     """
 
@@ -205,19 +204,19 @@ def make(settings: Figure2Settings, fit: Fit = fit) -> dict[str, str]:
 
 
 def run(settings: Figure2Settings, fit: Fit = fit) -> Result:
-    """Train everything and draw from it."""
+    """Train the flow and both algorithms, and draw from each."""
     toy = make_toy(settings.steps, settings.seed, fit)
-    flow = toy.flow.decode(torch.zeros(1, SHOWN, 1), toy.streams("flow draws").normal(SHOWN, 2))[0].detach()
+    flow = toy.flow.decode(torch.zeros(1, DRAWS, 1), toy.streams("flow draws").normal(DRAWS, 2))[0].detach()
     strengths = {"flp": list(settings.flp_alpha), "fql": list(settings.fql_alpha)}
     policies = {}
     for name, values in strengths.items():
         agent, runs = train(toy, name, values), len(values)
-        policies[name] = agent.act(torch.zeros(runs, SHOWN, 1), toy.streams("draws", runs))[0]
-    return Result(toy.actions[:SHOWN], flow, strengths, policies)
+        policies[name] = agent.act(torch.zeros(runs, DRAWS, 1), toy.streams("draws", runs))[0]
+    return Result(toy.actions[:DRAWS], flow, strengths, policies)
 
 
 def draw(result: Result) -> str:
-    """The picture as SVG: data and flow at the left, then a column per strength, in their order."""
+    """The picture as SVG: data and flow on the left, then a column per strength, in order."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -233,8 +232,8 @@ def draw(result: Result) -> str:
             for axis in axes[row, 1 + len(strengths) :]:
                 axis.set_visible(False)
             for axis, strength, actions in zip(axes[row, 1:], strengths, policies, strict=False):
-                found = measure(actions)
-                note = f"off support {found['off_support']:.0%}, value {found['value']:.2f}"
+                numbers = measure(actions)
+                note = f"off support {numbers['off_support']:.0%}, value {numbers['value']:.2f}"
                 _panel(axis, actions, f"{TITLES[name]}, α = {exact(strength)}", note)
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None})
@@ -242,7 +241,7 @@ def draw(result: Result) -> str:
 
 
 def _panel(axis: Any, actions: Tensor, title: str, note: str = "") -> None:
-    """Actions over the modes' supports, the darker the more valuable."""
+    """Actions on top of the modes' supports; the darker a mode, the more valuable."""
     from matplotlib import colormaps
     from matplotlib.patches import Circle
 

@@ -1,25 +1,33 @@
 """Figures 3, 4 and 5: success with and without best-of-N, against α, and against N.
 
-Numbers follow the tables' rule, the mean of a run's last evaluations, and the paper's Figure 3 shows each
-environment's default task where it was run. The paper tunes α anew without best-of-N; here α stays, so that one
+As in the tables, a run's success is the mean of its last evaluations; the figures show all tasks, where the paper's
+Figure 3 shows each environment's default one. Without best-of-N the paper tunes α again; here α stays, so that one
 quantity changes at a time.
 """
 
 from __future__ import annotations
 
+import io
+import math
+import textwrap
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from flp.experiment import variants
 from flp.experiment.keys import Keys
-from flp.paper.sheet import Legend, sheet
 from flp.params.sections import OfflineSettings
 from flp.report import charts
-from flp.report.charts import AGENT_COLORS, FLOW_COLOR, SERIES_COLORS, Line
-from flp.report.collect import EVALUATED, read_table
-from flp.report.tables import Cell, cell, finals
+from flp.report.charts import AGENT_COLORS, FLOW_COLOR, Interval, LegendEntry, Line
+from flp.report.collect import EVALUATED, identity_of, read_table
+from flp.report.curves import SWEPT, sweep_colors, sweep_legend, sweep_lines, sweep_numbers
+from flp.report.measures import scored_by_success
+from flp.report.tables import FLOW, Method, finals, of_method
+from flp.report.templating import counted
 from flp.system.layout import exact
 
 TITLES = {
@@ -27,24 +35,23 @@ TITLES = {
     "figure4": "Figure 4: sensitivity to the KL coefficient α",
     "figure5": "Figure 5: sensitivity to the number N of best-of-N",
 }
-SYMBOLS = {"alpha": "α", "candidates": "N"}
-NUMBERS = ["mean", "std", "low", "high", "seeds", "tasks", "episodes"]
 PANELS_PER_ROW = 3
+CHARACTERS_PER_INCH = 15  # of the notes, whose font has 7 points
 
 
 def make(keys: Keys, figure: str) -> dict[str, str]:
     """The figure's texts by suffix: the picture and its numbers.
 
     Raises:
-        FLPError: a run that the figure shows is missing or unreadable.
+        FLPError: a run in the figure is missing or unreadable.
     """
-    rows = evaluations(keys, figure)
     report = keys.params.report
-    final = finals(rows, report.average_last)
-    table = numbers(final[final["phase"] == "offline"], figure, report.bootstrap)
-    flow = final[(final["phase"] == "behavior") & (final["variant"] == "")]
-    levels = {str(name): float(part.mean()) for name, part in flow.groupby("dataset")["success"]}
-    return {".svg": draw(keys, figure, table, levels), ".csv": table.to_csv(index=False, lineterminator="\n")}
+    final = finals(scored_by_success(evaluations(keys, figure)), report.average_last)
+    table = numbers(of_method(final, Method("flp")), figure, report.bootstrap)
+    flow = of_method(final, FLOW)
+    flow = flow[flow["variant"] == ""]
+    levels = {str(name): float(part.mean()) for name, part in flow.groupby("dataset")["score"]}
+    return {".svg": draw(keys, figure, table, levels), ".csv": table.round(6).to_csv(index=False, lineterminator="\n")}
 
 
 def evaluations(keys: Keys, figure: str) -> pd.DataFrame:
@@ -52,129 +59,126 @@ def evaluations(keys: Keys, figure: str) -> pd.DataFrame:
     tables = []
     for dataset, agent, seeds in keys.figure_jobs():
         for folder, run in keys.figure_runs(dataset, figure, seeds).items():
-            identity: dict[str, Any] = {"dataset": dataset, "agent": agent, "task": run.task, "seed": run.seed}
-            identity |= {"variant": run.variant, "alpha": run.alpha, "candidates": run.candidates}
-            tables.append(read_table(folder / "evaluations.csv", EVALUATED).assign(**identity))
+            table = read_table(folder / "evaluations.csv", EVALUATED)
+            tables.append(table.assign(**identity_of(dataset, agent, run)))
     return pd.concat(tables, ignore_index=True)
 
 
 def numbers(final: pd.DataFrame, figure: str, resamples: int) -> pd.DataFrame:
-    """Success by dataset, task (and `all`) and value of the swept quantity, with its 95 % interval."""
+    """The success by dataset, task (and `all`) and value of the figure's quantity; see `sweep_numbers`."""
     quantity = variants.QUANTITY[figure]
-    rows = []
-    for dataset, here in final.groupby("dataset", sort=False):
-        tasks = [(str(task), here[here["task"] == task]) for task in sorted(here["task"].unique())]
-        for task, part in [*tasks, ("all", here)]:
-            for value in sorted(part[quantity].unique()):
-                found = cell(part[part[quantity] == value], resamples)
-                assert found is not None
-                rows.append([dataset, task, value, *_rounded(found)])
-    return pd.DataFrame(rows, columns=["dataset", "task", quantity, *NUMBERS])
-
-
-def _rounded(found: Cell) -> list[Any]:
-    values = [getattr(found, name) for name in NUMBERS]
-    return [round(value, 6) if isinstance(value, float) else value for value in values]
+    parts = {str(name): sweep_numbers(part, quantity, resamples) for name, part in final.groupby("dataset", sort=False)}
+    return pd.concat(parts, names=["dataset"]).reset_index("dataset").reset_index(drop=True)
 
 
 def notes(keys: Keys, figure: str) -> list[str]:
-    """What the figure shows, and at which scale."""
+    """What the figure shows and at which scale, a sentence or two each."""
     quantity = variants.QUANTITY[figure]
-    symbol = SYMBOLS[quantity]
-    found = []
-    settings = {d: keys.dataset_params(d) for d, _, _ in keys.figure_jobs()}
-    others = {p.offline.candidates if quantity == "alpha" else p.offline.alpha for p in settings.values()}
-    fixed = ", ".join(exact(value) for value in sorted(others))
-    steps = ", ".join(charts.thousands(value) for value in sorted({p.offline.steps for p in settings.values()}))
-    seeds = len(keys.params.seeds)
-    sampling = "Student's, of the seeds" if seeds > 1 else "of the episodes; one seed tells no chance of training"
-    found.append(
-        f"{'N' if quantity == 'alpha' else 'α'} = {fixed}, {steps} offline steps, {seeds} seed{'s' * (seeds > 1)}, "
-        f"mean of the last {keys.params.report.average_last} evaluations; 95 % intervals are {sampling}."
-    )
-    found += sorted({told for p in settings.values() for told in _unlike_the_paper(p.offline)})
-    found += sorted(
-        {f"Nothing is compared: {why}." for p in settings.values() if (why := p.offline.without_effect(quantity))}
-    )
-    if any(variants.is_implied(figure, p.offline) for p in settings.values()):
+    other, symbol = ("candidates", "N") if quantity == "alpha" else ("alpha", "α")
+    sections = [keys.dataset_params(dataset).offline for dataset, _, _ in keys.figure_jobs()]
+    fixed = ", ".join(exact(value) for value in sorted({getattr(section, other) for section in sections}))
+    steps = ", ".join(charts.thousands(value) for value in sorted({section.steps for section in sections}))
+    count = len(keys.params.seeds)
+    interval = "Student's t over seeds" if count > 1 else "for the randomness of episodes, not of training"
+    sentences = [
+        f"{symbol} = {fixed}, {steps} offline steps, {counted(count, 'seed')}; means of the last "
+        f"{keys.params.report.average_last} evaluations with 95 % intervals ({interval})."
+    ]
+    sentences += sorted({sentence for section in sections for sentence in _unlike_the_paper(section)})
+    reasons = {reason for section in sections if (reason := section.without_effect(quantity))}
+    sentences += sorted(f"Nothing is compared: {reason}." for reason in reasons)
+    if any(variants.is_implied(figure, section) for section in sections):
         values = ", ".join(exact(value) for value in variants.PAPER[figure])
-        found.append(f"offline.sweep.{quantity} is empty, so {symbol} takes the paper's values: {values}.")
+        sentences.append(f"offline.sweep.{quantity} is empty, so {SWEPT[quantity]} takes the paper's values: {values}.")
     if figure == "figure3":
-        found.append("α is the same for both; the paper tunes it anew without best-of-N.")
-    return found
+        sentences.append("α is the same for both; without best-of-N the paper tunes it again.")
+    return sentences
 
 
 def _unlike_the_paper(offline: OfflineSettings) -> list[str]:
-    """What else decides by which of the candidates it acts, and learns."""
-    told = []
+    """How choosing among candidates differs from the paper, if it does."""
+    sentences = []
     if offline.selection != "argmax":
-        told.append(
-            f"Among N it is resampled, at a temperature of {exact(offline.temperature)}; the paper takes the best."
-        )
+        temperature = exact(offline.temperature)
+        sentences.append(f"Among N candidates one is resampled at temperature {temperature}; the paper takes the best.")
     if offline.acting_noise != 1:
-        told.append(f"It acts by {exact(offline.acting_noise)} of the policy's deviation; the paper by all of it.")
+        noise = exact(offline.acting_noise)
+        sentences.append(f"The policy acts with {noise} of its standard deviation; the paper's with all of it.")
     if offline.target_candidates is not None:
-        told.append(f"Targets have an N of their own, {offline.target_candidates}; the paper's have that of acting.")
-    return told
+        sentences.append(f"Targets use N = {offline.target_candidates}; the paper's use the policy's N.")
+    return sentences
 
 
 def draw(keys: Keys, figure: str, table: pd.DataFrame, levels: dict[str, float]) -> str:
-    """The picture: a panel per dataset.
+    """The picture as SVG: a panel per dataset, under the heading, the legend and the notes.
 
     Args:
-        keys: the experiment's.
-        figure: which.
+        keys: the experiment's keys.
+        figure: which figure.
         table: its numbers.
-        levels: success of the frozen flow, by dataset.
+        levels: the frozen flow's success by dataset.
     """
     parts = {str(name): part for name, part in table.groupby("dataset", sort=False)}
+    columns = min(PANELS_PER_ROW, len(parts))
+    rows = math.ceil(len(parts) / columns)
+    width, height = charts.SIZE
     if figure == "figure3":
-        panels = [_pairs(name, part) for name, part in parts.items()]
-    else:
-        panels = [_curve(name, part, figure, levels.get(name)) for name, part in parts.items()]
-    rows = [panels[start : start + PANELS_PER_ROW] for start in range(0, len(panels), PANELS_PER_ROW)]
-    return sheet(TITLES[figure], rows, _legend(figure, table), notes(keys, figure))
+        height = max(charts.interval_height(part.groupby("task").ngroups * 2) for part in parts.values())
+    width *= max(columns, 2)  # room for the legend
+    lines = [line for note in notes(keys, figure) for line in textwrap.wrap(note, int(width * CHARACTERS_PER_INCH))]
+    with mpl.rc_context(charts.PRINT_STYLE):
+        canvas = Figure(figsize=(width, rows * height + 0.6 + 0.13 * len(lines)), layout="constrained")
+        canvas.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=7)
+        axes = canvas.subplots(rows, columns, squeeze=False).ravel()
+        for axis in axes[len(parts) :]:
+            axis.set_visible(False)
+        for axis, (dataset, part) in zip(axes, parts.items(), strict=False):
+            if figure == "figure3":
+                charts.draw_intervals(axis, _pairs(part), title=dataset, xlabel="success")
+            else:
+                _draw_curve(axis, dataset, part, figure, sweep_colors(table), levels.get(dataset))
+        _add_legend(canvas, TITLES[figure], _legend(figure, table))
+        svg = io.StringIO()
+        canvas.savefig(svg, format="svg", metadata={"Date": None})
+    return svg.getvalue()
 
 
-def _colors(table: pd.DataFrame) -> dict[str, str]:
-    """A colour per task, the same in every panel."""
-    tasks = [task for task in sorted(table["task"].unique()) if task != "all"]
-    return {task: SERIES_COLORS[i % len(SERIES_COLORS)] for i, task in enumerate(tasks)}
-
-
-def _legend(figure: str, table: pd.DataFrame) -> Legend:
+def _legend(figure: str, table: pd.DataFrame) -> list[LegendEntry]:
     if figure == "figure3":
         low, high = table["candidates"].min(), table["candidates"].max()
-        return [(f"with best-of-N (N = {high})", AGENT_COLORS["flp"], False), (f"N = {low}", FLOW_COLOR, False)]
-    tasks = [(f"task {task}", color, False) for task, color in _colors(table).items()]
-    return [("mean over tasks", AGENT_COLORS["flp"], False), *tasks, ("frozen flow", FLOW_COLOR, True)]
+        with_best = LegendEntry(f"with best-of-N (N = {high})", AGENT_COLORS["flp"])
+        return [with_best, LegendEntry(f"without (N = {low})", FLOW_COLOR)]
+    return [*sweep_legend(sweep_colors(table)), LegendEntry("frozen flow", FLOW_COLOR, dashed=True)]
 
 
-def _pairs(dataset: str, table: pd.DataFrame) -> str:
-    """Two intervals per task, and two for their mean."""
-    rows: list[tuple[str, float, float, float, str]] = []
-    for row in table.sort_values("candidates", ascending=False, kind="stable").to_dict("records"):
-        label = "mean" if row["task"] == "all" else f"task {row['task']}"
-        color = AGENT_COLORS["flp"] if row["candidates"] > variants.WITHOUT else FLOW_COLOR
-        rows.append((f"{label}, N = {row['candidates']}", row["mean"], row["low"], row["high"], color))
-    rows.sort(key=lambda row: row[0].partition(",")[0])  # a task's two beneath each other, the mean first
-    return charts.interval_panel(rows, name=f"pairs-{dataset}", title=dataset, xlabel="success", level=None)
+def _add_legend(canvas: Figure, title: str, entries: list[LegendEntry]) -> None:
+    """Put the heading and the legend above the panels."""
+    handles = [Line2D([], [], color=e.color, linestyle="--" if e.dashed else "-", label=e.label) for e in entries]
+    heading = {"size": 11, "weight": "bold"}
+    layout = {"loc": "outside upper left", "ncols": len(handles), "alignment": "left", "frameon": False}
+    canvas.legend(handles=handles, title=title, title_fontproperties=heading, **layout)
 
 
-def _curve(dataset: str, table: pd.DataFrame, figure: str, level: float | None) -> str:
-    """Success against the swept value: tasks as thin lines, their mean with its interval."""
+def _pairs(table: pd.DataFrame) -> list[Interval]:
+    """Two intervals per task, the mean over tasks first, each with best-of-N above without."""
+    rows = []
+    for task in ["all", *(task for task in table["task"].unique() if task != "all")]:
+        label = "mean" if task == "all" else f"task {task}"
+        part = table[table["task"] == task].sort_values("candidates", ascending=False)
+        for row in part.to_dict("records"):
+            color = AGENT_COLORS["flp"] if row["candidates"] > variants.WITHOUT else FLOW_COLOR
+            name = f"{label}, N = {row['candidates']}"
+            rows.append(Interval(name, row["mean"], row["low"], row["high"], color))
+    return rows
+
+
+def _draw_curve(
+    axis: Any, dataset: str, table: pd.DataFrame, figure: str, colors: dict[str, str], level: float | None
+) -> None:
+    """Success against the swept value, and the frozen flow's as a dashed level."""
     quantity = variants.QUANTITY[figure]
-    lines = []
-    for task, color in [*_colors(table).items(), ("all", AGENT_COLORS["flp"])]:
-        part = table[table["task"] == task]
-        x, y, low, high = (part[name].to_numpy(np.float64) for name in (quantity, "mean", "low", "high"))
-        if task == "all":
-            lines.append(Line(x, y, color, low=low, high=high, marker=True, width=2.6))
-        else:
-            lines.append(Line(x, y, color, width=0.9))
+    lines = sweep_lines(table, quantity, colors)
     ticks = sorted(table[quantity].unique())
     if level is not None:
         lines.append(Line(np.array([ticks[0], ticks[-1]]), np.full(2, level), FLOW_COLOR, dashed=True))
-    return charts.line_panel(
-        lines, name=f"{figure}-{dataset}", title=dataset, xlabel=SYMBOLS[quantity], percent=True, ticks=ticks
-    )
+    charts.draw_lines(axis, lines, title=dataset, xlabel=SWEPT[quantity], percent=True, ticks=ticks)

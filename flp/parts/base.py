@@ -36,6 +36,8 @@ class Spec:
     """The frozen behaviour flow, one field per run."""
     growing_discount: Tensor | None = None
     """γ, of no dimension, where it changes while the agent learns."""
+    fql_alpha: Tensor | None = None
+    """FQL's α per run, `[R]`, in place of its section's one value."""
 
     @property
     def discount(self) -> Tensor | float:

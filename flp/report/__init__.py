@@ -1,1 +1,1 @@
-"""The page, from the files that the stages left: `collect` reads, `statistics` computes, `tables` and `charts` show."""
+"""The page, made from the stages' files: `collect` reads them, `statistics` computes, `tables` and `charts` show."""

@@ -1,16 +1,18 @@
-"""Small figures as inline SVG: text stays text, ink and grid take the page's colours, light or dark.
+"""Small figures for the page as inline SVG, in which text stays text and ink and grid take the page's CSS colours.
 
-Every function returns one `<svg>` element without scripts, external references or ids that could clash.
+A `…_panel` function returns one `<svg>` element without scripts, external references or clashing ids; a `draw_…`
+function draws the same on given Matplotlib axes.
 """
 
 from __future__ import annotations
 
+import html
 import io
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -23,7 +25,7 @@ from numpy.typing import NDArray
 from flp.data.mazes import MazeMap
 from flp.system.layout import exact
 
-# Stand-ins that become CSS colours of the page.
+# Placeholder colours, which `render` replaces by the page's CSS variables.
 INK, GRID, WALL = "#010203", "#010204", "#010205"
 _CSS = {INK: "var(--ink)", GRID: "var(--grid)", WALL: "var(--wall)"}
 FLOW_COLOR = "#8a8f98"
@@ -45,39 +47,55 @@ AGENT_COLORS = {
     "fbc": "#5b8a9a",
 }
 SERIES_COLORS = ("#3b82c4", "#e08a1e", "#2fa36b", "#c8508f", "#8b6fd1", "#7c8a2e", "#b0413e", "#4aa5a5")
-_STYLE = {
-    "svg.hashsalt": "flp",
-    "svg.fonttype": "none",
-    "path.simplify": True,
-    "path.simplify_threshold": 0.5,
-    "font.family": ["DejaVu Sans"],
-    "font.size": 8,
-    "text.color": INK,
-    "axes.edgecolor": GRID,
-    "axes.labelcolor": INK,
-    "axes.titlesize": 8.5,
-    "axes.titlelocation": "left",
-    "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": GRID,
-    "grid.linewidth": 0.5,
-    "xtick.color": GRID,
-    "ytick.color": GRID,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "savefig.facecolor": "none",
-}
-SIZE = (3.5, 2.3)
+
+
+def _style(ink: str, grid: str, background: str) -> dict[str, Any]:
+    """Matplotlib's settings for these colours."""
+    return {
+        "svg.hashsalt": "flp",
+        "svg.fonttype": "none",
+        "path.simplify": True,
+        "path.simplify_threshold": 0.5,
+        "font.family": ["DejaVu Sans"],
+        "font.size": 8,
+        "text.color": ink,
+        "axes.edgecolor": grid,
+        "axes.labelcolor": ink,
+        "axes.titlesize": 8.5,
+        "axes.titlelocation": "left",
+        "axes.linewidth": 0.8,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": grid,
+        "grid.linewidth": 0.5,
+        "xtick.color": grid,
+        "ytick.color": grid,
+        "xtick.labelcolor": ink,
+        "ytick.labelcolor": ink,
+        "figure.facecolor": background,
+        "axes.facecolor": background,
+        "savefig.facecolor": background,
+    }
+
+
+PAGE_STYLE = _style(INK, GRID, "none")
+PRINT_STYLE = _style("#1b1f24", "#c9ced6", "white")  # for figures that are files of their own
+SIZE = (3.5, 2.3)  # of a panel, in inches
+
+
+class LegendEntry(NamedTuple):
+    """One line of a legend."""
+
+    label: str
+    color: str
+    dashed: bool = False
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a panel, with an optional band."""
+    """One line of a panel, with an optional band from `low` to `high`."""
 
     x: NDArray[Any]
     y: NDArray[Any]
@@ -90,7 +108,7 @@ class Line:
 
 
 def render(figure: Figure, name: str, label: str) -> str:
-    """A figure as an inline `<svg>`, its ids prefixed with `name`, read out as `label`."""
+    """A figure as an inline `<svg>`, its ids prefixed with `name`; screen readers read `label`."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     svg = buffer.getvalue()
@@ -102,13 +120,9 @@ def render(figure: Figure, name: str, label: str) -> str:
     svg = re.sub(r'(href="|url\()#', rf"\1#{name}-", svg)
     for stand_in, css in _CSS.items():
         svg = svg.replace(stand_in, css)
-    for attribute in ("width", "height"):  # the viewBox remains, the page decides
+    for attribute in ("width", "height"):  # the page sets the size; the view box remains
         svg = re.sub(rf'(<svg [^>]*?)\b{attribute}="[^"]*"', r"\1", svg, count=1)
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{_attribute(label)}" ', 1)
-
-
-def _attribute(text: str) -> str:
-    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;").replace(">", "&gt;")
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(label)}" ', 1)
 
 
 def thousands(value: float, _: object = None) -> str:
@@ -118,10 +132,23 @@ def thousands(value: float, _: object = None) -> str:
     return f"{value / 1e3:g}k" if abs(value) >= 1000 else f"{value:g}"
 
 
-def line_panel(
+def percent_axis(axis: Any) -> None:
+    """Label shares in [0, 1] in percent."""
+    axis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.0f}%"))
+
+
+def line_panel(lines: Sequence[Line], *, name: str, title: str, **options: Any) -> str:
+    """Lines as an `<svg>` whose ids begin with `name`; options are those of `draw_lines`."""
+    with mpl.rc_context(PAGE_STYLE):
+        figure = Figure(figsize=SIZE, layout="constrained")
+        draw_lines(figure.subplots(), lines, title=title, **options)
+        return render(figure, name, title)
+
+
+def draw_lines(
+    axes: Any,
     lines: Sequence[Line],
     *,
-    name: str,
     title: str,
     xlabel: str = "",
     percent: bool = False,
@@ -129,39 +156,35 @@ def line_panel(
     border: float | None = None,
     ticks: Sequence[float] | None = None,
     steps: bool = True,
-) -> str:
-    """Lines over steps (or over a swept value, log-scaled, when `ticks` are given).
+) -> None:
+    """Draw lines against steps, or against a swept value on a log scale when `ticks` are given.
 
     Args:
+        axes: Matplotlib axes.
         lines: what to draw.
-        name: prefix of the SVG's ids.
-        title: above the panel.
-        xlabel: below it.
+        title: above the axes.
+        xlabel: label of the x axis.
         percent: whether y is a success rate in [0, 1].
-        level: a dotted horizontal reference.
-        border: a vertical line, where fine-tuning begins.
+        level: where to draw a dotted horizontal reference.
+        border: where to draw a dotted vertical line: the start of fine-tuning.
         ticks: the swept values.
         steps: whether x counts steps (`15k`).
     """
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=SIZE, layout="constrained")
-        axes = figure.subplots()
-        for line in lines:
-            style: dict[str, Any] = {"linestyle": "--" if line.dashed else "-", "marker": "o" if line.marker else None}
-            axes.plot(line.x, line.y, color=line.color, linewidth=line.width, markersize=3, **style)
-            if line.low is not None and line.high is not None:
-                axes.fill_between(line.x, line.low, line.high, color=line.color, alpha=0.18, linewidth=0)
-        if level is not None:
-            axes.axhline(level, color=INK, linewidth=0.9, linestyle=":")
-        if border is not None:
-            axes.axvline(border, color=INK, linewidth=0.9, linestyle=":")
-        if percent:
-            axes.set_ylim(-0.03, 1.03)
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.0f}%"))
-        _x_axis(axes, ticks, steps)
-        axes.set_title(title)
-        axes.set_xlabel(xlabel)
-        return render(figure, name, title)
+    for line in lines:
+        style: dict[str, Any] = {"linestyle": "--" if line.dashed else "-", "marker": "o" if line.marker else None}
+        axes.plot(line.x, line.y, color=line.color, linewidth=line.width, markersize=3, **style)
+        if line.low is not None and line.high is not None:
+            axes.fill_between(line.x, line.low, line.high, color=line.color, alpha=0.18, linewidth=0)
+    if level is not None:
+        axes.axhline(level, color=mpl.rcParams["text.color"], linewidth=0.9, linestyle=":")
+    if border is not None:
+        axes.axvline(border, color=mpl.rcParams["text.color"], linewidth=0.9, linestyle=":")
+    if percent:
+        axes.set_ylim(-0.03, 1.03)
+        percent_axis(axes.yaxis)
+    _x_axis(axes, ticks, steps)
+    axes.set_title(title)
+    axes.set_xlabel(xlabel)
 
 
 def _x_axis(axes: Any, ticks: Sequence[float] | None, steps: bool) -> None:
@@ -179,13 +202,13 @@ def scatter_panel(
     points: Sequence[tuple[NDArray[Any], NDArray[Any], str]], *, name: str, title: str, xlabel: str, ylabel: str
 ) -> str:
     """Points `(x, y, colour)`; y is a success rate."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(PAGE_STYLE):
         figure = Figure(figsize=SIZE, layout="constrained")
         axes = figure.subplots()
         for x, y, color in points:
             axes.scatter(x, y, color=color, s=26, alpha=0.85, linewidths=0)
         axes.margins(y=0.25)
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.0f}%"))
+        percent_axis(axes.yaxis)
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set_title(title)
         axes.set_xlabel(xlabel)
@@ -193,35 +216,54 @@ def scatter_panel(
         return render(figure, name, title)
 
 
-def interval_panel(
-    rows: Sequence[tuple[str, float, float, float, str]], *, name: str, title: str, xlabel: str, level: float | None
-) -> str:
-    """One horizontal interval per row: `(label, value, low, high, colour)`, all in [0, 1]."""
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(SIZE[0], 0.75 + 0.24 * len(rows)), layout="constrained")
-        axes = figure.subplots()
-        for i, (_, value, low, high, color) in enumerate(rows):
-            axes.plot([low, high], [i, i], color=color, linewidth=5, alpha=0.35, solid_capstyle="butt")
-            axes.plot([value], [i], marker="|", color=color, markersize=9, markeredgewidth=2.2)
-        if level is not None:
-            axes.axvline(level, color=INK, linewidth=0.9, linestyle=":")
-        axes.set_yticks(range(len(rows)), [row[0] for row in rows])
-        axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.set_xlim(-0.02, 1.02)
-        axes.grid(visible=False, axis="y")
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.0f}%"))
-        axes.set_title(title)
-        axes.set_xlabel(xlabel)
+class Interval(NamedTuple):
+    """An estimate with its interval, all in [0, 1]."""
+
+    label: str
+    value: float
+    low: float
+    high: float
+    color: str
+
+
+def interval_panel(rows: Sequence[Interval], *, name: str, title: str, level: float | None = None) -> str:
+    """Horizontal intervals as an `<svg>` whose ids begin with `name`."""
+    with mpl.rc_context(PAGE_STYLE):
+        figure = Figure(figsize=(SIZE[0], interval_height(len(rows))), layout="constrained")
+        draw_intervals(figure.subplots(), rows, title=title, level=level)
         return render(figure, name, title)
+
+
+def interval_height(rows: int) -> float:
+    """The height in inches of a panel of so many intervals."""
+    return 0.75 + 0.24 * rows
+
+
+def draw_intervals(
+    axes: Any, rows: Sequence[Interval], *, title: str, xlabel: str = "", level: float | None = None
+) -> None:
+    """Draw one horizontal interval per row, from top to bottom, and a dotted reference at `level`."""
+    for i, row in enumerate(rows):
+        axes.plot([row.low, row.high], [i, i], color=row.color, linewidth=5, alpha=0.35, solid_capstyle="butt")
+        axes.plot([row.value], [i], marker="|", color=row.color, markersize=9, markeredgewidth=2.2)
+    if level is not None:
+        axes.axvline(level, color=mpl.rcParams["text.color"], linewidth=0.9, linestyle=":")
+    axes.set_yticks(range(len(rows)), [row.label for row in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlim(-0.02, 1.02)
+    axes.grid(visible=False, axis="y")
+    percent_axis(axes.xaxis)
+    axes.set_title(title)
+    axes.set_xlabel(xlabel)
 
 
 def maze_panel(
     maze: MazeMap, paths: Sequence[NDArray[Any]], *, goal: NDArray[Any], color: str, name: str, title: str
 ) -> str:
-    """Paths over the walls of a maze: a dot at each start, a small cross where each ends, a ring at the goal."""
+    """Paths in a maze: a dot at each start, a cross at each end, a disc at the goal."""
     rows, columns = maze.walls.shape
     width = 2.6
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(PAGE_STYLE):
         figure = Figure(figsize=(width, width * rows / columns + 0.32), layout="constrained")
         axes = figure.subplots()
         half = maze.unit / 2
@@ -246,11 +288,11 @@ def maze_panel(
 
 
 def _thinned(path: NDArray[Any], distance: float) -> list[int]:
-    """Indices of points at least `distance` apart, the ends among them."""
-    kept, points = [0], path.tolist()  # NumPy takes twenty times as long for one pair of numbers
+    """Indices of points at least `distance` apart; the first and the last are always among them."""
+    indices, points = [0], path.tolist()  # on single pairs of numbers NumPy is twenty times slower
     for i in range(1, len(points)):
-        if math.dist(points[i], points[kept[-1]]) >= distance:
-            kept.append(i)
-    if kept[-1] != len(points) - 1:
-        kept.append(len(points) - 1)
-    return kept
+        if math.dist(points[i], points[indices[-1]]) >= distance:
+            indices.append(i)
+    if indices[-1] != len(points) - 1:
+        indices.append(len(points) - 1)
+    return indices

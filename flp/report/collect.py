@@ -1,4 +1,4 @@
-"""Read what the stages left on disk into tidy tables: one row per run and evaluation, log line, or flow."""
+"""Read the stages' files into tidy tables: one row per run and evaluation, log line, or flow."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ QUALITY = [
 
 @dataclass(frozen=True)
 class FlowRecord:
-    """One flow: what was measured of it."""
+    """One flow with its quality report, its training curve and the picture (PNG) of its latents."""
 
     dataset: str
     seed: int
@@ -49,14 +49,14 @@ class Results:
     """Everything there is to report.
 
     Attributes:
-        params: the experiment.
-        keys: its keys.
+        params: the experiment's parameters.
+        keys: the experiment's keys.
         evaluations: one row per run and evaluation.
-        logs: one row per run and line of its training log, `stage` offline or online.
+        logs: one row per run and line of its training log; `stage` is offline or online.
         runs: one row per run and stage: seconds, device, folder and versions.
-        flows: the flows.
-        data: the datasets' manifests; empty ones where the data are not at hand.
-        stale: artifacts that other parameters or another version of the source made.
+        flows: the flows, by dataset and seed.
+        data: the datasets' manifests; empty where the data are not on this machine.
+        stale: artifacts made with other parameters or by another version of the source.
     """
 
     params: Params
@@ -74,30 +74,43 @@ class Results:
 
     @cached_property
     def measures(self) -> dict[str, Measure]:
-        """What counts on each dataset."""
+        """How each dataset's policies are judged."""
         return {name: measure_of(self.params, name, self.reference(name)) for name in self.params.datasets}
 
     def reference(self, dataset: str) -> tuple[float, float] | None:
-        """The returns of a random policy and an expert, where a user's task or its data tell them."""
+        """The returns of a random policy and of an expert, where a user's task or its data give them."""
         task = self.params.tasks.get(dataset)
         if task is not None and task.reference is not None:
             return task.reference.random, task.reference.expert
-        told = self.data[dataset].get("reference")
-        return (float(told[0]), float(told[1])) if told else None
+        returns = self.data[dataset].get("reference")
+        return (float(returns[0]), float(returns[1])) if returns else None
 
     @cached_property
     def scores(self) -> pd.DataFrame:
-        """The evaluations, with what counts on each dataset in place of success."""
+        """The evaluations, scored by each dataset's measure."""
         return scored(self.evaluations, self.measures)
 
     def rated(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """Those rows whose datasets have a success rate."""
+        """The rows of datasets that have a success rate."""
         return rows[[self.measures[dataset].rate for dataset in rows["dataset"]]]
 
     def label(self, dataset: str) -> str:
-        """What the dataset's transitions are."""
+        """Where the dataset's transitions come from."""
         source = self.of(dataset).download.source
         return str(self.data[dataset].get("label") or f"download.source is {source}")
+
+
+def identity_of(dataset: str, agent: str, run: Run) -> dict[str, Any]:
+    """What tells a run's rows from another's: a value for each of `IDENTITY`."""
+    return {
+        "dataset": dataset,
+        "agent": agent,
+        "task": run.task,
+        "seed": run.seed,
+        "variant": run.variant,
+        "alpha": run.alpha,
+        "candidates": run.candidates,
+    }
 
 
 @dataclass
@@ -109,20 +122,13 @@ class _Tables:
     stale: list[str] = field(default_factory=list)
 
     def unrated(self, dataset: str) -> bool:
-        """Whether there need be no success."""
+        """Whether a dataset may lack a success rate."""
         task = self.params.tasks.get(dataset)
         return task is not None and (task.environment is None or task.success == "none")
 
     def add(self, stage: str, dataset: str, agent: str, folder: Path, run: Run, key: str) -> None:
         """Read one run's folder."""
-        identity: dict[str, Any] = {
-            "dataset": dataset,
-            "agent": agent,
-            "task": run.task,
-            "seed": run.seed,
-            "variant": run.variant,
-        }
-        identity |= {"alpha": run.alpha, "candidates": run.candidates}
+        identity = identity_of(dataset, agent, run)
         manifest = _manifest(folder / "policy.json")
         evaluations = read_table(folder / "evaluations.csv", EVALUATED)
         rates = evaluations["success"].dropna() if self.unrated(dataset) else evaluations["success"]
@@ -214,10 +220,10 @@ def _manifest(path: Path, entries: Iterable[str] = ()) -> dict[str, Any]:
 
 
 def read_table(path: Path, columns: list[str]) -> pd.DataFrame:
-    """Read a CSV file with at least these columns, whole numbers and fractions in each.
+    """Read a CSV file that has at least these columns.
 
     Raises:
-        FLPError: it is missing or not such a table.
+        FLPError: it is missing, unreadable, empty, or lacks a column.
     """
     if not path.exists():
         raise FLPError(f"{path} does not exist; {REMEDY}")
@@ -235,7 +241,7 @@ def read_table(path: Path, columns: list[str]) -> pd.DataFrame:
 
 
 def read_paths(folder: Path, phase: str) -> list[NDArray[np.float32]]:
-    """The xy paths `[T, 2]` that a run recorded in a phase, in order; none outside mazes."""
+    """The xy paths `[T, 2]` that a run recorded in a phase, in order; empty outside mazes."""
     path = folder / "trajectories.npz"
     if not path.exists():
         return []

@@ -1,4 +1,4 @@
-"""Figures over all datasets' tasks: which agent is better, and whether a better flow makes a better policy."""
+"""Figures over all tasks of all datasets: which agent is better, and whether better flows make better policies."""
 
 from __future__ import annotations
 
@@ -9,112 +9,119 @@ import numpy as np
 import pandas as pd
 
 from flp.report import charts, statistics
-from flp.report.charts import SERIES_COLORS, Line
+from flp.report.charts import Interval, LegendEntry, Line
 from flp.report.collect import Results
-from flp.report.curves import Panels, color_of, legend_of
-from flp.report.tables import matrix, methods, name_of
+from flp.report.curves import Panels, color_of, legend_of, task_colors
+from flp.report.tables import Method, matrix, methods, of_method
+from flp.report.templating import counted
 
 
 def quality_scatter(results: Results, final: pd.DataFrame) -> Panels | None:
-    """Each flow's quality beside its policy's success; None with a single flow."""
-    if len(results.flows) < 2 or "flp" not in set(final["agent"]):
+    """Each flow's quality against the success of FLP's policy on it; None with a single flow or without FLP."""
+    rows = of_method(results.rated(final[final["variant"] == ""]), Method("flp"))
+    if len(results.flows) < 2 or rows.empty:
         return None
-    rows = results.rated(final)
-    rows = rows[(rows["agent"] == "flp") & (rows["variant"] == "") & (rows["phase"] == "offline")]
-    if rows.empty:
-        return None
-    success = rows.groupby(["dataset", "seed"])["success"].mean()
-    axes: dict[str, Callable[[dict[str, Any]], float]] = {
-        "distinguishable from the prior": lambda q: float(q["two_sample"]["all"]["accuracy"]),
-        "latent distance to N(0, 1)": lambda q: float(np.mean(q["latent_wasserstein"])),
-        "|std of latents − 1|": lambda q: float(np.abs(np.array(q["latent_std"]) - 1).mean()),
+    success = rows.groupby(["dataset", "seed"])["score"].mean()
+    qualities: dict[str, Callable[[dict[str, Any]], float]] = {
+        "classifier accuracy": lambda q: float(q["two_sample"]["all"]["accuracy"]),
+        "Wasserstein distance to N(0, 1)": lambda q: float(np.mean(q["latent_wasserstein"])),
+        "|standard deviation of z − 1|": lambda q: float(np.abs(np.array(q["latent_std"]) - 1).mean()),
         "mean round-trip error": lambda q: float(q["roundtrip_mean"]),
         "validation loss": lambda q: float(q["validation_loss"]),
     }
-    datasets = [d for d in results.params.datasets if d in success.index]
-    colors = {dataset: SERIES_COLORS[i % len(SERIES_COLORS)] for i, dataset in enumerate(datasets)}
+    colors = task_colors([d for d in results.params.datasets if d in success.index])
     svgs = []
-    for i, (xlabel, measure) in enumerate(axes.items()):
+    for i, (title, quality) in enumerate(qualities.items()):
         points = []
         for dataset, color in colors.items():
             flows = [f for f in results.flows if f.dataset == dataset and (dataset, f.seed) in success.index]
-            x = np.array([measure(f.quality) for f in flows])
+            x = np.array([quality(f.quality) for f in flows])
             points.append((x, np.array([success[dataset, f.seed] for f in flows]), color))
-        svgs.append(
-            charts.scatter_panel(points, name=f"quality-{i}", title=xlabel, xlabel="", ylabel="policy's success")
-        )
-    legend = [(dataset, color, False) for dataset, color in colors.items()]
-    return Panels("A flow's quality beside its policy's result", svgs, legend, "One point per flow (dataset × seed).")
+        svgs.append(charts.scatter_panel(points, name=f"quality-{i}", title=title, xlabel="", ylabel="FLP's success"))
+    legend = [LegendEntry(dataset, color) for dataset, color in colors.items()]
+    note = "Does a better flow make a better policy? One point per flow (dataset and seed); left is better everywhere."
+    return Panels("Flow quality and policy success", svgs, legend, note)
 
 
-def success_by_seed(final: pd.DataFrame, dataset: str, agent: str) -> dict[int, dict[str, float]]:
-    """What came of each flow: `{seed: {method: mean success over tasks}}`, of the flow itself and of one agent."""
+def success_by_seed(final: pd.DataFrame, dataset: str, agent: str) -> dict[int, dict[Method, float]]:
+    """The mean score over tasks `{seed: {method: score}}` of one agent's methods on each seed's flow."""
     rows = final[(final["dataset"] == dataset) & (final["variant"] == "") & (final["agent"] == agent)]
-    means = rows.groupby(["seed", "method"], as_index=False)["success"].mean()
-    found: dict[int, dict[str, float]] = {}
-    for seed, method, success in zip(means["seed"], means["method"], means["success"], strict=True):
-        found.setdefault(int(seed), {})[str(method)] = float(success)
-    return found
+    means = rows.groupby(["seed", "phase"], as_index=False)["score"].mean()
+    by_seed: dict[int, dict[Method, float]] = {}
+    for seed, phase, score in zip(means["seed"], means["phase"], means["score"], strict=True):
+        by_seed.setdefault(int(seed), {})[Method(agent, phase)] = float(score)
+    return by_seed
 
 
 def aggregates(results: Results, final: pd.DataFrame) -> Panels | None:
-    """Interquartile means, probabilities of improvement and performance profiles, over all datasets' tasks."""
+    """Interquartile means, probabilities of improvement and performance profiles, after rliable.
+
+    None where there is nothing to compare: one agent with one seed, no success rate, or no method run on all tasks.
+    """
     rows = results.rated(final[final["variant"] == ""])
-    rows = rows[(rows["phase"] != "behavior") | (rows["agent"] == "flp")]
     agents: list[str] = list(dict.fromkeys(a for d in results.params.datasets for a in results.of(d).offline.agents))
-    names = methods(rows, agents)
     if rows.empty or (len(results.params.seeds) == 1 and len(agents) == 1):
         return None
-    strata = {m: set(map(tuple, rows.loc[rows["method"] == m, ["dataset", "task"]].to_numpy())) for m in names}
-    widest = set().union(*strata.values())
-    omitted = [name_of(m) for m in names if strata[m] != widest]  # a fair comparison is over the same tasks
-    names = [m for m in names if strata[m] == widest]
-    scores = {m: matrix(rows[rows["method"] == m]) for m in names}
-    draws = results.params.report.bootstrap
-    iqm = [
-        (name_of(m), *statistics.bootstrap(statistics.interquartile_mean, scores[m], resamples=draws), color_of(m))
-        for m in names
-    ]
-    svgs = [charts.interval_panel(iqm, name="iqm", title="interquartile mean of success", xlabel="", level=None)]
-    lead = "flp" if "flp" in names else next(m for m in reversed(names) if not m.endswith(" online"))
-    poi = [
-        (
-            f"{name_of(a)} over {name_of(b)}",
-            *statistics.bootstrap(statistics.probability_of_improvement, scores[a], scores[b], resamples=draws),
-            color_of(b),
-        )
-        for a, b in comparisons(names, lead)
-    ]
-    if poi:
-        title = "probability of improvement"
-        svgs.append(charts.interval_panel(poi, name="poi", title=title, xlabel="", level=0.5))
-    tuned = [m for m in names if m.endswith(" online")]
-    for phase, part in (("offline", [m for m in names if m not in tuned]), ("fine-tuned", tuned)):
-        svgs += [_profiles(part, scores, draws, phase)] if part else []
+    runs = {m: of_method(rows, m) for m in methods(rows, agents)}
+    tasks = {m: set(zip(part["dataset"], part["task"], strict=True)) for m, part in runs.items()}
+    all_tasks = set().union(*tasks.values())
+    names = [m for m in runs if tasks[m] == all_tasks]  # a fair comparison is over the same tasks
+    if not names:
+        return None
+    omitted = [m.title for m in runs if m not in names]
+    scores = {m: matrix(runs[m]) for m in names}
+    resamples = results.params.report.bootstrap
+    svgs = [_interquartile_means(scores, resamples)]
+    lead = Method("flp") if Method("flp") in names else next((m for m in reversed(names) if not m.online), names[-1])
+    if pairs := comparisons(names, lead):
+        svgs.append(_improvements(pairs, scores, resamples))
+    for online, title in ((False, "performance profile, offline"), (True, "performance profile, fine-tuned")):
+        if part := [m for m in names if m.online == online]:
+            svgs.append(_profiles(part, scores, resamples, title))
     count = len(results.params.seeds)
-    drawn = "seeds, each with its tasks (of few seeds they are too narrow)" if count > 1 else "episodes"
+    resampled = "seeds, each with its tasks (too narrow for few seeds)" if count > 1 else "episodes of the single seed"
     note = (
-        f"Over {len(widest)} tasks × {count} seed{'s' * (count > 1)}, after rliable; bars and bands are 95 % intervals "
-        f"of {draws} resamples of the {drawn}. A profile shows the share of runs above a success rate."
+        f"Computed as in rliable, over {counted(len(all_tasks), 'task')} × {counted(count, 'seed')}. Bars and bands "
+        f"are 95 % bootstrap intervals from {resamples} resamples of the {resampled}. A performance profile shows the "
+        "share of runs whose success rate exceeds the value on the x axis."
     )
     if omitted:
-        note += f" Left out, for not having run on all of the tasks: {', '.join(omitted)}."
-    return Panels("Over all tasks", svgs, legend_of(names), note)
+        note += f" Omitted, because not run on all tasks: {', '.join(omitted)}."
+    return Panels("Aggregate comparison", svgs, legend_of(names), note)
 
 
-def comparisons(names: Sequence[str], lead: str) -> list[tuple[str, str]]:
-    """What the leading agent is compared with: its like, offline or fine-tuned, and fine-tuned with itself before."""
-    offline = [m for m in names if not m.endswith(" online")]
-    tuned = [m for m in names if m.endswith(" online")]
-    pairs = [(lead, m) for m in offline if m != lead]
-    if f"{lead} online" in tuned:
-        pairs += [(f"{lead} online", m) for m in (lead, *tuned) if m != f"{lead} online"]
+def comparisons(names: Sequence[Method], lead: Method) -> list[tuple[Method, Method]]:
+    """The pairs to compare: `lead` with the other offline methods; its fine-tuned policy with it and the other ones."""
+    pairs = [(lead, m) for m in names if not m.online and m != lead]
+    tuned = Method(lead.agent, "online")
+    if tuned in names and tuned != lead:
+        pairs += [(tuned, lead), *((tuned, m) for m in names if m.online and m != tuned)]
     return pairs
 
 
-def _profiles(
-    names: list[str], scores: dict[str, tuple[statistics.Array, statistics.Array]], draws: int, phase: str
-) -> str:
+Scores = dict[Method, tuple[statistics.Array, statistics.Array]]
+"""Scores and trials of each method, as `tables.matrix` gives them."""
+
+
+def _interquartile_means(scores: Scores, resamples: int) -> str:
+    rows = []
+    for method, runs in scores.items():
+        estimate = statistics.bootstrap(statistics.interquartile_mean, runs, resamples=resamples)
+        rows.append(Interval(method.title, *estimate, color_of(method)))
+    return charts.interval_panel(rows, name="iqm", title="interquartile mean of success")
+
+
+def _improvements(pairs: Sequence[tuple[Method, Method]], scores: Scores, resamples: int) -> str:
+    rows = []
+    for a, b in pairs:
+        estimate = statistics.bootstrap(
+            statistics.probability_of_improvement, scores[a], scores[b], resamples=resamples
+        )
+        rows.append(Interval(f"{a.title} over {b.title}", *estimate, color_of(b)))
+    return charts.interval_panel(rows, name="poi", title="probability of improvement", level=0.5)
+
+
+def _profiles(names: Sequence[Method], scores: Scores, resamples: int, title: str) -> str:
     thresholds = np.linspace(0, 1, 51)
 
     def profile(array: statistics.Array) -> statistics.Array:
@@ -122,13 +129,13 @@ def _profiles(
 
     lines = []
     for method in names:
-        value, low, high = statistics.bootstrap(profile, scores[method], resamples=draws)
-        online = method.endswith(" online")
-        lines.append(Line(100 * thresholds, value, color_of(method), low, high, dashed=method == "flow" or online))
+        value, low, high = statistics.bootstrap(profile, scores[method], resamples=resamples)
+        dashed = method.phase != "offline"
+        lines.append(Line(100 * thresholds, value, color_of(method), low, high, dashed=dashed))
     return charts.line_panel(
         lines,
-        name=f"profile-{phase}",
-        title=f"share of runs above a success rate, {phase}",
+        name=f"profile-{'online' if names[0].online else 'offline'}",
+        title=title,
         xlabel="success, %",
         percent=True,
         steps=False,

@@ -1,34 +1,34 @@
-"""The figures of one dataset as groups of panels for the page: learning curves, logs, paths, sweeps."""
+"""The figures of one dataset as groups of panels for the page: learning curves, training logs, sweeps."""
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from flp.data.mazes import maze_map
 from flp.report import charts
-from flp.report.charts import AGENT_COLORS, FLOW_COLOR, SERIES_COLORS, Line
-from flp.report.collect import Results, read_paths
-from flp.report.tables import FLOW_METHOD, base, name_of
+from flp.report.charts import AGENT_COLORS, FLOW_COLOR, SERIES_COLORS, LegendEntry, Line
+from flp.report.collect import Results
+from flp.report.measures import SUCCESS, Measure
+from flp.report.tables import FLOW, Method, base, cell, name_of, of_method
 
 LOG_TITLES = {
     "critic_loss": "critic loss",
     "actor_loss": "actor loss",
     "q": "Q (mean over the batch)",
-    "q_max": "largest Q of the batch",
+    "q_max": "Q (maximum over the batch)",
     "actor_q": "Q of the policy's latents",
     "kl": "KL to the prior, nats",
-    "kl_weight": "weight of the KL (alpha)",
-    "policy_std": "policy's standard deviation",
+    "kl_weight": "weight of the KL (α)",
+    "policy_std": "standard deviation of the policy",
     "latent_norm": "|z| of the policy's latents",
 }
+SWEPT = {"alpha": "α", "candidates": "N"}
+FINE_TUNING = "The dotted vertical line marks the start of fine-tuning. "
 
 
 @dataclass(frozen=True)
@@ -37,24 +37,32 @@ class Panels:
 
     title: str
     svgs: list[str]
-    legend: list[tuple[str, str, bool]] = field(default_factory=list)
+    legend: list[LegendEntry] = field(default_factory=list)
     note: str = ""
     open: bool = True
 
 
-def color_of(method: str) -> str:
-    """The colour of a method, the same on every figure."""
-    return AGENT_COLORS.get(method.partition(" ")[0], "#777777")
+def color_of(method: Method) -> str:
+    """The colour of a method, the same in every figure."""
+    return FLOW_COLOR if method == FLOW else AGENT_COLORS.get(method.agent, "#777777")
 
 
-def legend_of(names: list[str]) -> list[tuple[str, str, bool]]:
-    """Label, colour, and whether the line is dashed."""
-    dashed = {m for m in names if m == FLOW_METHOD or m.endswith(" online")}
-    return [("frozen flow" if m == FLOW_METHOD else name_of(m), color_of(m), m in dashed) for m in names]
+def legend_of(methods: Sequence[Method]) -> list[LegendEntry]:
+    """A legend in which all but offline policies are dashed."""
+    return [LegendEntry(m.title, color_of(m), dashed=m.phase != "offline") for m in methods]
 
 
-def _spread(rows: pd.DataFrame, value: str, color: str, offset: int = 0, **style: Any) -> Line:
-    """Mean over seeds (and tasks) at each step, with the range over seeds as a band."""
+def task_colors(tasks: Sequence[Any]) -> dict[Any, str]:
+    """A colour per task."""
+    return {task: SERIES_COLORS[i % len(SERIES_COLORS)] for i, task in enumerate(tasks)}
+
+
+def _task_legend(colors: dict[Any, str]) -> list[LegendEntry]:
+    return [LegendEntry(f"task {task}", color) for task, color in colors.items()]
+
+
+def _over_seeds(rows: pd.DataFrame, value: str, color: str, offset: int = 0, **style: Any) -> Line:
+    """The mean over seeds (and tasks) at each step; the band spans the seeds."""
     per_seed = rows.groupby(["seed", "step"])[value].mean().unstack("seed")
     x = per_seed.index.to_numpy(np.float64) + offset
     y = per_seed.mean(axis=1).to_numpy(np.float64)
@@ -65,26 +73,25 @@ def _spread(rows: pd.DataFrame, value: str, color: str, offset: int = 0, **style
 
 
 def _learning_lines(rows: pd.DataFrame, agents: Sequence[str], offline_steps: int) -> list[Line]:
-    """Success over steps of each agent, offline and online joined, and the frozen flow as a dashed level."""
+    """The score of each agent against steps, offline then online, and the frozen flow's as a dashed level."""
     lines = []
-    end = offline_steps + int(
-        rows.loc[rows["phase"] == "online", "step"].max() if "online" in set(rows["phase"]) else 0
-    )
-    flow = rows[rows["phase"] == "behavior"]
+    online = rows[rows["phase"] == "online"]
+    end = offline_steps + (int(online["step"].max()) if len(online) else 0)
+    flow = of_method(rows, FLOW)
     if len(flow):
-        level = np.full(2, flow["success"].mean())
+        level = np.full(2, flow["score"].mean())
         lines.append(Line(np.array([0, end]), level, FLOW_COLOR, dashed=True))
     for agent in agents:
-        mine = rows[rows["agent"] == agent]
         for phase, offset in (("offline", 0), ("online", offline_steps)):
-            part = mine[mine["phase"] == phase]
+            part = of_method(rows, Method(agent, phase))
             if len(part):
-                lines.append(_spread(part, "success", color_of(agent), offset, marker=part["step"].nunique() < 12))
+                few = part["step"].nunique() < 12
+                lines.append(_over_seeds(part, "score", color_of(Method(agent)), offset, marker=few))
     return lines
 
 
 def learning_curves(results: Results, dataset: str) -> Panels:
-    """Success over steps, one panel per task and one for their mean."""
+    """The score against steps, one panel per task and one for their mean."""
     params, rows = results.of(dataset), base(results.scores)
     rows = rows[rows["dataset"] == dataset]
     steps = params.offline.steps
@@ -98,15 +105,22 @@ def learning_curves(results: Results, dataset: str) -> Panels:
         name = f"curve-{dataset}-{i}"
         percent = results.measures[dataset].rate
         svgs.append(charts.line_panel(lines, name=name, title=title, percent=percent, border=border))
-    shown = [FLOW_METHOD] if "behavior" in set(rows["phase"]) else []
-    note = "The dotted line marks the start of fine-tuning in the environment. " if border else ""
-    if len(results.params.seeds) > 1:
-        note += "Bands span the seeds."
-    return Panels("Learning curves", svgs, legend_of([*shown, *params.offline.agents]), note)
+    note = f"{results.measures[dataset].title} against training steps. "
+    note += (FINE_TUNING if border else "") + _band_note(results)
+    return Panels("Learning curves", svgs, _learning_legend(rows, params.offline.agents), note)
+
+
+def _band_note(results: Results) -> str:
+    return "Lines are means over seeds, bands their range." if len(results.params.seeds) > 1 else ""
+
+
+def _learning_legend(rows: pd.DataFrame, agents: Sequence[str]) -> list[LegendEntry]:
+    flow = [FLOW] if len(of_method(rows, FLOW)) else []
+    return legend_of([*flow, *map(Method, agents)])
 
 
 def overview(results: Results) -> Panels:
-    """Success over steps, one panel per dataset, mean over its tasks."""
+    """The score against steps, one panel per dataset, the mean over its tasks."""
     rows = base(results.scores)
     svgs, agents = [], list[str]()
     for dataset in results.params.datasets:
@@ -115,136 +129,125 @@ def overview(results: Results) -> Panels:
         border = params.offline.steps if "online" in set(part["phase"]) else None
         lines = _learning_lines(part, params.offline.agents, params.offline.steps)
         measure = results.measures[dataset]
-        title = dataset if measure.rate else f"{dataset}: {measure.title.partition(',')[0].lower()}"
+        title = dataset if measure.rate else f"{dataset}: {_short_title(measure)}"
         name = f"overview-{dataset}"
         svgs.append(charts.line_panel(lines, name=name, title=title, percent=measure.rate, border=border))
-    shown = [FLOW_METHOD] if "behavior" in set(rows["phase"]) else []
-    note = "Mean over tasks. The dotted line marks the start of fine-tuning in the environment, where there is one."
-    return Panels("Learning curves", svgs, legend_of([*shown, *agents]), note)
+    note = "Means over tasks against training steps. "
+    note += (FINE_TUNING if "online" in set(rows["phase"]) else "") + _band_note(results)
+    return Panels("Learning curves", svgs, _learning_legend(rows, agents), note)
+
+
+def _short_title(measure: Measure) -> str:
+    """`value` of `Value, estimated (no episode was played)`."""
+    return measure.title.partition(",")[0].lower()
 
 
 def diagnostics(results: Results, dataset: str, agent: str) -> Panels:
-    """The training log of one agent, one panel per quantity, one line per task."""
+    """The training log of one agent: one panel per quantity, one line per task."""
     params, rows = results.of(dataset), results.logs
     rows = rows[(rows["dataset"] == dataset) & (rows["agent"] == agent) & (rows["variant"] == "")]
     rows = rows.assign(step=rows["step"] + np.where(rows["stage"] == "online", params.offline.steps, 0))
     border = params.offline.steps if "online" in set(rows["stage"]) else None
-    tasks = sorted(rows["task"].unique())
-    colors = {task: SERIES_COLORS[i % len(SERIES_COLORS)] for i, task in enumerate(tasks)}
+    colors = task_colors(sorted(rows["task"].unique()))
     known = [name for name in LOG_TITLES if name in rows]
     others = [str(name) for name in rows.select_dtypes("number") if name not in known]
     others = [name for name in others if name not in ("task", "seed", "alpha", "candidates", "step")]
-    dim = next((f.manifest.get("model", {}).get("action_dim") for f in results.flows if f.dataset == dataset), None)
-    prior: dict[str, float] = {}
-    if agent == "flp" and dim:
-        norm = math.sqrt(2) * math.exp(math.lgamma((dim + 1) / 2) - math.lgamma(dim / 2))
-        prior = {"kl": 0.0, "policy_std": 1.0, "latent_norm": norm}
+    models = [flow.manifest.get("model", {}) for flow in results.flows if flow.dataset == dataset]
+    dim = models[0].get("action_dim") if models else None
+    prior = prior_levels(dim) if agent == "flp" and dim else {}
     svgs = []
     for name in (*known, *others):
         if rows[name].isna().all():
             continue
         present = rows.dropna(subset=[name])
-        lines = [_spread(present[present["task"] == task], name, colors[task], width=1.2) for task in tasks]
+        lines = [
+            _over_seeds(present[present["task"] == task], name, color, width=1.2) for task, color in colors.items()
+        ]
         title = LOG_TITLES.get(name, name.replace("_", " "))
         svgs.append(
             charts.line_panel(
                 lines, name=f"log-{dataset}-{agent}-{name}", title=title, level=prior.get(name), border=border
             )
         )
-    legend = [(f"task {task}", color, False) for task, color in colors.items()]
-    note = "Dotted levels: the prior N(0, I), where the policy starts." if prior else ""
-    return Panels(name_of(agent), svgs, legend, note, open=agent == "flp")
-
-
-@dataclass(frozen=True)
-class Maze:
-    """Paths of one task: a figure per phase."""
-
-    task: int
-    svgs: list[str]
-
-
-def mazes(results: Results, dataset: str) -> list[Maze]:
-    """The recorded paths of the frozen flow and of the policy, of the first seed, over the maze's walls."""
-    runs = results.runs
-    runs = runs[(runs["dataset"] == dataset) & (runs["agent"] == "flp") & (runs["variant"] == "")]
-    runs = runs[runs["seed"] == results.params.seeds[0]]
-    folders = {(row["task"], row["stage"]): Path(row["folder"]) for _, row in runs.iterrows()}
-    if not any((folder / "trajectories.npz").exists() for folder in folders.values()):
-        return []
-    spec = results.of(dataset).spec(dataset)
-    maze = maze_map(spec)
-    if maze is None:
-        return []
-    found = []
-    phases = (
-        ("behavior", "offline", "frozen flow"),
-        ("offline", "offline", "policy"),
-        ("online", "online", "fine-tuned"),
+    note = FINE_TUNING if border else ""
+    note += (
+        "Dotted horizontal lines are the values of the prior N(0, I), from which the policy starts." if prior else ""
     )
-    for task in sorted({task for task, _ in folders}):
-        svgs = []
-        for phase, stage, label in phases:
-            folder = folders.get((task, stage))
-            paths = read_paths(folder, phase) if folder else []
-            if paths:
-                # An episode ends early when the goal is reached.
-                reached = sum(len(path) <= spec.horizon for path in paths)
-                svgs.append(
-                    charts.maze_panel(
-                        maze,
-                        paths,
-                        goal=maze.goals[task - 1],
-                        color=FLOW_COLOR if phase == "behavior" else AGENT_COLORS["flp"],
-                        name=f"maze-{dataset}-{task}-{phase}",
-                        title=f"{label}: {reached} of {len(paths)}",
-                    )
-                )
-        if svgs:
-            found.append(Maze(task, svgs))
-    return found
+    return Panels(name_of(agent), svgs, _task_legend(colors), note, open=agent == "flp")
+
+
+def prior_levels(dim: int) -> dict[str, float]:
+    """What a policy that equals the prior N(0, I) in `dim` dimensions logs; E|z| = √2 Γ((d+1)/2) / Γ(d/2)."""
+    norm = math.sqrt(2) * math.exp(math.lgamma((dim + 1) / 2) - math.lgamma(dim / 2))
+    return {"kl": 0.0, "policy_std": 1.0, "latent_norm": norm}
+
+
+def sweep_numbers(final: pd.DataFrame, quantity: str, resamples: int, measure: Measure = SUCCESS) -> pd.DataFrame:
+    """A row per task (and `all`) and value of a swept quantity: `mean`, `std` over seeds, the 95 % interval `low` to
+    `high`, and the numbers of `seeds`, `tasks` and `episodes`.
+    """
+    names = ["mean", "std", "low", "high", "seeds", "tasks", "episodes"]
+    rows = []
+    for task, part in [*((str(task), part) for task, part in final.groupby("task")), ("all", final)]:
+        for value, runs in part.groupby(quantity):
+            numbers = cell(runs, resamples, measure)
+            rows.append([task, value, *(getattr(numbers, name) for name in names)])
+    return pd.DataFrame(rows, columns=["task", quantity, *names])
+
+
+def sweep_colors(table: pd.DataFrame) -> dict[Any, str]:
+    """A colour per task of `sweep_numbers`."""
+    return task_colors([task for task in sorted(table["task"].unique()) if task != "all"])
+
+
+def sweep_lines(table: pd.DataFrame, quantity: str, colors: dict[Any, str]) -> list[Line]:
+    """The rows of `sweep_numbers` as lines: tasks thin, their mean thick with its 95 % interval as a band."""
+    lines = []
+    for task, part in table.groupby("task", sort=False):
+        x, y, low, high = (part[name].to_numpy(np.float64) for name in (quantity, "mean", "low", "high"))
+        if task == "all":
+            lines.append(Line(x, y, AGENT_COLORS["flp"], low, high, marker=True, width=2.6))
+        else:
+            lines.append(Line(x, y, colors[task], width=0.9))
+    return lines
+
+
+def sweep_legend(colors: dict[Any, str]) -> list[LegendEntry]:
+    """The legend of `sweep_lines`."""
+    return [LegendEntry("mean over tasks", AGENT_COLORS["flp"]), *_task_legend(colors)]
 
 
 def sweeps(results: Results, final: pd.DataFrame, dataset: str) -> list[Panels]:
-    """Success against the swept value (Figures 4 and 5), tasks as thin lines and their mean."""
-    rows = final[(final["dataset"] == dataset) & (final["agent"] == "flp") & (final["phase"] == "offline")]
-    found = []
-    for column, symbol, number in (("alpha", "α", "4"), ("candidates", "N", "5")):
-        part = rows[(rows["variant"] == "") | rows["variant"].str.startswith(f"{column}=")]
-        values = sorted(part[column].unique())
+    """The score against a swept value, as in the paper's Figures 4 and 5."""
+    rows = of_method(final[final["dataset"] == dataset], Method("flp"))
+    measure, groups = results.measures[dataset], []
+    for (quantity, symbol), number in zip(SWEPT.items(), ("4", "5"), strict=True):
+        part = rows[(rows["variant"] == "") | rows["variant"].str.startswith(f"{quantity}=")]
+        values = sorted(part[quantity].unique())
         if len(values) < 2:
             continue
-        part = part.assign(step=part[column])
-        tasks = sorted(part["task"].unique())
-        colors = {task: SERIES_COLORS[i % len(SERIES_COLORS)] for i, task in enumerate(tasks)}
-        lines = [_spread(part[part["task"] == task], "success", colors[task], width=0.9) for task in tasks]
-        mean = _spread(part, "success", AGENT_COLORS["flp"], width=2.6, marker=True)
+        table = sweep_numbers(part, quantity, results.params.report.bootstrap, measure)
+        colors = sweep_colors(table)
         svg = charts.line_panel(
-            [*(Line(line.x, line.y, line.color, width=0.9) for line in lines), mean],
-            name=f"sweep-{dataset}-{column}",
-            title=f"{results.measures[dataset].title.partition(',')[0].lower()} against {symbol}",
+            sweep_lines(table, quantity, colors),
+            name=f"sweep-{dataset}-{quantity}",
+            title=f"{_short_title(measure)} against {symbol}",
             xlabel=symbol,
-            percent=results.measures[dataset].rate,
+            percent=measure.rate,
             ticks=values,
         )
-        legend = [("mean over tasks", AGENT_COLORS["flp"], False)]
-        legend += [(f"task {task}", color, False) for task, color in colors.items()]
-        found.append(Panels(f"{symbol}, as in the paper's Figure {number}", [svg], legend))
-    return found
+        note = "The band is the 95 % interval of the mean over tasks."
+        groups.append(Panels(f"{symbol} (as Figure {number} of the paper)", [svg], sweep_legend(colors), note))
+    return groups
 
 
 def flow_loss(results: Results, dataset: str) -> str:
-    """Training and validation loss of the dataset's flows."""
+    """The training and validation losses of the dataset's flows."""
     lines = []
     for i, flow in enumerate(f for f in results.flows if f.dataset == dataset):
         color = SERIES_COLORS[i % len(SERIES_COLORS)]
         steps = flow.curve["step"].to_numpy(np.float64)
         lines.append(Line(steps, flow.curve["loss"].to_numpy(np.float64), color, width=0.8, dashed=True))
         lines.append(Line(steps, flow.curve["validation_loss"].to_numpy(np.float64), color))
-    title = "flow-matching loss: training dashed, validation solid"
+    title = "flow-matching loss (dashed: training, solid: validation)"
     return charts.line_panel(lines, name=f"flow-{dataset}", title=title)
-
-
-def data_uri(png: bytes) -> str:
-    """A picture that travels inside the page."""
-    return "data:image/png;base64," + base64.b64encode(png).decode()

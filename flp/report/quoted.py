@@ -1,10 +1,12 @@
-"""The paper's Tables 1 and 2 beside what was measured here; a quoted number never fills a measured column."""
+"""The paper's Tables 1 and 2 next to the results measured here; a quoted number never fills a measured column."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from io import StringIO
+from typing import Any
 
 import pandas as pd
 
@@ -13,12 +15,16 @@ from flp.params.loading import Params
 from flp.params.sections import OFFLINE_ONLY, ONLINE_ONLY, offline_steps
 from flp.report.collect import Results
 from flp.report.tables import NAMES, Cell, cell, name_of
+from flp.report.templating import counted
 
 OFFLINE = ["BC", "IQL", "ReBRAC", "IDQL", "SRPO", "CAC", "FAWAC", "FBRAC", "IFQL", "FQL", "FLP"]
 ONLINE = ["ReBRAC", "Cal-QL", "RLPD", "IFQL", "FQL", "FLP"]
-# What is to be said of quoted cells, which stay as the paper prints them, by environment and column; each with a mark.
+# Footnotes to quoted cells, which stay as the paper prints them, by environment and column; each begins with its mark.
 FOOTNOTES = {
-    ("scene-play", "paper Cal-QL"): "† As the paper prints it; FQL's paper, which it quotes, has 1±2→50±53 (Table 4)."
+    (
+        "scene-play",
+        "paper Cal-QL",
+    ): "† As printed in the paper; the FQL paper, from which it is taken, has 1±2→50±53 (Table 4)."
 }
 SCALE = ["steps", "evaluations", "episodes", "seeds", "tasks", "networks", "data"]
 
@@ -29,46 +35,47 @@ def quoted() -> pd.DataFrame:
     return pd.read_csv(StringIO(text), keep_default_na=False, dtype=str)
 
 
-def with_own(results: Results, dataset: str, agents: Iterable[str], show: Callable[[Params, int], str]) -> str:
-    """What holds for a dataset, with the algorithms of whom something else does: `1000000 (IDQL 3000000)`.
+def with_own(results: Results, dataset: str, agents: Iterable[str], describe: Callable[[Params, int], str]) -> str:
+    """A setting of a dataset, followed by the algorithms for which it differs: `1000000 (IDQL 3000000)`.
 
     Args:
-        results: what was measured.
+        results: all results.
         dataset: its name.
-        agents: the algorithms that are shown.
-        show: tells it of an algorithm's parameters and offline steps.
+        agents: the algorithms to look at.
+        describe: the setting as text, from an algorithm's parameters and its number of offline steps.
     """
     params = results.of(dataset)
-    shared, found = show(params, params.offline.steps), list[str]()
+    shared, exceptions = describe(params, params.offline.steps), list[str]()
     for agent in agents:
         own = results.keys.agent_params(dataset, agent)
-        told = show(own, offline_steps(agent, own.offline))
-        found += [f"{name_of(agent)} {told}"] if told != shared else []
-    return f"{shared} ({', '.join(found)})" if found else shared
+        text = describe(own, offline_steps(agent, own.offline))
+        if text != shared:
+            exceptions.append(f"{name_of(agent)} {text}")
+    return f"{shared} ({', '.join(exceptions)})" if exceptions else shared
 
 
 def table1(results: Results, final: pd.DataFrame) -> pd.DataFrame:
-    """Offline results of the paper's ten environments and of ours: `paper …` and `measured …` columns."""
+    """Offline results on the paper's ten environments and on ours: columns `paper …` and `measured …`."""
     rows = []
     ours = [dataset for dataset in results.params.datasets if dataset not in results.params.tasks]
-    for dataset, row in _rows(results, "1", OFFLINE, ours).items():
+    for dataset, row in _rows("1", OFFLINE, ours).items():
         if dataset in ours:
-            here = _base(final, dataset, "offline")
-            here = here[~here["agent"].isin(ONLINE_ONLY)]
-            for agent in here["agent"].unique():
-                value = cell(here[here["agent"] == agent], results.params.report.bootstrap)
+            runs = _base(final, dataset, "offline")
+            runs = runs[~runs["agent"].isin(ONLINE_ONLY)]
+            for agent in runs["agent"].unique():
+                value = cell(runs[runs["agent"] == agent], results.params.report.bootstrap)
                 row[f"measured {name_of(agent)}"] = value.text if value else ""
-            row |= _scale(results, dataset, here, lambda params, offline: f"{offline}")
+            row |= _scale(results, dataset, runs, lambda params, offline: f"{offline}")
         rows.append(row)
     return pd.DataFrame(rows, columns=_columns(results, OFFLINE, ONLINE_ONLY), dtype=object).fillna("")
 
 
 def table2(results: Results, final: pd.DataFrame) -> pd.DataFrame:
-    """Offline→online: the last evaluation of either phase, on the environment's default task where it was run."""
+    """Offline→online: the last evaluation of each phase, on the environment's default task if it was run."""
     jobs = results.keys.online_jobs()
     tuned = list(dict.fromkeys(dataset for dataset, _, _ in jobs if dataset not in results.params.tasks))
     rows = []
-    for dataset, row in _rows(results, "2", ONLINE, tuned).items():
+    for dataset, row in _rows("2", ONLINE, tuned).items():
         if dataset in tuned:
             online = _base(final, dataset, "online")
             default = specification(dataset).default_task
@@ -88,40 +95,73 @@ def table2(results: Results, final: pd.DataFrame) -> pd.DataFrame:
 
 
 def near_best(row: dict[str, str], columns: list[str]) -> list[str]:
-    """The columns within 5 % of the row's best (the last figure of each cell), which the paper prints bold."""
+    """The columns within 5 % of the row's best, which the paper prints bold; of `a→b`, b counts."""
     means = {name: float(row[name].rpartition("→")[2].partition("±")[0]) for name in columns if row[name]}
     return [name for name, value in means.items() if value >= 0.95 * max(means.values())]
 
 
 def mark(environment: str, column: str) -> str:
-    """The mark of a cell that has a footnote, else nothing."""
+    """The footnote mark of a cell, or nothing."""
     return FOOTNOTES.get((environment, column), "").partition(" ")[0]
 
 
-def footnotes(table: pd.DataFrame) -> list[str]:
-    """The footnotes of the cells that a table shows."""
-    rows = set(table["environment"])
-    return [text for (environment, column), text in FOOTNOTES.items() if environment in rows and column in table]
+@dataclass(frozen=True)
+class GroupedTable:
+    """Table 1 or 2, ready for a page.
+
+    Attributes:
+        groups: the columns of numbers by origin, `paper` and `measured`.
+        rows: the cells by column, with `best`, the quoted columns to print bold, and `scale`, what was run.
+        footnotes: those of the cells in the table.
+    """
+
+    groups: dict[str, list[str]]
+    rows: list[dict[str, Any]]
+    footnotes: list[str]
+
+
+def grouped(table: pd.DataFrame) -> GroupedTable:
+    """Group the columns of `table1` or `table2`, and describe its rows."""
+    origins = ("paper", "measured")
+    groups = {origin: [str(name) for name in table if str(name).startswith(f"{origin} ")] for origin in origins}
+    rows: list[dict[str, Any]] = []
+    for record in table.astype(str).to_dict("records"):
+        row = {str(name): value for name, value in record.items()}
+        rows.append(row | {"best": near_best(row, groups["paper"]), "scale": _scale_text(row)})
+    environments = set(table["environment"])
+    footnotes = [text for (row, column), text in FOOTNOTES.items() if row in environments and column in table]
+    return GroupedTable(groups, rows, footnotes)
+
+
+def _scale_text(row: dict[str, str]) -> str:
+    """What was run for a row; empty where nothing was."""
+    if not row["steps"]:
+        return ""
+    tasks = "task" if row["tasks"].isdigit() else "tasks"
+    return (
+        f"{row['steps']} steps; {counted(row['evaluations'], 'evaluation')} of {row['episodes']} episodes; "
+        f"{counted(row['seeds'], 'seed')}; {tasks} {row['tasks']}; networks {row['networks']}; data: {row['data']}"
+    )
 
 
 def _last(final: pd.DataFrame, resamples: int) -> Cell | None:
-    return cell(final.assign(success=final["last"], episodes=final["trials"]), resamples)
+    return cell(final.assign(score=final["last"], episodes=final["trials"]), resamples)
 
 
 def _base(final: pd.DataFrame, dataset: str, phase: str) -> pd.DataFrame:
     return final[(final["dataset"] == dataset) & (final["variant"] == "") & (final["phase"] == phase)]
 
 
-def _rows(results: Results, number: str, columns: list[str], ours: list[str]) -> dict[str, dict[str, str]]:
-    """A row per environment of the paper's table, then one per other dataset of ours."""
+def _rows(number: str, columns: list[str], ours: list[str]) -> dict[str, dict[str, str]]:
+    """A row per environment of the paper's table, then one for each of our other datasets."""
     table = quoted()
-    found: dict[str, dict[str, str]] = {}
-    for _, paper in table[table["table"] == number].iterrows():
-        row = {"environment": str(paper["environment"])}
-        found[row["environment"]] = row | {f"paper {name}": str(paper[name]) for name in columns}
+    rows: dict[str, dict[str, str]] = {}
+    for paper in table[table["table"] == number].to_dict("records"):
+        environment = str(paper["environment"])
+        rows[environment] = {"environment": environment} | {f"paper {name}": str(paper[name]) for name in columns}
     for dataset in ours:
-        found.setdefault(dataset, {"environment": dataset})
-    return found
+        rows.setdefault(dataset, {"environment": dataset})
+    return rows
 
 
 def _columns(results: Results, paper: list[str], without: Sequence[str]) -> list[str]:
@@ -132,7 +172,7 @@ def _columns(results: Results, paper: list[str], without: Sequence[str]) -> list
 
 
 def _scale(results: Results, dataset: str, final: pd.DataFrame, steps: Callable[[Params, int], str]) -> dict[str, str]:
-    """What was run here: the reader compares scales before numbers."""
+    """The scale of what was run here, without which the numbers do not compare."""
     params, agents = results.of(dataset), [str(agent) for agent in final["agent"].unique()]
     return {
         "data": results.label(dataset),

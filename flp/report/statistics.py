@@ -3,9 +3,9 @@
 Scores are arrays `[seeds, tasks]` in [0, 1]; functions of scores also take a leading batch of resamples,
 `[resamples, seeds, tasks]`, and then return one value per resample.
 
-A mean over several seeds has Student's interval; other statistics have a bootstrap's, which is too narrow below five
-seeds or so. Not `scipy.stats`', whose import takes half a second: it refuses single seeds and takes twice the time.
-rliable 1.2's arch fails with pandas 3.
+A mean over several seeds has a Student t interval; other statistics have a bootstrap interval, which is too narrow
+below about five seeds. `scipy.stats` is not used: its bootstrap refuses single seeds and takes twice the time, and its
+import half a second. Neither is rliable 1.2, whose dependency arch fails with pandas 3.
 """
 
 from __future__ import annotations
@@ -48,18 +48,18 @@ def performance_profile(scores: Array, thresholds: Array) -> Array:
 
 
 def resample(scores: Array, trials: Array, resamples: int, generator: np.random.Generator) -> Array:
-    """Draw what the scores could have been: `[resamples, seeds, tasks]`.
+    """Resample the scores: `[resamples, seeds, tasks]`.
 
-    With several seeds, seeds are drawn with replacement, each with all of its tasks, which share a flow. One
-    seed has nothing to be drawn from: its success rates are drawn from their posterior given `trials`
-    episodes each, which covers the chance of the episodes, not of training. The prior is Jeffreys', its weight
-    shared among the tasks, lest fifty halves of a success pull up a mean of zeros.
+    Several seeds are drawn with replacement, each with all of its tasks, which share a flow. With a single seed, its
+    success rates are drawn from their posteriors given `trials` episodes each, which covers the randomness of episodes
+    but not of training. The prior is Jeffreys', its weight shared among the tasks, so that the half successes of fifty
+    tasks do not raise a mean of zeros.
 
     Args:
         scores: `[seeds, tasks]`.
-        trials: episodes that were not the same behind each score, `[seeds, tasks]`.
-        resamples: how many.
-        generator: where the randomness comes from.
+        trials: number of distinct episodes behind each score, `[seeds, tasks]`.
+        resamples: number of resamples.
+        generator: source of randomness.
     """
     seeds, tasks = scores.shape
     if seeds > 1:
@@ -73,39 +73,38 @@ def bootstrap(
     statistic: Callable[..., Array],
     *scores_and_trials: tuple[Array, Array],
     resamples: int,
-    seed: int = 0,
 ) -> tuple[Any, Any, Any]:
     """A statistic of one or more methods' scores with its 95 % interval: `(value, low, high)`.
 
-    The interval always holds the value: a posterior's percentiles may miss a rate of exactly 0 or 1.
+    The interval always contains the value: a posterior's percentiles may miss a rate of exactly 0 or 1.
     """
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     value = statistic(*(scores for scores, _ in scores_and_trials))
     drawn = [resample(scores, trials, resamples, generator) for scores, trials in scores_and_trials]
-    chunks = range(0, resamples, 1000)  # statistics may need many times the memory of their scores
+    chunks = range(0, resamples, 1000)  # a statistic may need many times the memory of its scores
     values = np.concatenate([statistic(*(d[start : start + 1000] for d in drawn)) for start in chunks])
     low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     return value, np.minimum(low, value), np.maximum(high, value)
 
 
 def of_seeds(means: Array) -> tuple[float, float, float]:
-    """The mean of several seeds' means `[seeds]` with Student's 95 % interval: `(value, low, high)`.
+    """The mean of several seeds' means `[seeds]` with its 95 % Student t interval: `(value, low, high)`.
 
-    A bootstrap of two seeds covers half of what it says.
+    With two seeds a bootstrap interval would have half of its nominal coverage.
     """
     value, half = float(means.mean()), _half_width(means - means.mean(), len(means) - 1) / len(means)
     return value, value - half, value + half
 
 
 def _half_width(deviations: Array, freedom: int) -> float:
-    """Of the 95 % interval of a sum of what deviates so from its mean."""
+    """Half the width of the 95 % interval of a sum whose terms deviate so from their mean."""
     variance = np.square(deviations).sum() * (freedom + 1) / freedom
     return float(stdtrit(freedom, (1 + LEVEL) / 2) * np.sqrt(variance))
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One task's scores of the same seeds in two experiments, and the episodes behind them: `[seeds]` each."""
+    """One task's scores `a` and `b` for the same seeds in two experiments, and their numbers of episodes: `[seeds]`."""
 
     seeds: NDArray[np.int64]
     a: Array
@@ -114,12 +113,12 @@ class Pair:
     trials_b: Array
 
 
-def paired_difference(strata: Sequence[Pair], *, resamples: int, seed: int = 0) -> tuple[float, float, float]:
-    """The mean of rates' b − a over tasks with its 95 % interval: `(value, low, high)`.
+def paired_difference(strata: Sequence[Pair], *, resamples: int) -> tuple[float, float, float]:
+    """The mean over tasks of the difference b − a of success rates with its 95 % interval: `(value, low, high)`.
 
-    What both owe to a seed cancels in its difference, and a seed's tasks, which share a flow, count as one: Student's
-    interval of the seeds' sums. A task with a single seed has no differences to judge by: its two success rates are
-    drawn from their posteriors, as in `resample`.
+    Differencing cancels what a seed contributes to both experiments. A seed's tasks share a flow and so count as one:
+    the interval is Student's over the seeds' sums. For a task with a single seed, the two success rates are drawn from
+    their posteriors, as in `resample`.
     """
     value, count = float(np.mean([(pair.b - pair.a).mean() for pair in strata])), len(strata)
     several = [pair for pair in strata if len(pair.seeds) > 1]
@@ -134,15 +133,15 @@ def paired_difference(strata: Sequence[Pair], *, resamples: int, seed: int = 0) 
             parts[at] += (difference - difference.mean()) / (len(pair.seeds) * count)
         below = above = _half_width(parts, len(seeds) - 1)
     if alone:
-        low, high = _by_episodes(alone, resamples, seed)
+        low, high = _by_episodes(alone, resamples)
         shares = len(alone) / count
         below, above = float(np.hypot(below, shares * low)), float(np.hypot(above, shares * high))
     return value, max(-1.0, value - below), min(1.0, value + above)
 
 
-def _by_episodes(alone: Sequence[Pair], resamples: int, seed: int) -> tuple[float, float]:
-    """How far below and above their mean difference the 95 % interval of tasks with a single seed reaches."""
-    generator = np.random.default_rng(seed)
+def _by_episodes(alone: Sequence[Pair], resamples: int) -> tuple[float, float]:
+    """How far the 95 % interval of single-seed tasks reaches below and above their mean difference."""
+    generator = np.random.default_rng(0)
     sides = ([(p.a, p.trials_a) for p in alone], [(p.b, p.trials_b) for p in alone])
     (a, a_trials), (b, b_trials) = ([np.stack(column, axis=1) for column in zip(*side, strict=True)] for side in sides)
     before = resample(a, a_trials, resamples, generator)

@@ -1,7 +1,8 @@
-"""Pages from the templates beside this file."""
+"""Self-contained pages from the templates in `templates/`."""
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Callable
 from importlib import resources
@@ -13,9 +14,9 @@ from flp.system.errors import FLPError
 
 
 def render(template: str, helpers: dict[str, Callable[..., str]], **values: Any) -> str:
-    """A template's text with these values, which are escaped; helpers are its filters and functions.
+    """A template filled with values, which are escaped; `helpers` are available as filters and functions.
 
-    Alike on every system: one newline at each line's end, none of the blank lines that templates leave.
+    The text is the same on every system: lines end with a newline, and blank lines are removed.
     """
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_source),
@@ -24,7 +25,7 @@ def render(template: str, helpers: dict[str, Callable[..., str]], **values: Any)
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= helpers
+    environment.filters |= helpers | {"counted": counted}
     environment.globals |= helpers
     text = environment.get_template(template).render(**values)
     return re.sub(r"\n\s*\n+", "\n", text).rstrip() + "\n"
@@ -36,3 +37,13 @@ def _source(name: str) -> str:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise FLPError(f"flp's own template {name} is not installed; install flp again") from None
+
+
+def data_uri(content: bytes, media_type: str) -> str:
+    """A file's content as a URI, to be embedded in a page."""
+    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
+
+
+def counted(number: int | str, noun: str) -> str:
+    """`1 seed`, `3 seeds`."""
+    return f"{number} {noun}" if str(number) == "1" else f"{number} {noun}s"

@@ -22,6 +22,7 @@ from flp.experiment.program import program
 from flp.params.yamlfile import flat, read_yaml
 from flp.report import statistics, tables
 from flp.report.collect import PHASES, read_table
+from flp.report.measures import scored_by_success
 from flp.report.statistics import Pair
 from flp.system import layout
 from flp.system.artifacts import read_json
@@ -32,7 +33,7 @@ CHOICE: dict[str, dict[str, Any]] = {
     "A": {"help": "a checkout or its results/report"},
     "B": {"help": "another one"},
 }
-PAIR = ["dataset", "task", "seed", "method"]
+PAIR = ["dataset", "task", "seed", "agent", "phase"]
 RESAMPLES, AVERAGED = 10_000, 3
 
 
@@ -93,7 +94,7 @@ def read_experiment(place: Path) -> Experiment:
     averaged = flat(params or {}).get("report.average_last", AVERAGED)
     last = averaged if isinstance(averaged, int) and averaged > 0 else AVERAGED
     whole = rows.assign(variant="", alpha=0.0, candidates=0)
-    return Experiment(tables.finals(whole, last), params, versions)
+    return Experiment(tables.finals(scored_by_success(whole), last), params, versions)
 
 
 def _section(manifest: Any, name: str) -> dict[str, Any] | None:
@@ -112,17 +113,18 @@ def success(a: pd.DataFrame, b: pd.DataFrame) -> Iterator[list[str]]:
         raise FLPError("A and B have no dataset, task, seed and method in common: there is nothing to compare")
     yield ["dataset", "task", "method", "A %", "B %", "B − A", "95 %", "pairs"]
     for dataset, of_dataset in pairs.groupby("dataset", sort=False):
-        for method, rows in of_dataset.groupby("method", sort=False):
+        for (agent, phase), rows in of_dataset.groupby(["agent", "phase"], sort=False):
+            title = tables.Method(str(agent), str(phase)).title
             for task, part in rows.groupby("task"):
-                yield [str(dataset), str(task), tables.name_of(str(method)), *_compared(part)]
-            yield [str(dataset), "mean", tables.name_of(str(method)), *_compared(rows)]
+                yield [str(dataset), str(task), title, *_compared(part)]
+            yield [str(dataset), "mean", title, *_compared(rows)]
     if pairs["dataset"].nunique() > 1:
-        for method, rows in pairs.groupby("method", sort=False):
-            yield ["all", "mean", tables.name_of(str(method)), *_compared(rows)]
+        for (agent, phase), rows in pairs.groupby(["agent", "phase"], sort=False):
+            yield ["all", "mean", tables.Method(str(agent), str(phase)).title, *_compared(rows)]
 
 
 def _compared(pairs: pd.DataFrame) -> list[str]:
-    columns = ("success_a", "success_b", "trials_a", "trials_b")
+    columns = ("score_a", "score_b", "trials_a", "trials_b")
     strata = [
         Pair(part["seed"].to_numpy(), *(part[name].to_numpy(np.float64) for name in columns))
         for _, part in pairs.groupby(["dataset", "task"])
@@ -138,8 +140,8 @@ def unpaired(mine: pd.DataFrame, other: pd.DataFrame) -> str:
     """The runs that only one side has, such as `12 of FQL on cube-single-play`."""
     alone = mine.merge(other[PAIR], on=PAIR, how="left", indicator=True)
     alone = alone[alone["_merge"] == "left_only"]
-    counts = Counter(zip(alone["dataset"], alone["method"], strict=True))
-    return ", ".join(f"{n} of {tables.name_of(method)} on {dataset}" for (dataset, method), n in counts.items())
+    counts = Counter(zip(alone["dataset"], alone["agent"], alone["phase"], strict=True))
+    return ", ".join(f"{n} of {tables.Method(*m).title} on {dataset}" for (dataset, *m), n in counts.items())
 
 
 def differences(a: Experiment, b: Experiment) -> Iterator[str]:

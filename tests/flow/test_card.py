@@ -76,9 +76,9 @@ def test_the_page_tells_the_numbers_and_the_warning(tmp_path, monkeypatch):
     page.build(keys)
     built = (Path(layout.REPORT) / "index.html").read_text()
     told = dict(re.findall(r"<tr><td>([^<]*)</td><td>([^<]*)</td>", built))
-    parts = [told[f"distinguishable{part}"] for part in ("", " at ±1", " elsewhere")]
+    parts = [told[f"Classifier accuracy{part}"] for part in ("", ", saturated", ", not saturated")]
     assert parts == ["53 % [51, 55]", "61 % [51, 55]", ""]
-    assert (told["R² of z"], told["R² of z²"]) == ("0.02", "0.03")
+    assert (told["R² of z given s"], told["R² of z² given s"]) == ("0.02", "0.03")
     assert "Warning:" not in built
     path = next(Path().glob("results/*/flow/quality/seed0/quality.json"))
     path.write_text(json.dumps(json.loads(path.read_text()) | {"warning": "mend <it>"}))

@@ -66,7 +66,7 @@ def test_what_an_episode_earned_ends_as_its_values_do(rewards, masks, ends, expe
 @pytest.mark.slow(2)
 def test_the_page_marks_them_as_estimates(plant):
     page = Path("results/report/index.html").read_text()
-    assert "Value, estimated (no episode was played)" in page and "opinions of models, not measurements" in page
+    assert "Value, estimated (no episode was played)" in page and "Estimates from models, not measurements" in page
     summary = pd.read_csv("results/report/summary.csv")
     assert summary["success"].isna().all() and (summary["episodes"] == 0).all()
     table = pd.read_csv("results/report/success.csv")

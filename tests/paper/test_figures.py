@@ -1,4 +1,4 @@
-"""The paper's figures and tables from runs on disk whose successes are known."""
+"""The paper's figures and tables from runs on disk with known success rates."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from report_inputs import make_inputs, write_run
 
 from flp.experiment.graph import graph
 from flp.experiment.keys import Keys
-from flp.paper import sheet, sweep_figures
+from flp.paper import sweep_figures
 from flp.params.run import Run
 from flp.stages import figure as stage
 from flp.system import layout
@@ -32,7 +32,7 @@ def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def success(run: Run) -> float:
-    """A success rate that differs by all that runs differ in."""
+    """A success rate that depends on everything in which runs differ."""
     return round(0.1 * run.task + 0.02 * run.seed + 0.01 * run.alpha + 0.001 * run.candidates, 6)
 
 
@@ -47,7 +47,7 @@ def table_of(run: Run) -> pd.DataFrame:
 
 
 def experiment(overlay: dict[str, Any]) -> Keys:
-    """The report's inputs, with FLP's runs as above, those of the figures among them."""
+    """The report's inputs, with FLP's runs, the figures' included, as above."""
     keys = make_inputs({"online": {"steps": 100}} | overlay)
     for figure in ("figure3", "figure4", "figure5"):
         for dataset, agent, seeds in keys.figure_jobs():
@@ -71,10 +71,10 @@ def make(figure: str) -> pd.DataFrame:
 )
 def test_a_figures_numbers_are_the_means_of_its_runs(figure: str, quantity: str, values: list[float]) -> None:
     keys = experiment({"seeds": [0, 1]})
-    found = make(figure)
-    assert list(found["task"].unique()) == ["1", "2", "all"] and len(found) == 3 * len(values)
+    table = make(figure)
+    assert list(table["task"].unique()) == ["1", "2", "all"] and len(table) == 3 * len(values)
     base = keys.params.offline
-    for row in found.to_dict("records"):
+    for row in table.to_dict("records"):
         settings: dict[str, Any] = {"alpha": base.alpha, "candidates": base.candidates} | {quantity: row[quantity]}
         tasks = [1, 2] if row["task"] == "all" else [int(row["task"])]
         runs = [success(Run(task, seed, **settings)) for task in tasks for seed in (0, 1)]
@@ -82,16 +82,16 @@ def test_a_figures_numbers_are_the_means_of_its_runs(figure: str, quantity: str,
         assert row["std"] == pytest.approx(0.02 / 2**0.5, abs=1e-5)  # of the two seeds
         assert row["low"] <= row["mean"] <= row["high"]
         assert (row["seeds"], row["tasks"], row["episodes"]) == (2, len(tasks), 60 * len(tasks))
-    assert sorted(found[quantity].unique()) == values
+    assert sorted(table[quantity].unique()) == values
 
 
-def test_a_picture_stands_alone_and_says_what_it_shows() -> None:
+def test_a_picture_is_self_contained_and_describes_itself() -> None:
     experiment({})
     make("figure5")
     text = (FOLDER / "figure5.svg").read_text()
     root = ElementTree.fromstring(text)
-    assert root.tag == "{http://www.w3.org/2000/svg}svg" and float(root.get("width", "0")) > 200
-    assert "var(--" not in text and "http" not in text.replace("http://www.w3.org/2000/svg", "")
+    assert root.tag == "{http://www.w3.org/2000/svg}svg" and float(root.get("width", "0").rstrip("pt")) > 200
+    assert "var(--" not in text and 'href="http' not in text
     words = re.sub(r"\s+", " ", " ".join(root.itertext()))
     assert "the paper's values: 1, 2, 4, 8, 16, 32" in words and DATASET in words and "α = 1" in words
     ids = re.findall(r'\bid="([^"]+)"', text)
@@ -104,7 +104,7 @@ def test_a_given_sweep_is_shown_as_it_is() -> None:
     assert "the paper's values" not in (FOLDER / "figure4.svg").read_text()
 
 
-def test_the_manifest_carries_the_key_and_the_same_again_gives_the_same_bytes() -> None:
+def test_the_manifest_holds_the_key_and_a_second_run_gives_the_same_bytes() -> None:
     keys = experiment({})
     make("figure3")
     manifest = json.loads((FOLDER / "figure3.json").read_text())
@@ -115,7 +115,7 @@ def test_the_manifest_carries_the_key_and_the_same_again_gives_the_same_bytes() 
     assert manifest["files"] == {s: sha256_of(FOLDER / f"figure3{s}") for s in (".svg", ".csv")}
 
 
-def test_tables_set_ours_beside_the_papers() -> None:
+def test_tables_show_our_numbers_next_to_the_papers() -> None:
     experiment({"offline": {"agents": ["flp", "fql"], "tasks": [1, 2]}})
     first, second = make("table1").set_index("environment"), make("table2").set_index("environment")
     # FLP: 0.1 × task + 0.01 + 0.004, FQL: half of 0.2 × task; each the mean over two tasks.
@@ -139,7 +139,7 @@ def test_tables_set_ours_beside_the_papers() -> None:
     assert all(line.count("|") == header.count("|") for line in text.splitlines() if line.startswith("|"))
 
 
-def test_what_is_missing_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_input_is_reported_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     keys = experiment({})
     folder = next(f for f in keys.figure_runs(DATASET, "figure4", [0]) if "alpha=10" in f.name)
     (folder / "evaluations.csv").unlink()
@@ -148,31 +148,6 @@ def test_what_is_missing_is_one_line(capsys: pytest.CaptureFixture[str]) -> None
     assert "alpha=10" in line and line.count("\n") == 1 and not (FOLDER / "figure4.json").exists()
     assert stage.main(["--figure", "figure44"]) == 2
     assert "did you mean 'figure4'" in capsys.readouterr().err
-
-
-def test_panels_lie_beside_each_other_and_do_not_overlap() -> None:
-    panel = '<svg viewBox="0 0 90 60"><text>a &amp; b</text></svg>\n'
-    text = sheet.sheet("Title <1>", [[panel, panel], [panel]], [("one", "#123456", True)], ["note & more"])
-    boxes = [
-        [float(svg.get(name, "nan")) for name in ("x", "y", "width", "height")]
-        for svg in ElementTree.fromstring(text).iter("{http://www.w3.org/2000/svg}svg")
-    ][1:]
-    assert [(w, h) for _, _, w, h in boxes] == [(120, 80)] * 3
-    assert boxes[1][0] >= boxes[0][0] + 120 and boxes[2][1] >= boxes[0][1] + 80 and boxes[1][1] == boxes[0][1]
-    assert boxes[0][1] > 50  # below title, note and legend
-
-
-def test_a_sheet_has_room_for_its_heading_and_legend() -> None:
-    panel = '<svg viewBox="0 0 30 30"></svg>'
-    widths = [
-        float(ElementTree.fromstring(text).get("width", "0"))
-        for text in (
-            sheet.sheet("T", [[panel]]),
-            sheet.sheet("T" * 50, [[panel]]),
-            sheet.sheet("T", [[panel]], [("label" * 4, "#123456", False)] * 3),
-        )
-    ]
-    assert widths[0] == 40 + 2 * sheet.MARGIN and widths[1] > 400 and widths[2] > 400
 
 
 def test_numbers_need_no_second_task() -> None:

@@ -1,4 +1,4 @@
-"""Which runs the paper's figures compare, and which they train beside the experiment's own."""
+"""Which runs the paper's figures compare, and which they train in addition to the experiment's own."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def keys(**offline: Any) -> Keys:
         ({"candidates": 8}, "figure3", [1, 8], [1]),
     ],
 )
-def test_a_figure_takes_the_given_sweep_or_the_papers(
+def test_a_figure_uses_the_given_sweep_or_the_papers(
     offline: dict[str, Any], figure: str, values: list[float], extra: list[float]
 ) -> None:
     section = keys(**offline).params.offline
@@ -56,7 +56,7 @@ def test_a_figure_takes_the_given_sweep_or_the_papers(
     assert variants.extra_values(figure, section) == extra
 
 
-def test_every_value_of_a_figure_has_one_run_per_task_and_lies_where_it_was_trained() -> None:
+def test_every_value_of_a_figure_has_one_run_per_task_where_it_was_trained() -> None:
     shown = keys().figure_runs(DATASET, "figure5", [0])
     where = {(run.candidates, run.task): folder for folder, run in shown.items()}
     assert sorted(where) == [(n, task) for n in (1, 2, 4, 8, 16, 32) for task in (1, 2)] and len(shown) == 12
@@ -67,7 +67,7 @@ def test_every_value_of_a_figure_has_one_run_per_task_and_lies_where_it_was_trai
     assert {folder.name for folder in own} == {f"task{t}_seed0{v}" for t in (1, 2) for v in ("", "_candidates=8")}
 
 
-def test_a_run_beside_the_experiment_is_the_run_of_a_sweep() -> None:
+def test_a_figures_extra_run_is_the_run_of_a_sweep() -> None:
     extra, swept_runs = (
         keys().extra_runs(DATASET, "figure4", [0]),
         keys(sweep={"alpha": [3.0]}).runs(DATASET, "flp", [0]),
@@ -78,7 +78,7 @@ def test_a_run_beside_the_experiment_is_the_run_of_a_sweep() -> None:
 
 
 def test_asking_for_figures_changes_no_key_of_the_experiment() -> None:
-    """The job of a figure is an artifact of its own; the experiment's keys know nothing of it."""
+    """The job of a figure is an artifact of its own, which the experiment's keys do not cover."""
     found = graph(keys())
     own = found[f"offline_train/{DATASET}/flp/seed0"]
     assert not any("=" in run for run in own.runs)
@@ -98,7 +98,7 @@ def changed(before: Keys, after: Keys) -> set[str]:
     return {figure for figure in figures if before.figure(figure) != after.figure(figure)}
 
 
-def test_a_figure_is_made_anew_where_what_it_shows_changes() -> None:
+def test_a_figure_is_remade_where_its_content_changes() -> None:
     values = read_yaml(REPO / "params.yaml")
     base = parse(values)
     assert changed(Keys(base), Keys(parse(merge(values, {"figure2": {"steps": 7}})))) == {"figure2"}
@@ -106,7 +106,7 @@ def test_a_figure_is_made_anew_where_what_it_shows_changes() -> None:
     assert changed(Keys(base), Keys(parse(merge(values, {"offline": {"agents": ["flp", "bc"]}})))) == {"table1"}
     assert changed(Keys(base), Keys(parse(merge(values, {"offline": {"sweep": {"alpha": [2.0]}}})))) == {"figure4"}
     paper = {"sweep": {"alpha": [0.1, 0.3, 1.0, 3.0, 10.0], "candidates": [1, 2, 4, 8, 16, 32]}}
-    # The same runs, but the two no longer say that they took the paper's values for want of others.
+    # The same runs, but the two no longer say that they took the paper's values because none were given.
     assert changed(Keys(base), Keys(parse(merge(values, {"offline": paper})))) == {"figure4", "figure5"}
     everything = {"figure3", "figure4", "figure5", "table1", "table2"}
     assert changed(Keys(base), Keys(parse(merge(values, {"offline": {"discount": 0.5}})))) == everything
@@ -145,7 +145,7 @@ def test_finished_runs_are_taken_over_and_others_are_not(tmp_path: Path) -> None
 
 
 def test_a_kill_while_runs_are_taken_over_blocks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is copied lies in a hidden folder at first."""
+    """Copies are first written to a hidden folder."""
     monkeypatch.chdir(tmp_path)
     half = Path("results/offline/.task1_seed0.tmp")
     half.mkdir(parents=True)
@@ -155,7 +155,7 @@ def test_a_kill_while_runs_are_taken_over_blocks_nothing(tmp_path: Path, monkeyp
         assert not half.exists()
 
 
-def test_what_figures_made_is_no_orphan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outputs_of_figures_are_not_orphans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     wanted = keys()
     for artifact in graph(wanted).values():
@@ -168,7 +168,7 @@ def test_what_figures_made_is_no_orphan(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.slow(15)
-def test_a_figures_runs_are_trained_beside_the_experiments_and_taken_over_by_its_sweep(
+def test_a_figures_runs_are_trained_separately_and_taken_over_by_a_sweep(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -210,7 +210,7 @@ def test_a_figures_runs_are_trained_beside_the_experiments_and_taken_over_by_its
         ("figure4", {"kl_budget": 0.5}),
     ],
 )
-def test_what_would_make_no_difference_is_not_trained_and_the_figure_says_so(
+def test_runs_that_would_not_differ_are_not_trained_and_the_figure_says_so(
     figure: str, offline: dict[str, Any]
 ) -> None:
     known = keys(**offline)
@@ -220,11 +220,9 @@ def test_what_would_make_no_difference_is_not_trained_and_the_figure_says_so(
     assert any(note.startswith("Nothing is compared: with ") for note in notes(known, figure))
 
 
-def test_a_figure_tells_how_it_acts_where_that_is_not_the_papers() -> None:
+def test_a_figure_notes_how_acting_differs_from_the_paper() -> None:
     papers = {"selection": "argmax", "acting_noise": 1.0, "target_candidates": None}
     assert not [n for n in notes(keys(**papers), "figure5") if "the paper" in n and "takes the" not in n]
     others = {"selection": "resample", "temperature": 0.3, "acting_noise": 0.6, "target_candidates": 1}
-    told = " ".join(notes(keys(**others), "figure5"))
-    assert (
-        "resampled, at a temperature of 0.3" in told and "0.6 of the policy's" in told and "N of their own, 1" in told
-    )
+    text = " ".join(notes(keys(**others), "figure5"))
+    assert "resampled at temperature 0.3" in text and "0.6 of its standard" in text and "Targets use N = 1;" in text

@@ -1,4 +1,4 @@
-"""Figure 2's toy shows by numbers what the paper says of it."""
+"""The toy problem of Figure 2 shows in numbers what the paper says about it."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from flp.stages.figure import resumable
 from flp.system.stopping import STOP, InterruptedJobError
 
 
-def test_measure_counts_modes_and_strays():
+def test_measure_counts_the_draws_on_and_off_the_modes():
     best, opposite = figure2.centres()[0], figure2.centres()[3]
     actions = torch.stack([best, best, opposite, torch.zeros(2)])
-    found = figure2.measure(actions)
-    assert [found[f"mode_{i}"] for i in range(1, 7)] == [0.5, 0, 0, 0.25, 0, 0]
-    assert found["off_support"] == 0.25
-    assert found["distance"] == pytest.approx(figure2.RADIUS / 4, abs=1e-4)
-    assert found["value"] == pytest.approx(0.5, abs=1e-3)
+    numbers = figure2.measure(actions)
+    assert [numbers[f"mode_{i}"] for i in range(1, 7)] == [0.5, 0, 0, 0.25, 0, 0]
+    assert numbers["off_support"] == 0.25
+    assert numbers["distance"] == pytest.approx(figure2.RADIUS / 4, abs=1e-4)
+    assert numbers["value"] == pytest.approx(0.5, abs=1e-3)
 
 
 def test_the_landscape_has_one_best_mode_and_nothing_between():
@@ -75,14 +75,14 @@ def test_stopped_it_goes_on_to_the_same_bytes(signals, tmp_path, monkeypatch):
 def test_flp_moves_between_modes_on_the_support_and_fql_does_not():
     numbers = figure2.run(Figure2Settings(steps=1200)).numbers().set_index("policy")
     flow, flp, fql = numbers.loc["flow"], numbers.loc["flp"], numbers.loc["fql"]
-    # FLP: the weaker the regularisation, the more lies on the best mode; off the support is never more than the flow.
+    # FLP: the weaker the regularisation, the more mass on the best mode; never more off the support than the flow.
     best = flp["mode_1"].tolist()
     assert best[0] == pytest.approx(flow["mode_1"], abs=0.1)
     assert best[-1] > 0.6
     assert best == sorted(best)
     assert (flp["off_support"] < flow["off_support"] + 0.05).all()
     assert flp["value"].tolist() == sorted(flp["value"])
-    # FQL: first it stays where it was; then it leaves the data altogether, and is worth less than what it came from.
+    # FQL: under strong regularisation it stays where it was; under weak it leaves the data and loses value.
     assert fql["mode_1"].iloc[0] == pytest.approx(flow["mode_1"], abs=0.1)
     assert fql["off_support"].iloc[-1] > 0.9
     assert fql["value"].iloc[-1] < flow["value"] / 2

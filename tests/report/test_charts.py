@@ -1,4 +1,4 @@
-"""What is drawn and written in small: text in figures, durations."""
+"""Text in figures, and durations."""
 
 from __future__ import annotations
 

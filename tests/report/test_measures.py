@@ -13,7 +13,7 @@ from report_inputs import make_inputs
 from flp.report import page
 from flp.report.collect import collect
 from flp.report.measures import SUCCESS, measure_of
-from flp.report.tables import finals, success_table
+from flp.report.tables import FLOW, Method, finals, success_table
 
 TASKS = {
     "swing": {"data": {"path": "a.npz"}, "environment": "Pendulum-v1"},
@@ -54,39 +54,44 @@ def test_each_dataset_is_judged_by_what_it_has(keys):
         table = success_table(final, dataset, ["flp", "bc"], 200, results.measures[dataset])
         cells[dataset] = {method: table.overall(method) for method in table.methods}
     seed = np.mean(keys.params.seeds)
-    assert cells["cube-single-play"]["flp"].measure is SUCCESS
-    assert cells["cube-single-play"]["flp"].mean == pytest.approx(0.3)
-    assert cells["swing"]["flp"].mean == pytest.approx(-200 - seed)
-    assert cells["swing"]["flow"].mean == pytest.approx(-400)
-    assert cells["score"]["flp"].mean == pytest.approx((300 - seed) / 4)
-    assert cells["plant"]["flp"].mean == pytest.approx(7 + seed)  # the last alone, not the critic's own before it
-    assert "flow" not in cells["plant"]
+    assert cells["cube-single-play"][Method("flp")].measure is SUCCESS
+    assert cells["cube-single-play"][Method("flp")].mean == pytest.approx(0.3)
+    assert cells["swing"][Method("flp")].mean == pytest.approx(-200 - seed)
+    assert cells["swing"][FLOW].mean == pytest.approx(-400)
+    assert cells["score"][Method("flp")].mean == pytest.approx((300 - seed) / 4)
+    assert cells["plant"][Method("flp")].mean == pytest.approx(
+        7 + seed
+    )  # the last alone, not the critic's own before it
+    assert FLOW not in cells["plant"]
     for dataset in TASKS:
-        assert cells[dataset]["flp"].low < cells[dataset]["flp"].mean < cells[dataset]["flp"].high
+        assert (
+            cells[dataset][Method("flp")].low < cells[dataset][Method("flp")].mean < cells[dataset][Method("flp")].high
+        )
 
 
 def test_one_seeds_interval_is_the_error_over_episodes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     results = collect(write_inputs([0]))
     table = success_table(finals(results.scores, 1), "swing", ["flp"], 200, results.measures["swing"])
-    cell = table.overall("flp")
+    cell = table.overall(Method("flp"))
     assert cell.high - cell.mean == pytest.approx(1.96 * 20 / np.sqrt(10))
-    plant = success_table(finals(results.scores, 1), "plant", ["flp"], 200, results.measures["plant"]).overall("flp")
+    table = success_table(finals(results.scores, 1), "plant", ["flp"], 200, results.measures["plant"])
+    plant = table.overall(Method("flp"))
     assert (plant.low, plant.high) == pytest.approx((5.04, 8.96))
 
 
-def test_the_page_says_which(keys):
+def test_the_page_names_each_measure(keys):
     text = page.build(keys)
     assert "cube-single-play" in text and "plant" in text
     rows = pd.read_csv("results/report/success.csv")
-    shown = rows.groupby("dataset", sort=False)["measure"].first().to_dict()
+    measures = rows.groupby("dataset", sort=False)["measure"].first().to_dict()
     estimated = "Value, estimated (no episode was played)"
     expected = {"cube-single-play": "Success", "swing": "Return", "score": "Normalised score", "plant": estimated}
-    assert shown == expected
+    assert measures == expected
     for dataset, title in expected.items():
         html = Path(f"results/report/{dataset}.html").read_text()
         assert f'<h2 id="success">{title}</h2>' in html
-        assert ("opinions of models, not measurements" in html) == (dataset == "plant")
+        assert ("Estimates from models, not measurements" in html) == (dataset == "plant")
     summary = pd.read_csv("results/report/summary.csv")
     assert list(summary) == ["dataset", "agent", "task", "seed", "phase", "step", "success", "episodes"]
     assert summary.loc[summary["dataset"] != "cube-single-play", "success"].isna().all()
@@ -102,7 +107,7 @@ def test_a_dataset_of_ogbenchs_without_a_success_is_refused(tmp_path, monkeypatc
         collect(keys)
 
 
-def test_a_rule_of_success_comes_before_references(tmp_path, monkeypatch):
+def test_a_success_rule_takes_precedence_over_references(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     params = write_inputs([0]).params
     task = params.tasks["score"].model_copy(update={"success": "info.success"})

@@ -16,6 +16,7 @@ from report_inputs import make_inputs, write
 
 from flp.report import comparisons, page, quoted, tables
 from flp.report.collect import collect
+from flp.report.tables import FLOW, Method
 from flp.stages import report as stage
 from flp.system import layout
 from flp.system.errors import FLPError
@@ -35,33 +36,33 @@ REPORT = Path(layout.REPORT)
 
 def test_finals_average_the_last_three_evaluations() -> None:
     keys = make_inputs({})
-    final = tables.finals(collect(keys).evaluations, 3)
+    final = tables.finals(collect(keys).scores, 3)
     offline = final[(final["task"] == 2) & (final["phase"] == "offline")].iloc[0]
-    assert offline["success"] == pytest.approx(0.4)  # the first evaluation, 1.0, does not count
+    assert offline["score"] == pytest.approx(0.4)  # the first evaluation, 1.0, does not count
     assert (offline["evaluations"], offline["episodes"], offline["step"]) == (3, 30, 400)
     assert offline["last"] == pytest.approx(0.5)
     online = final[(final["task"] == 2) & (final["phase"] == "online")].iloc[0]
-    assert online["success"] == 0.9  # nor does the start of fine-tuning
+    assert online["score"] == 0.9  # nor does the start of fine-tuning
     assert online["evaluations"] == 1
-    only_last = tables.finals(collect(keys).evaluations, 1)
-    assert only_last.loc[only_last["phase"] == "offline", "success"].tolist() == pytest.approx([0.3, 0.5])
+    only_last = tables.finals(collect(keys).scores, 1)
+    assert only_last.loc[only_last["phase"] == "offline", "score"].tolist() == pytest.approx([0.3, 0.5])
 
 
-def test_success_table_is_mean_and_deviation_over_seeds() -> None:
+def test_success_table_is_mean_and_standard_deviation_over_seeds() -> None:
     keys = make_inputs(
         {"seeds": [0, 1], "online": {"steps": 0}}, lambda _, run: [0.0] + [0.2 * run.task + 0.1 * run.seed] * 3
     )
-    final = tables.finals(collect(keys).evaluations, 3)
+    final = tables.finals(collect(keys).scores, 3)
     table = tables.success_table(final, "cube-single-play", ["flp"], 200)
-    assert table.methods == ["flow", "flp"]
+    assert table.methods == [FLOW, Method("flp")]
     assert [row[0] for row in table.rows] == ["1", "2", "all"]
-    cell = table.overall("flp")
+    cell = table.overall(Method("flp"))
     assert cell is not None
     assert (cell.seeds, cell.tasks, cell.episodes) == (2, 2, 120)
     assert cell.mean == pytest.approx(0.35)
     assert cell.std == pytest.approx(np.std([0.3, 0.4], ddof=1))
     assert cell.text == "35±7"
-    assert table.overall("flp online") is None
+    assert table.overall(Method("flp", "online")) is None
 
 
 def test_summary_keeps_the_contract() -> None:
@@ -89,7 +90,7 @@ def test_summary_keeps_the_contract() -> None:
     }
 
 
-def test_paper_numbers_stand_apart_from_measured_ones() -> None:
+def test_quoted_numbers_never_mix_with_measured_ones() -> None:
     printed = quoted.quoted().set_index(["table", "environment"])
     assert printed.loc[("1", "cube-single-play"), "FLP"] == "93±1"
     assert printed.loc[("2", "scene-play"), "FQL"] == "82±11→100±1"
@@ -98,7 +99,7 @@ def test_paper_numbers_stand_apart_from_measured_ones() -> None:
     assert quoted.near_best({"a": "0±0→100±0", "b": "99±1→95±3", "c": "100±0→94±1", "d": ""}, [*"abcd"]) == ["a", "b"]
     keys = make_inputs({"offline": {"agents": ["flp", "fql"]}})
     results = collect(keys)
-    final = tables.finals(results.evaluations, 3)
+    final = tables.finals(results.scores, 3)
     one = quoted.table1(results, final).set_index("environment")
     assert len(one) == 10
     assert one.loc["cube-single-play", ["paper FLP", "measured FLP", "measured FQL"]].tolist() == ["93±1", "30", "15"]
@@ -110,12 +111,12 @@ def test_paper_numbers_stand_apart_from_measured_ones() -> None:
     assert two.loc["scene-play", "measured FLP"] == ""
 
 
-def test_what_learns_online_only_has_an_untrained_start_and_no_offline_column() -> None:
+def test_an_online_only_algorithm_has_an_untrained_start_and_no_offline_column() -> None:
     own = {"idql": {"offline": {"steps": 700, "hidden": [9, 9]}}}
     results = collect(make_inputs({"offline": {"agents": ["flp", "idql", "rlpd"]}, "agents": own}))
-    final = tables.finals(results.evaluations, 3)
+    final = tables.finals(results.scores, 3)
     success = tables.success_table(final, "cube-single-play", ["flp", "idql", "rlpd"], 100)
-    assert success.methods == ["flow", "flp", "flp online", "idql", "rlpd online"]
+    assert [str(m) for m in success.methods] == ["flow", "flp", "flp online", "idql", "rlpd online"]
     one, two = (table(results, final).set_index("environment") for table in (quoted.table1, quoted.table2))
     assert "measured RLPD" not in one
     assert two.loc["cube-single-play", "measured RLPD"] == "2→90"
@@ -125,13 +126,13 @@ def test_what_learns_online_only_has_an_untrained_start_and_no_offline_column() 
     page.build(results.keys)
 
 
-def test_the_cell_that_the_paper_misquotes_has_a_footnote_and_stays_as_printed() -> None:
+def test_a_cell_the_paper_misquotes_has_a_footnote_and_stays_as_printed() -> None:
     page.build(make_inputs({}))
-    parts = (REPORT / "index.html").read_text().split('<table class="paper">')[1:]
+    parts = (REPORT / "index.html").read_text().split('<table class="comparison">')[1:]
     offline, online = (part.partition("</table>") for part in parts)
     (marked,) = [line for line in online[0].splitlines() if "†" in line]
-    assert "<td>scene-play</td>" in marked and '<td class="quoted">0±0→0±0†</td>' in marked
-    assert "† As the paper prints it; FQL&#39;s paper, which it quotes, has 1±2→50±53" in online[2]
+    assert "<td>scene-play</td>" in marked and '<td class="paper">0±0→0±0†</td>' in marked
+    assert "† As printed in the paper; the FQL paper, from which it is taken, has 1±2→50±53" in online[2]
     assert "†" not in "".join(offline)
     printed = pd.read_csv(REPORT / "table2.csv", dtype=str).set_index("environment")
     assert printed.loc["scene-play", "paper Cal-QL"] == "0±0→0±0"
@@ -140,7 +141,7 @@ def test_the_cell_that_the_paper_misquotes_has_a_footnote_and_stays_as_printed()
 # The page
 
 
-def test_an_algorithm_without_a_title_has_its_rows_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_algorithm_without_a_display_name_still_has_its_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(tables.NAMES, "fql")
     page.build(make_inputs({"offline": {"agents": ["flp", "fql"]}}))
     for table in ("table1.csv", "table2.csv"):
@@ -174,12 +175,12 @@ def test_a_broken_table_is_refused_by_name(content: str) -> None:
 
 
 def external(html: str) -> list[str]:
-    """Whatever a browser would fetch, and every address."""
-    found = re.findall(r'(?:src|href|data|action)\s*=\s*"(?!data:|#)([^"]*)"', html)
-    return [*found, *re.findall(r"(?:https?:)?//\w[^\s\"'<]*", html), *re.findall(r"@import|url\((?!#)", html)]
+    """Whatever a browser would fetch, and every URL."""
+    links = re.findall(r'(?:src|href|data|action)\s*=\s*"(?!data:|#)([^"]*)"', html)
+    return [*links, *re.findall(r"(?:https?:)?//\w[^\s\"'<]*", html), *re.findall(r"@import|url\((?!#)", html)]
 
 
-def test_the_page_is_self_contained_and_escapes_what_it_is_given() -> None:
+def test_the_page_is_self_contained_and_escapes_its_inputs() -> None:
     hostile = '<script>alert("x")</script> & </title>'
     page.build(make_inputs({"report": {"title": hostile}}))
     html = (REPORT / "index.html").read_text()
@@ -200,7 +201,7 @@ def test_a_page_per_dataset_linked_from_the_index() -> None:
     assert {p.name for p in REPORT.glob("*.html")} == {"index.html", "cube-single-play.html", "scene-play.html"}
     index = (REPORT / "index.html").read_text()
     assert set(external(re.sub(r"base64,[^\"]*", "", index))) == {"cube-single-play.html", "scene-play.html"}
-    assert "Over all tasks" in index
+    assert "Aggregate comparison" in index
     assert external(re.sub(r"base64,[^\"]*", "", (REPORT / "scene-play.html").read_text())) == ["index.html"]
 
 
@@ -217,7 +218,7 @@ def test_every_link_resolves_and_every_number_is_the_csvs() -> None:
     for dataset in ("cube-single-play", "scene-play"):
         (table,) = re.findall(r'<table class="success".*?</table>', pages[f"{dataset}.html"], re.S)
         assert table in pages["index.html"]
-        shown = [re.findall(r"<td>(?:([\w ]+)</td>|([^<]*)<span)", row) for row in table.split("<tr")[2:]]
+        cells = [re.findall(r"<td>(?:([\w ]+)</td>|([^<]*)<span)", row) for row in table.split("<tr")[2:]]
         rows = csv[csv["dataset"] == dataset].pivot(index="method", columns="task", values="mean")
         names = {
             "flow": "frozen flow",
@@ -227,15 +228,15 @@ def test_every_link_resolves_and_every_number_is_the_csvs() -> None:
             "fql online": "FQL online",
         }
         expected = [
-            [shown, *(f"{100 * rows.loc[method, task]:.0f}" for task in ("all", *"12"))]
-            for method, shown in names.items()
+            [title, *(f"{100 * rows.loc[method, task]:.0f}" for task in ("all", *"12"))]
+            for method, title in names.items()
         ]
-        assert [[first or second for first, second in row] for row in shown] == expected
+        assert [[first or second for first, second in row] for row in cells] == expected
         for name, of_each_seed in {
-            "its own success": "10 %",
-            "FLP on it": "30 %",
-            "FLP online on it": "90 %",
-            "round trip, mean": "1.0e-04",
+            "Success, frozen flow": "10 %",
+            "Success, FLP": "30 %",
+            "Success, FLP online": "90 %",
+            "Round-trip error, mean": "1.0e-04",
         }.items():
             assert f"<tr><td>{name}</td><td>{of_each_seed}</td></tr>" in pages[f"{dataset}.html"]
     total = pd.read_csv(REPORT / "compute.csv")["seconds"].sum()
@@ -243,16 +244,17 @@ def test_every_link_resolves_and_every_number_is_the_csvs() -> None:
     assert f"In all {page.duration(total)}." in pages["index.html"]
 
 
-def test_policies_are_compared_with_their_like() -> None:
-    names = ["flow", "flp", "flp online", "fql", "fql online", "iql"]
-    assert comparisons.comparisons(names, "flp") == [
-        ("flp", "flow"),
-        ("flp", "fql"),
-        ("flp", "iql"),
-        ("flp online", "flp"),
-        ("flp online", "fql online"),
+def test_policies_are_compared_within_their_phase() -> None:
+    flp, fql, iql = (Method(agent) for agent in ("flp", "fql", "iql"))
+    flp_online, fql_online = Method("flp", "online"), Method("fql", "online")
+    assert comparisons.comparisons([FLOW, flp, flp_online, fql, fql_online, iql], flp) == [
+        (flp, FLOW),
+        (flp, fql),
+        (flp, iql),
+        (flp_online, flp),
+        (flp_online, fql_online),
     ]
-    assert comparisons.comparisons(["flp"], "flp") == []
+    assert comparisons.comparisons([flp], flp) == []
 
 
 def test_the_same_inputs_give_the_same_bytes() -> None:
@@ -279,9 +281,9 @@ def test_the_stage_ends_with_the_success_table_and_the_page(capsys: pytest.Captu
     make_inputs({})
     assert stage.main([]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["dataset", "task", "flow", "%", "FLP", "offline", "%", "FLP", "online", "%"]
-    assert lines[2].split() == ["cube-single-play", "1", "10", "20", "90"]
-    assert lines[4].split() == ["cube-single-play", "mean", "10", "30", "90"]
+    assert lines[0].split() == ["dataset", "task", "frozen", "flow", "%", "FLP", "offline", "%", "FLP", "online", "%"]
+    assert lines[1].split() == ["cube-single-play", "1", "10", "20", "90"]
+    assert lines[3].split() == ["cube-single-play", "mean", "10", "30", "90"]
     assert lines[-1] == "report: results/report/index.html"
 
 
@@ -291,8 +293,8 @@ def test_results_of_another_configuration_are_marked(capsys: pytest.CaptureFixtu
     values["offline"]["alpha"] = 2.0
     Path("params.yaml").write_text(yaml.safe_dump(values))
     assert stage.main([]) == 0
-    assert "Not of this configuration" in (REPORT / "index.html").read_text()
-    assert "another version of the source made 4 of the artifacts" in capsys.readouterr().out
+    assert "Stale results" in (REPORT / "index.html").read_text()
+    assert "4 of the artifacts are stale" in capsys.readouterr().out
 
 
 def test_mazes_show_the_recorded_paths() -> None:
@@ -321,7 +323,7 @@ def test_videos_of_the_reported_policies_are_shown_and_others_are_not() -> None:
     outcomes = {"frozen flow": {"success": False, "length": 200}, "policy": {"success": True, "length": 84}}
     video = {"file": "task2_seed0.webp", "task": 2, "seed": 0, "outcomes": outcomes}
     write(folder / "videos.json", json.dumps({"policies": policies, "videos": [video]}))
-    with pytest.raises(FLPError, match="flp is not whole"):
+    with pytest.raises(FLPError, match="flp is incomplete"):
         page.build(keys)
     write(folder / "task2_seed0.webp", b"RIFF")
     page.build(keys)

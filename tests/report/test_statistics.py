@@ -42,7 +42,7 @@ def test_performance_profile_counts_runs_above() -> None:
 
 @pytest.mark.parametrize("seeds", [2, 3, 8])
 @pytest.mark.parametrize("of_the_flow", [0.0, 0.7])
-def test_the_interval_of_few_seeds_covers_the_truth_as_often_as_it_says(seeds: int, of_the_flow: float) -> None:
+def test_the_interval_of_few_seeds_has_its_nominal_coverage(seeds: int, of_the_flow: float) -> None:
     generator = np.random.default_rng(1)
     covered = 0
     for _ in range(2000):

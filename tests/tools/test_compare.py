@@ -61,7 +61,7 @@ def test_pairs_show_what_seeds_would_hide(checkout, capsys):
     assert found["cube-single-play", "2", "FLP"][2] == "+10.0"
     assert found["scene-play", "mean", "FLP"] == ["37.5", "52.5", "+15.0", "[+15.0, +15.0]", "8"]
     assert found["all", "mean", "FLP"][2:] == ["+15.0", "[+15.0, +15.0]", "16"]
-    assert found["all", "mean", "flow"][2] == "+0.0" and found["all", "mean", "FLP online"][2] == "+0.0"
+    assert found["all", "mean", "frozen flow"][2] == "+0.0" and found["all", "mean", "FLP online"][2] == "+0.0"
 
 
 def test_what_differs_in_parameters_is_what_the_results_were_made_with(checkout, capsys):
