@@ -5,13 +5,13 @@ CORES ?= $(shell nproc)
 # A preset is an overlay on params.yaml: make run PRESET=presets/cube-single.yaml
 PRESET ?=
 BIN := .venv/bin
-# With the environment's programs first, also for a user without a name or a home.
+# With the environment's programs first on PATH; works for a user without a name or a home.
 RUN := PATH="$(CURDIR)/$(BIN):$$PATH" sh workflow/in-venv
 export PYTHONUNBUFFERED := 1
 
 .PHONY: run figures tour test bench lint installs torture help clean-venv
 
-help: ## Say what there is to make.
+help: ## List the targets.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
 
 run: .venv/.run ## Train and evaluate the experiment of params.yaml, then show the table.
@@ -26,11 +26,11 @@ tour: .venv/.run ## Make everything once, small: all agents, every table and fig
 	@$(RUN) snakemake --cores $(CORES) all all_figures --configfile presets/tour.yaml
 	@cat results/report/table.txt
 
-# One process more than cores: some tests mostly wait.
+# One process more than there are cores: some tests mostly wait.
 test: .venv/.dev ## Run the whole test suite.
 	$(BIN)/python -m pytest -n $$(($(CORES) + 1)) --dist worksteal $(PYTEST_ARGS)
 
-lint: .venv/.dev ## Check format, types, the arrows between rooms, the workflow, and the pinned packages for known vulnerabilities.
+lint: .venv/.dev ## Check format, types, imports between rooms, the workflow, and the pinned packages for known vulnerabilities.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -39,7 +39,7 @@ lint: .venv/.dev ## Check format, types, the arrows between rooms, the workflow,
 	$(BIN)/snakemake --lint
 	$(BIN)/python tools/audit.py
 
-installs: .venv/.dev ## Install with every Python that flp claims and this machine has, in a temporary folder (gigabytes).
+installs: .venv/.dev ## Install with every supported Python on this machine, in a temporary folder (gigabytes).
 	$(BIN)/python tools/installs.py
 
 bench: .venv/.dev ## Measure speed on this machine; writes results/bench/bench.json.
@@ -53,7 +53,7 @@ torture: .venv/.dev ## Kill every long stage at random moments, KILLS times each
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13) and "flp needs Python 3.11 or 3.12, and $(PYTHON) is %s: install one, then make PYTHON=python3.12 $(or $(MAKECMDGOALS),run)" % sys.version.split()[0])'
 	@$(PYTHON) -m venv .venv
 
-# An environment knows the folder that it was made in.
+# An environment contains the path of the folder in which it was made.
 .PHONY: in-place
 in-place:
 	@[ ! -e .venv/bin/snakemake ] || [ -x "$$(sed -n '1s/^#!\([^ ]*\).*/\1/p' .venv/bin/snakemake)" ] \

@@ -1,1 +1,1 @@
-"""Claims of speed, measured: `make bench`."""
+"""Measurements behind all claims of speed: `make bench`."""

@@ -1,11 +1,11 @@
-"""What does the frozen flow do by itself? Lifts of a block, or presses of a button, in so many steps of its own.
+"""What does the frozen flow do by itself? Its lifts of a block, or presses of a button, per 1,000 steps.
 
-Where data and flows of an experiment are, on OGBench's `cube-…-play`, `scene-play` and `puzzle-…-play`:
+In the root of an experiment with its data and flows, on OGBench's `cube-…-play`, `scene-play` and `puzzle-…-play`:
 
     python -m benchmarks.alone results/puzzle-3x3-play/flow/model/seed0 [another flow ...]
 
-It begins in states of held-out data, each in a simulator of its own, and acts for as long as an episode. What a flow
-never does no policy in its latents can learn; how often the data do it stands beside.
+It starts from states of held-out data, each in a simulator of its own, and acts for the length of an episode. No policy
+in the flow's latents can learn what the flow never does; the rate in the data is printed for comparison.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""How long an update's matrix products take by themselves, which no compiler can do without.
+"""How long an update's matrix products take by themselves: a lower bound that no compiler can beat.
 
 `python -m benchmarks.bound` counts the multiplications of every agent's update (batch 256, observation 28, action 5),
-and measures how fast the faster of PyTorch's libraries multiplies a batch by a hidden layer on one thread. The one by
-the other is the least time of an update in float32; half of what a peer takes (`benchmarks.peers`) may be less.
+and measures how fast the faster of PyTorch's libraries multiplies a batch by a hidden layer on one thread. Their ratio
+is the shortest possible update in float32; half of a peer's time (`benchmarks.peers`) may be shorter.
 """
 
 from __future__ import annotations

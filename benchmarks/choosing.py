@@ -1,11 +1,11 @@
-"""Which of N = 4 and argmax hold where: network size x learning rate x N x selection, on one trained critic each.
+"""Where N = 4 and argmax are the right choice: network size × learning rate × N × selection, with one critic each.
 
-In the root of an experiment whose flow and latents are there:
+In the root of an experiment with its flow and latents:
 
     python -m benchmarks.choosing measure maze.csv --configfile presets/cube-single.yaml
     python -m benchmarks.choosing draw maze.csv cube.csv      # docs/images/latents-sweep.png
 
-Every size and rate is trained with one draw and with the best of four in targets, and each of these acts in all ways.
+Each size and rate is trained with one draw and with the best of four in targets, and each agent acts in all ways.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from flp.system.progress import Progress
 
 IMAGE = Path(__file__).resolve().parents[1] / "docs" / "images" / "latents-sweep.png"
 TARGETS = (1, 4)
-# Selection, N, temperature; no N is the policy's mean.
+# Selection, N, temperature; N = 0 is the policy's mean.
 WAYS = (*(("argmax", n, 1.0) for n in (0, 1, 4, 16)), ("resample", 16, 1.0), ("resample", 16, 0.3))
 NAMES = ("mean", "one draw", "best of 4", "best of 16", "resampled from 16", "the same at 0.3 alpha")
 COLORS = ("#3f7d3a", "#9aa0a6", "#e08a1e", "#b45309", "#3b82c4", "#1e3a8a")
@@ -42,7 +42,7 @@ def changed(params: Params, hidden: list[int], rate: float, steps: int) -> Param
 
 
 def trained(work: RunBatch, label: str) -> FLP:
-    """Its agent after training as `offline_train` does it, without evaluations."""
+    """The agent after training as in `offline_train`, without evaluations."""
     offline = work.params.offline
     agent, replay = work.load()
     assert isinstance(agent, FLP)
@@ -54,7 +54,7 @@ def trained(work: RunBatch, label: str) -> FLP:
 
 
 def successes(agent: FLP, evaluator: Evaluator) -> list[dict[str, Any]]:
-    """What each run does when its policy acts in each way."""
+    """The success of each run for each way of acting."""
     rows = []
     for selection, count, temperature in WAYS:
         agent.resamples, agent.candidates = selection == "resample", (max(count, 1),) * len(evaluator.tasks)
@@ -103,8 +103,8 @@ def draw(arguments: argparse.Namespace) -> None:
     figure, panels = plt.subplots(len(tables), len(TARGETS), figsize=(9, 5), sharey=True, layout="constrained")
     for row, table in zip(panels, tables, strict=True):
         for panel, targets in zip(row, TARGETS, strict=True):
-            shown = table[table["targets"] == targets]
-            mean = shown.groupby(["width", "rate", "selection", "N", "temperature"])["success"].mean().mul(100)
+            rows = table[table["targets"] == targets]
+            mean = rows.groupby(["width", "rate", "selection", "N", "temperature"])["success"].mean().mul(100)
             places = sorted({(width, rate) for width, rate, *_ in mean.index})
             for k, (way, name, color) in enumerate(zip(WAYS, NAMES, COLORS, strict=True)):
                 left = [i + 0.14 * (k - 2.5) for i in range(len(places))]

@@ -1,4 +1,4 @@
-"""One FLP run written the plain way: the slow obvious reference of the update benchmarks.
+"""One FLP run written naively: the slow, obvious reference of the update benchmarks.
 
 Ordinary modules, `torch.optim.Adam`, one network after another, one run at a time.
 """

@@ -1,7 +1,7 @@
-"""What an encoder and several draws are worth: validation losses and speeds of flows trained in turn.
+"""The benefit of an encoder and of several draws: validation losses and speeds of flows trained one after another.
 
-Where a dataset is (`data/{dataset}.npz`), each flow is trained for so many steps with its rate falling to zero, on one
-thread, and timed by that thread's processor time:
+In a checkout with the dataset (`data/{dataset}.npz`), each flow is trained for the given steps with a learning rate
+that decays to zero, on one thread, and timed by that thread's processor time:
 
     python -m benchmarks.encoder --dataset cube-double-play --steps 30000
 """
@@ -36,13 +36,13 @@ INVERTED = 4096
 
 
 def pairs(dataset: str, data: Dataset) -> Pairs:
-    """What is learnt of a file."""
+    """The training pairs of a file."""
     actions = learnable(data, SATURATION, dataset, 0, "benchmark")
     return Pairs(*(torch.tensor(array) for array in (data.observations, actions, data.transitions)))
 
 
 def trained(train: Pairs, field: VelocityField, steps: int, draws: int) -> tuple[FlowLearner, float]:
-    """The flow after its steps, and how many it made in a second of the processor."""
+    """The trained flow, and its steps per second of processor time."""
     learner = FlowLearner(field, RATE, steps, draws)
     trainer, start = Trainer(learner, train, RunStreams([1]), BATCH), time.process_time()
     while trainer.step < steps:
@@ -51,7 +51,7 @@ def trained(train: Pairs, field: VelocityField, steps: int, draws: int) -> tuple
 
 
 def inverted(field: VelocityField, observations: torch.Tensor, actions: torch.Tensor) -> float:
-    """Actions inverted in a second of the processor, the best of three rounds."""
+    """Actions inverted per second of processor time, the best of three rounds."""
     flow = Flow(field, "rk4", 4, 1.5).freeze()
     with torch.inference_mode():
         return len(actions) / least_processor_seconds(lambda: flow.inverse(observations[None], actions[None]), 3)

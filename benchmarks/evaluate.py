@@ -2,12 +2,11 @@
 
 Run as `python -m benchmarks.evaluate [--workers W] [--runs R] [--episodes E] [--seconds S] [dataset ...]`.
 
-The policies are the pipeline's own agents at the paper's sizes, untrained, which takes as long: FLP, whose actions
-come out of the flow's ODE, and BC, one perceptron, the cheapest there is. There are two baselines: one environment
-stepped alone whose actions come from the same policy for one observation at a time, as a plain evaluation loop has it,
-times the number of workers; and as many such loops at once, each in a process of its own. Making and resetting
-environments is left out of all rates. Rates are medians over rounds in which all are measured in turn, since machines
-are noisy.
+The policies are the pipeline's own agents at the paper's sizes, untrained, which takes the same time: FLP, whose
+actions come from the flow's ODE, and BC, a single perceptron and the cheapest. There are two baselines: one environment
+stepped alone with actions from the same policy for one observation at a time, as in a plain evaluation loop, times the
+number of workers; and as many such loops at once, each in a process of its own. Making and resetting environments is
+excluded from all rates. Rates are medians over rounds in which all are measured in turn, since machines are noisy.
 
 The robot arm's environments are compared with OGBench's own, in turn and in processor time: the steps of one episode by
 itself, and those of 50 episodes whose actions are FLP's, all on one thread.
@@ -36,10 +35,10 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from benchmarks.measure import as_ogbench_has_it, row
 from flp.agents import make_agent
 from flp.data.environments import make_environment, seeded_reset, specification
-from flp.evaluation.evaluator import one_thread
 from flp.evaluation.pool import EnvironmentPool
 from flp.flow.behavior import Flow
 from flp.flow.velocity import VelocityField
+from flp.learner import devices
 from flp.params.loading import load_params
 from flp.parts.base import Spec
 from flp.randomness.streams import RunStreams
@@ -152,7 +151,7 @@ def measure(
 ) -> tuple[float, float]:
     """Median steps per second of the pool and of one environment alone."""
     together, alone = Together(dataset, agent, workers, runs, episodes), Alone(dataset, agent)
-    with together.pool, one_thread():
+    with together.pool, devices.threads(1):
         rates = [(together.rate(seconds), alone.rate(seconds)) for _ in range(rounds)]
     pool, one = zip(*rates, strict=True)
     return statistics.median(pool), statistics.median(one)
@@ -228,7 +227,7 @@ def least_seconds(dataset: str, slots: int, steps: int, rounds: int, policy: Pol
     shape = (steps, slots, specification(dataset).action_dim)
     random = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
     least = np.full((2, steps), np.inf)
-    with one_thread():
+    with devices.threads(1):
         for _ in range(rounds):
             for which, pool in enumerate(pools):
                 observations = pool.reset(range(slots), range(slots))

@@ -1,4 +1,4 @@
-"""What the graph itself costs: a dry run of the paper's protocol."""
+"""The overhead of the graph itself: a dry run of the paper's protocol."""
 
 from __future__ import annotations
 

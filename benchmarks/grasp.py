@@ -1,11 +1,11 @@
-"""Does the frozen flow find its way? From some steps before a block is lifted in held-out data it acts alone.
+"""Can the frozen flow complete a grasp? From some steps before a lift in held-out data, it acts alone.
 
-Where data and flows of an experiment are, on datasets with blocks (`cube-…-play`, any of them; `scene-play`):
+In the root of an experiment with its data and flows, on datasets with blocks (any `cube-…-play`, and `scene-play`):
 
     python -m benchmarks.grasp results/scene-play/flow/model/seed0 [another flow ...]
 
-A test at the data's states (`flp flows`) cannot see errors that add up along the way; here the simulator goes on from
-those states by what the flow chooses. In the data every one of them ends in a lift.
+A test at the data's states (`flp flows`) cannot see errors that accumulate along the way; here the simulator continues
+from those states with the flow's actions. In the data, every one of them ends in a lift.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def begin(environments: Sequence[Any], data: Any, rows: NDArray[np.intp]) -> NDA
 
 
 def play(flow: Any, environments: Sequence[Any], observations: NDArray[np.float32], steps: int) -> str:
-    """How many lift a block, how many shut the hand on nothing, and how near to one the hands came that went down."""
+    """How many lift a block, how many close the gripper on nothing, and how close to a block lowered hands came."""
     random, count = np.random.default_rng(0), len(observations)
     up, nothing, nearest = np.zeros(count, bool), np.zeros(count, bool), np.full(count, np.inf)
     for _ in range(steps):

@@ -77,7 +77,7 @@ def rows(threads: int, episodes: int = 50) -> list[dict[str, Any]]:
     gflop = 2 * len(actions) * sum(a * b for a, b in itertools.pairwise(widths)) / 1e9
     sample = slice(None, None, len(actions) // 4096)
     s, a = observations[None, sample], actions[None, sample]
-    found = []
+    results = []
     for solver, steps, grading in SOLVERS:
         flow = Flow(field, solver, steps, grading)
         # A pass of inversion and decoding, as the stage does; half of it is the inversion.
@@ -87,7 +87,7 @@ def rows(threads: int, episodes: int = 50) -> list[dict[str, Any]]:
         theirs, their_error = adaptive(field, s, a, error)
         evaluations = steps * {"midpoint": 2, "rk4": 4}[solver]
         what = f"inversion, {solver} × {steps}, grading {grading}"
-        found += [
+        results += [
             row(
                 f"{what}, to {error:.1e} (dopri5: {their_error:.1e})",
                 threads,
@@ -103,7 +103,7 @@ def rows(threads: int, episodes: int = 50) -> list[dict[str, Any]]:
                 sgemm_rate(torch.device("cpu")),
             ),
         ]
-    return found
+    return results
 
 
 if __name__ == "__main__":

@@ -32,13 +32,13 @@ BLUE, ORANGE, GREEN, GREY = "#3b82c4", "#e08a1e", "#2fa36b", "#9aa0a6"
 
 
 def the(folder: Path, pattern: str) -> Path:
-    """The one file that fits."""
+    """The one file that matches."""
     (found,) = folder.glob(pattern)
     return found
 
 
 def draw_atoms(folders: list[Path], plt: Any) -> None:
-    """Latents of the rows whose first action coordinate is at ±1, where they lie in the plane."""
+    """Latents of the rows whose first action coordinate is at ±1, in the plane."""
     figure, panels = plt.subplots(1, 2, figsize=(8, 4), sharey=True, layout="constrained")
     for folder, title, panel in zip(folders, TITLES, panels, strict=True):
         data = read_dataset(str(the(folder, "data/*navigate.npz")))
@@ -53,13 +53,13 @@ def draw_atoms(folders: list[Path], plt: Any) -> None:
 
 
 def draw_test(folders: list[Path], plt: Any) -> None:
-    """How often a classifier tells the latents from the prior's draws."""
+    """A classifier's accuracy at telling the latents from draws of the prior."""
     figure, panel = plt.subplots(figsize=(6, 2.6), layout="constrained")
     names = {"all": "all rows", "saturated": "rows at ±1", "other": "other rows"}
     for i, (folder, color, title) in enumerate(zip(folders, (ORANGE, BLUE), TITLES, strict=True)):
-        found = read_json(the(folder, "results/*/flow/quality/seed0/quality.json"))["two_sample"]
+        test = read_json(the(folder, "results/*/flow/quality/seed0/quality.json"))["two_sample"]
         for k, part in enumerate(names):
-            accuracy, (low, high) = 100 * found[part]["accuracy"], (100 * x for x in found[part]["interval"])
+            accuracy, (low, high) = 100 * test[part]["accuracy"], (100 * x for x in test[part]["interval"])
             panel.errorbar(
                 accuracy,
                 k + 0.24 * i - 0.12,

@@ -1,12 +1,12 @@
-"""What the best policy of a puzzle would do: does it pay to solve it, at a discount and so many steps a press?
+"""The optimal policy of a puzzle: does solving it pay, at a given discount and number of steps per press?
 
     python -m benchmarks.lights puzzle-3x3-play --discounts 0.99 0.995 0.998 --steps 20 27
 
 Pressing a button toggles it and its neighbours, and a step costs as many points as buttons are wrong. So the puzzle is
-a small decision process whose optimum value iteration finds: it presses some button, or stays as it is for ever.
+a small decision process that value iteration solves: at each state, press some button or never press again.
 
-In the root of an experiment whose data are there, trained policies' critics are set beside that optimum, at the states
-of held-out data, by the number of buttons that are wrong and by that of presses that would solve it:
+In the root of an experiment with its data, trained policies' critics are compared with that optimum at states of
+held-out data, by the number of wrong buttons and by the number of presses that would solve it:
 
     python -m benchmarks.lights --steps 27 --policies results/puzzle-3x3-play/offline/flp/seed0/task*
 """
@@ -52,7 +52,7 @@ class Lights:
             values = better
 
     def stay(self, discount: float) -> NDArray[np.float64]:
-        """What it is worth to press nothing any more, `[states]`; the task ends where nothing is wrong."""
+        """Values of never pressing again, `[states]`; the task ends where no button is wrong."""
         return -self.wrong / (1 - discount)
 
     def way(self, presses: NDArray[np.float64], discount: float) -> list[int]:
@@ -63,7 +63,7 @@ class Lights:
         return way
 
     def to_go(self) -> NDArray[np.int64]:
-        """How many presses solve it from every state, `[states]`; -1 where none do."""
+        """The number of presses that solve it from each state, `[states]`; -1 if none do."""
         left = np.where(self.wrong == 0, 0, -1)
         for presses in range(self.after.shape[1]):
             # Pressing a button again undoes it: what a solved state leads to leads to it.
@@ -123,7 +123,7 @@ def beside_the_optimum(folder: Path, steps: int, stride: int = 50) -> list[str]:
 
 
 def along_the_way(puzzle: Lights, discount: float, steps: int) -> str:
-    """How many buttons are wrong on the optimum's way, and what going on and staying are worth there."""
+    """The number of wrong buttons along the optimal way, with the values of continuing and of staying."""
     presses, stay = puzzle.optimum(discount, steps), puzzle.stay(discount)
     way = puzzle.way(presses, discount)
     stops = [f"{puzzle.wrong[s]} wrong ({presses[s].max():.0f}, stay {stay[s]:.0f})" for s in way if puzzle.wrong[s]]
@@ -131,11 +131,11 @@ def along_the_way(puzzle: Lights, discount: float, steps: int) -> str:
 
 
 def main() -> None:
-    """A row for every task, discount and number of steps; or for every policy, the critic beside the optimum."""
+    """A row for every task, discount and number of steps; or for every policy, the critic compared with the optimum."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked = parser.add_mutually_exclusive_group(required=True)
     asked.add_argument("dataset", nargs="?", choices=["puzzle-3x3-play", "puzzle-4x4-play"])
-    asked.add_argument("--policies", type=Path, nargs="+", help="whose critics to set beside the optimum")
+    asked.add_argument("--policies", type=Path, nargs="+", help="whose critics to compare with the optimum")
     parser.add_argument("--discounts", type=float, nargs="+", default=[0.99, 0.995, 0.998], help="policies have theirs")
     parser.add_argument("--steps", type=int, nargs="+", default=[20, 27], help="that a press takes")
     arguments = parser.parse_args()
@@ -146,8 +146,8 @@ def main() -> None:
         puzzle = task_of(arguments.dataset, task)
         for discount in arguments.discounts:
             for steps in arguments.steps:
-                told = along_the_way(puzzle, discount, steps)
-                print(f"task {task} | discount {discount} | {steps} steps | {told}", flush=True)
+                line = along_the_way(puzzle, discount, steps)
+                print(f"task {task} | discount {discount} | {steps} steps | {line}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Peak memory of loading a dataset of a million transitions, against its arrays' size, in a fresh process."""
+"""Peak memory of loading a million transitions in a fresh process, relative to the size of the arrays."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ print(memory("VmHWM") - before, sum(array.nbytes for array in arrays))
 
 
 def memory(which: str) -> int:
-    """Bytes of this process: "VmRSS" now, "VmHWM" at most. (`ru_maxrss` would begin with the parent's.)"""
+    """Bytes of this process: "VmRSS" now, "VmHWM" at its peak. (`ru_maxrss` would start with the parent's.)"""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return 1024 * int(next(line for line in lines if line.startswith(which)).split()[1])
 

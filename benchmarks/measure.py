@@ -1,4 +1,4 @@
-"""Stopwatch and yardsticks: what every benchmark measures with, and the rows it reports."""
+"""Timing and baselines that the benchmarks share, and the rows they report."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def seconds(work: Callable[[], object], repeats: int, device: torch.device) -> f
 
 
 def least_processor_seconds(work: Callable[[], object], rounds: int) -> float:
-    """Processor time of a call, the least of so many: other programs come and go."""
+    """Processor time of a call, the minimum over rounds: other programs come and go."""
     times = []
     for _ in range(rounds):
         start = time.process_time()
@@ -39,7 +39,7 @@ def least_processor_seconds(work: Callable[[], object], rounds: int) -> float:
 
 
 def sgemm_rate(device: torch.device) -> float:
-    """GFLOP/s of float32 products of the update's own kind: [1024, 512] × [512, 512], twice."""
+    """GFLOP/s of float32 products of an update's sizes: [1024, 512] × [512, 512], twice."""
     a, b = torch.randn(2, 1024, 512, device=device), torch.randn(2, 512, 512, device=device)
     work = 2 * 2 * 1024 * 512 * 512 / 1e9
     torch.bmm(a, b)
@@ -60,6 +60,6 @@ def row(name: str, threads: int, value: float, unit: str, baseline: float, devic
 
 @contextmanager
 def as_ogbench_has_it() -> Iterator[None]:
-    """Let environments and controllers made in the block be OGBench's own, as where its version is not known."""
+    """Make environments and controllers in the block OGBench's own, as with an unknown version of it."""
     with patch.object(environments, "is_known_version", bool), patch.object(controllers, "is_known_version", bool):
         yield

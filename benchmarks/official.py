@@ -1,7 +1,7 @@
 """Updates of FQL's official agents, for `benchmarks.peers`: run by the Python that has JAX, without flp.
 
-`python official.py CHECKOUT CLOCK AGENT WIDTH DEPTH BATCH OBSERVATION ACTION`: a line `ready`, then for every number
-that is read the seconds of so many updates, by Python's clock of that name. As in the authors' `main.py` every update
+`python official.py CHECKOUT CLOCK AGENT WIDTH DEPTH BATCH OBSERVATION ACTION` prints `ready`, then for each number that
+it reads the seconds of that many updates, by Python's clock of that name. As in the authors' `main.py`, every update
 draws a batch.
 """
 
@@ -15,8 +15,8 @@ from typing import Any
 ROWS, EPISODE = 100_000, 1000
 
 
-def mended() -> None:
-    """Give back what older versions of distrax and its like still look for in JAX."""
+def patched() -> None:
+    """Restore what older versions of distrax and others still look for in JAX."""
     xla, core = importlib.import_module("jax.interpreters.xla"), importlib.import_module("jax._src.core")
     if not hasattr(xla, "pytype_aval_mappings"):
         xla.pytype_aval_mappings = core.pytype_aval_mappings  # type: ignore[attr-defined]
@@ -27,7 +27,7 @@ def main() -> None:
     width, depth, batch_size, observation, action = map(int, sizes)
     seconds = getattr(time, clock)
     sys.path.insert(0, checkout)
-    mended()
+    patched()
     jax, np = importlib.import_module("jax"), importlib.import_module("numpy")
     config = importlib.import_module(f"agents.{name}").get_config()
     with config.unlocked():

@@ -2,11 +2,11 @@
 
 `python -m benchmarks.peers --fql CHECKOUT --peer-python PYTHON` needs a checkout of
 https://github.com/seohongpark/fql and a Python with jax, flax, distrax, optax and ml_collections. Both sides have the
-same cores, and random transitions of one size, of which they draw a batch for every update. A round measures
-everything once; the least of the rounds is what an update takes, the median what it took beside whatever else the
-machine did. Where that is much, compare processor time on one core: `--threads 1 --clock process_time`.
+same cores, and random transitions of the same size, from which they draw a batch for every update. A round measures
+everything once; the minimum over rounds is an update's time, the median includes interference from other programs. If
+that is large, compare processor time on one core: `--threads 1 --clock process_time`.
 
-With `--device cuda` both compute on the first GPU, ours as a captured graph. There JAX lets float32 products be tf32,
+With `--device cuda` both run on the first GPU, ours as a captured graph. There JAX computes float32 products in tf32,
 so compare `--settings tf32`. Every update of the official code copies its batch to the GPU, as its training does.
 """
 

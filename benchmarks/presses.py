@@ -1,9 +1,9 @@
-"""Which buttons a policy presses: does it know the last press, the ones before, and does it press at all?
+"""Which buttons a policy presses: does it find the last press, the ones before, and does it press at all?
 
     python -m benchmarks.presses results/puzzle-3x3-play/offline/flp/seed0/task2_seed0
 
-Of presses in episodes of the task: how many lead nearer to its end, by the presses that were to go. And from states
-that few presses would solve: how many episodes are, and how many first presses lead nearer.
+For the presses in episodes of the task: how many lead closer to the goal, by the number of presses that remained. From
+states a few presses from the goal: how many episodes reach it, and how many first presses lead closer.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def play(
         for k, (environment, _) in enumerate(games):
             if not solved[k]:
                 before = state_of(environment)
-                seen[k], _, _, _, told = environment.step(actions[k])
-                solved[k] = bool(told["success"])
+                seen[k], _, _, _, info = environment.step(actions[k])
+                solved[k] = bool(info["success"])
                 after = state_of(environment)
                 presses[k] += [(before, after)] if after != before else []
     return presses, solved
@@ -77,8 +77,8 @@ def main() -> None:
             presses, solved = play(policy, puzzle, [int(state) for state in states], arguments.steps)
             first = [to_go[game[0][1]] < left for game in presses if game]
             share, none = 100 * np.mean(solved), len(solved) - len(first)
-            told = f"{share:.0f} % solved in {arguments.steps} steps, the first press nearer in {sum(first)}"
-            print(f"  starting {left} presses away: {told} of {len(solved)}, none in {none}", flush=True)
+            text = f"{share:.0f} % solved in {arguments.steps} steps, the first press nearer in {sum(first)}"
+            print(f"  starting {left} presses away: {text} of {len(solved)}, none in {none}", flush=True)
 
 
 if __name__ == "__main__":

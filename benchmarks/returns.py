@@ -1,7 +1,7 @@
-"""What a faster setting does to returns: the default experiment trained offline in each, on the same flow and episodes.
+"""The effect of faster settings on returns: the default experiment trained in each, on the same flow and episodes.
 
 Run as `python -m benchmarks.returns [--settings NAME ...] [--seeds 0 1] [--threads N] [--folder DIR]`. The second seed
-is the yardstick: a setting that differs from float32 by less than a seed does has shown no harm. tf32 needs a GPU.
+is the yardstick: a setting that differs from float32 by less than another seed does is harmless. tf32 needs a GPU.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Every benchmark, into results/bench/bench.json: `make bench`."""
+"""Run every benchmark and write results/bench/bench.json: `make bench`."""
 
 from __future__ import annotations
 

@@ -87,9 +87,11 @@ def table(threads: int, device: str) -> list[dict[str, Any]]:
                     [*command, "--point", json.dumps(point)], check=True, capture_output=True, text=True
                 )
                 known[key] = json.loads(done.stdout)
-            found = known[key]
-            print(f"{TITLES[axis]:<14} {value:>9} {found['ms']:10.2f} ms {found['mib']:8.0f} MiB", file=sys.stderr)
-            lines.append({"axis": axis, "value": value, **found})
+            measured = known[key]
+            print(
+                f"{TITLES[axis]:<14} {value:>9} {measured['ms']:10.2f} ms {measured['mib']:8.0f} MiB", file=sys.stderr
+            )
+            lines.append({"axis": axis, "value": value, **measured})
     return lines
 
 

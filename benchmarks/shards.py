@@ -1,4 +1,4 @@
-"""The rate of several runs dealt to processes, as `flp.runs.shards` deals them."""
+"""The rate of several runs sharded over processes, as in `flp.runs.shards`."""
 
 from __future__ import annotations
 

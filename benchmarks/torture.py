@@ -1,11 +1,11 @@
-"""Kill every long stage at random moments, again and again, and compare with a run that was left in peace.
+"""Kill every long stage at random moments, again and again, and compare with an undisturbed run.
 
 Run as `make torture` or `python -m benchmarks.torture [--kills N] [--seed S] [--stage NAME] [--dataset NAME]
-[--folder DIR]`; a folder keeps the pipeline that was left in peace for the next call.
+[--folder DIR]`; with a folder, the undisturbed pipeline is kept for the next call.
 
-Each stage runs at a tiny size as the real program, is killed with SIGKILL (its whole process group) at a random
-moment, started again, and so on; each time it reaches its end every file must be the same, byte by byte, but for
-times in manifests. No process and no temporary file may be left.
+Each stage runs at a tiny size as the real program, is killed with SIGKILL (its whole process group) at a random moment,
+restarted, and so on; each time it finishes, every file must be identical byte for byte, except for times in manifests.
+No process and no temporary file may be left.
 """
 
 from __future__ import annotations
@@ -119,9 +119,9 @@ def run(folder: Path, stage: str, **env: str) -> float:
 
 
 def prepare(folder: Path, dataset: str = DATASET, last: str = "online_finetune", **changes: Any) -> dict[str, float]:
-    """Run the stages up to a last one in a folder, in peace, by a copy of the source beside it; return their seconds.
+    """Run the stages up to a last one in a folder, undisturbed, from a copy of the source; return their seconds.
 
-    Where this has been done, it is not done again.
+    What has been done in the folder is not repeated.
     """
     done = folder.with_suffix(".json")
     if done.exists():
@@ -149,7 +149,7 @@ def before(whole: Path, folder: Path, stage: str) -> None:
 
 
 def differences(whole: Path, folder: Path, stage: str) -> list[str]:
-    """Files that differ between a run in peace and another one, times in manifests aside."""
+    """Files that differ between an undisturbed run and another, except for times in manifests."""
     found, roots = [], (whole, folder)
     made = [(root, path) for root in roots for output in outputs_in(root, stage) for path in output.rglob("*")]
     for name in sorted({path.relative_to(root) for root, path in made if path.is_file()}):
@@ -168,7 +168,7 @@ def _content(path: Path) -> Any:
 
 
 def survivors(folder: Path, patience: float = 10.0) -> list[int]:
-    """Processes that still work in a folder after some seconds of patience."""
+    """Processes that still run in a folder after some seconds."""
     until = time.monotonic() + patience
     while (found := list(_working_in(folder))) and time.monotonic() < until:
         time.sleep(0.05)
@@ -211,8 +211,8 @@ def torture(
         folder: where to work.
         stage: the stage.
         kills: how often.
-        seconds: the stage's duration in peace: the longest that it is left alone.
-        seed: of the moments.
+        seconds: the stage's undisturbed duration, at most which it runs before it is killed.
+        seed: of the random moments.
         number: the signal to send to the process group.
     """
     moments, outcome = random.Random(seed), Outcome(stage)
@@ -226,7 +226,7 @@ def torture(
                 after = moments.uniform(0, 2)
             status = _interrupt(process, after, number)
             said = process.stderr.read() if process.stderr else ""
-        outcome.resumed += "going on from" in said
+        outcome.resumed += "resuming from" in said
         if alive := survivors(folder):
             outcome.problems.append(f"processes {alive} outlive the stage")
         if status == 0:

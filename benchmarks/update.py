@@ -1,4 +1,4 @@
-"""Updates per second: ours against the plain eager update, and against the machine's matrix-product rate.
+"""Updates per second: ours against a plain eager update, and against the machine's rate of matrix products.
 
 Run alone: `python -m benchmarks.update [--threads N]`. Every comparison is made in one process run, alternating.
 """
@@ -59,7 +59,7 @@ def eager_seconds(observation: int, action: int, hidden: list[int], batch: int, 
 
 
 def paper_sizes(threads: int) -> list[dict[str, Any]]:
-    """One run at the paper's sizes, in each setting that a CPU knows."""
+    """One run at the paper's sizes, in each setting that a CPU supports."""
     cpu = set_up(threads, "cpu")
     trainers = {
         name: make_trainer(1, 28, 5, [512] * 4, cpu, 256, **BEST_OF_4, **changes)
@@ -75,12 +75,12 @@ def paper_sizes(threads: int) -> list[dict[str, Any]]:
         plain.append(eager())
         for name, trainer in trainers.items():
             times[name].append(seconds(trainer.run_chunk, 2, cpu) / CHUNK)
-    found = []
+    results = []
     for name, mine in times.items():
         best, what = min(mine), f"one run, paper's sizes, {name}"
-        found.append(row(f"update, {what}", threads, 1 / best, "updates/s", 1 / min(plain)))
-        found.append(row(f"share of sgemm rate, {what}", threads, GFLOP_PER_UPDATE / best, "GFLOP/s", max(rate)))
-    return found
+        results.append(row(f"update, {what}", threads, 1 / best, "updates/s", 1 / min(plain)))
+        results.append(row(f"share of sgemm rate, {what}", threads, GFLOP_PER_UPDATE / best, "GFLOP/s", max(rate)))
+    return results
 
 
 def small_networks(threads: int, runs: int = 5) -> list[dict[str, Any]]:
@@ -121,8 +121,8 @@ def on_gpu() -> list[dict[str, Any]]:
 
 
 def rows(threads: int) -> list[dict[str, Any]]:
-    found = paper_sizes(threads) + paper_sizes(1) + small_networks(threads)
-    return found + (on_gpu() if torch.cuda.is_available() else [])
+    results = paper_sizes(threads) + paper_sizes(1) + small_networks(threads)
+    return results + (on_gpu() if torch.cuda.is_available() else [])
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""What greed is worth: from states of held-out data, the best of N for some steps, the policy's mean from then on.
+"""The value of greedy actions: from states of held-out data, best-of-N for some steps, then the policy's mean.
 
-In the root of an experiment whose `cube-single-play` is there and trained:
+In the root of an experiment with `cube-single-play` and its trained policies:
 
     python -m benchmarks.worth results/cube-single-play/offline/flp/seed0-1/task2_seed0
 
-Each state is set in the simulator, so that returns are what they are and not what the critic says of them.
+Each state is set in the simulator, so that returns are measured and not the critic's estimates.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FAR = 1.0  # of the block from its goal, in an observation's units of 10 cm
 
 
 def phases(observations: NDArray[Any]) -> dict[str, NDArray[np.bool_]]:
-    """Where a grasp is begun, made and over; effector, gripper and block stand in the observation."""
+    """The phase of a grasp in each row, by the observed effector, gripper and block."""
     effector, gripper, block = observations[:, 12:15], observations[:, 17], observations[:, 19:22]
     aside, above = np.linalg.norm((effector - block)[:, :2], axis=1), effector[:, 2] - block[:, 2]
     lies = block[:, 2] < 0.3
@@ -56,7 +56,7 @@ class Trial:
     def play(
         self, agent: FLP, observations: NDArray[np.float32], steps: int, discount: float
     ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-        """Greedy for so many steps: who succeeds, and the return of each (-1 a step; of a failure, for ever)."""
+        """Act greedily for the first steps; success and return of each episode (-1 a step, forever after a failure)."""
         streams = RunStreams([0])
         done, lengths = np.zeros(len(observations), bool), np.full(len(observations), np.inf)
         for step in range(HORIZON):

@@ -1,4 +1,4 @@
-"""The command line: `flp STAGE …`, each stage a program of its own with the same manners, and `flp TOOL …`."""
+"""The command line: `flp STAGE …` and `flp TOOL …`, each command a program of its own."""
 
 from __future__ import annotations
 
@@ -6,37 +6,36 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from flp.system.surroundings import printing, settle
+from flp.system.portability import prepare_process, run_printing
 
 STAGES = {
     "download-dataset": "fetch, generate or copy a dataset, and check it",
     "pretrain-flow": "fit the behaviour flow to a dataset's actions",
-    "invert-to-latent": "map the actions to latents and judge the flow",
+    "invert-to-latent": "map the actions to latents and test the flow's quality",
     "offline-train": "train policies and critics offline, a batch of runs at once",
     "online-finetune": "continue in the environment",
     "report": "make the tables, figures and the page",
-    "offline-sweep": "train what Figure 3, 4 or 5 of the paper needs beside the experiment's own runs",
+    "offline-sweep": "train what Figure 3, 4 or 5 of the paper needs in addition to the experiment's runs",
     "figure": "make one of the paper's figures 2 to 5 or tables 1 and 2",
 }
 TOOLS = {
-    "check": "check params.yaml (and presets) and say what would be trained, and about how long it takes",
+    "check": "check params.yaml (and presets); report what would be trained, and roughly how long it takes",
     "bench": "measure this machine for two minutes: which settings are fastest, and how long the experiment takes",
-    "flows": "list the flows at hand: key, quality, size, whether the experiment needs them",
-    "videos": "draw rollouts: flow, policy and fine-tuned policy side by side",
-    "rollout": "let a trained policy play: success and return with intervals",
+    "flows": "list the flows of this checkout: key, quality, size, whether the experiment needs them",
+    "videos": "film rollouts: flow, policy and fine-tuned policy side by side",
+    "rollout": "roll out a trained policy: success and return with intervals",
     "export": "write a trained policy as one file that runs without flp (PyTorch or ONNX)",
-    "compare": "set two experiments' results side by side, with paired intervals and what differs in parameters",
+    "compare": "compare two experiments' results, with paired intervals and differences in parameters",
     "watch": "show all running and finished jobs of this checkout on one screen",
     "clean": "show and remove stale resume states, temporary files and outputs of other experiments",
     "schema": "print the JSON schema of params.yaml",
 }
-_MODULES = {"rollout": "rollouts"}  # of a tool that is not called as its command: the name is another file's
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `flp`; return the exit status."""
-    settle()
-    return printing(lambda: _run(list(sys.argv[1:] if argv is None else argv)))
+    prepare_process()
+    return run_printing(lambda: _run(list(sys.argv[1:] if argv is None else argv)))
 
 
 def _run(argv: list[str]) -> int:
@@ -61,7 +60,7 @@ def _run(argv: list[str]) -> int:
 def module_of(command: str) -> str:
     """The module whose `main` is a command."""
     room = "stages" if command in STAGES else "tools"
-    return f"flp.{room}.{_MODULES.get(command, command.replace('-', '_'))}"
+    return f"flp.{room}.{command.replace('-', '_')}"
 
 
 def _help() -> None:

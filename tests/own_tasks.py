@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
 import yaml
+from repository import REPO
 
-from flp.stages import download_dataset, invert_to_latent, offline_train, online_finetune, pretrain_flow
-
-REPO = Path(__file__).resolve().parents[1]
 TINY: dict[str, dict[str, Any]] = {
     "flow": {"hidden": [16], "steps": 40, "validate_every": 20, "batch_size": 32, "solver_steps": 2},
     "invert": {"likelihood_samples": 16, "max_roundtrip_error": 100.0},
@@ -56,12 +53,3 @@ def experiment(tasks: dict[str, Any], **changes: dict[str, Any]) -> dict[str, An
     for section, settings in changes.items():
         values[section] |= settings
     return values | {"tasks": tasks, "datasets": list(tasks)}
-
-
-def run_stages(name: str, *more: str) -> None:
-    """Run the stages up to offline training in this folder, with `online` fine-tuning too."""
-    of = ["--dataset", name, "--threads", "1"]
-    for stage in (download_dataset, pretrain_flow, invert_to_latent, offline_train, online_finetune):
-        seed = ["--seed", "0"] if stage in (pretrain_flow, invert_to_latent) else []
-        if stage is not online_finetune or "online" in more:
-            assert stage.main([*of, *seed]) == 0

@@ -8,14 +8,13 @@ from pathlib import Path
 import pytest
 import yaml
 from made_once import once
+from repository import REPO
+from small_experiment import MAZE, run_stages
 
 from flp.runs import shards
-from flp.stages import download_dataset, invert_to_latent, offline_train, pretrain_flow
+from flp.stages import offline_train
 
-REPO = Path(__file__).resolve().parents[1]
-
-
-DATASET = "pointmaze-medium-navigate"
+DATASET = MAZE
 
 
 @pytest.fixture(scope="session")
@@ -35,10 +34,7 @@ def prepare(root):
     (root / "params.yaml").write_text(yaml.safe_dump(values))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        common = ["--dataset", DATASET, "--threads", "1"]
-        assert download_dataset.main(common) == 0
-        assert pretrain_flow.main([*common, "--seed", "0", "--device", "cpu"]) == 0
-        assert invert_to_latent.main([*common, "--seed", "0", "--device", "cpu"]) == 0
+        run_stages(DATASET, agents=())
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from torch import nn
 from flp.agents.flp import FLP
 from flp.flow.behavior import Flow
 from flp.flow.velocity import VelocityField
-from flp.params.sections import Offline
+from flp.params.sections import OfflineSettings
 from flp.parts.base import Spec
 from flp.randomness.streams import RunStreams
 
@@ -49,7 +49,7 @@ def make_flow(seeds, observations=OBSERVATIONS, actions=ACTIONS, hidden=(4,), so
 def make_agent(seeds, *, alphas=None, counts=None, observations=OBSERVATIONS, actions=ACTIONS, flow=None, **changes):
     """A small agent with one run per seed."""
     seeds = list(seeds)
-    settings = Offline(**(SETTINGS | changes))
+    settings = OfflineSettings(**(SETTINGS | changes))
     return FLP(
         Spec(
             streams=RunStreams(seeds),

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 import yaml
+from repository import REPO
 
 from flp.experiment.keys import Keys
 from flp.params.loading import merge, parse
@@ -17,7 +18,6 @@ from flp.params.run import Run
 from flp.params.sections import ONLINE_ONLY
 from flp.system import layout
 
-REPO = Path(__file__).resolve().parents[1]
 PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010806000000" + "1f15c4890000000d49444154789c6360f8cf500f0003"
     "850181b5e33f4b0000000049454e44ae426082"

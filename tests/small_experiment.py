@@ -29,23 +29,19 @@ def tiny(params, dataset, **changes):
 def train(folder, params, agents):
     """Run the stages up to offline training in a folder."""
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
-    of = ["--dataset", params["datasets"][0], "--threads", "1", "--device", "cpu"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        assert download_dataset.main(of) == 0
-        assert pretrain_flow.main([*of, "--seed", "0"]) == 0
-        assert invert_to_latent.main([*of, "--seed", "0"]) == 0
-        for agent in agents:
-            assert offline_train.main([*of, "--agent", agent]) == 0
+        run_stages(params["datasets"][0], agents)
 
 
-def run_all(dataset):
-    """Run the six stages in this folder."""
+def run_stages(dataset, agents=("flp",), *, online=False, page=False):
+    """Run the stages up to offline training of the agents in this folder, then those that are asked for."""
     common = ["--threads", "1", "--device", "cpu"]
-    of = ["--dataset", dataset]
-    assert download_dataset.main([*of, *common]) == 0
-    assert pretrain_flow.main([*of, "--seed", "0", *common]) == 0
-    assert invert_to_latent.main([*of, "--seed", "0", *common]) == 0
-    assert offline_train.main([*of, *common]) == 0
-    assert online_finetune.main([*of, *common]) == 0
-    assert report.main(common) == 0
+    of = ["--dataset", dataset, *common]
+    assert download_dataset.main(of) == 0
+    assert pretrain_flow.main([*of, "--seed", "0"]) == 0
+    assert invert_to_latent.main([*of, "--seed", "0"]) == 0
+    for agent in agents:
+        assert offline_train.main([*of, "--agent", agent]) == 0
+        assert not online or online_finetune.main([*of, "--agent", agent]) == 0
+    assert not page or report.main(common) == 0

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from repository import REPO
 
-REPO = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 STAND_INS = REPO / "tests" / "stand_ins"
 NO_NETWORK = REPO / "tests" / "no_network"

@@ -1,9 +1,8 @@
-"""Look the pinned packages up among known vulnerabilities: `python tools/audit.py` (a part of `make lint`).
+"""Check the pinned packages for known vulnerabilities: `python tools/audit.py` (part of `make lint`).
 
-Every line of constraints.txt is looked up in PyPI's advisories by pip-audit. A known vulnerability fails the audit,
-unless `[tool.audit.accepted]` in pyproject.toml names it with the reason why it does no harm here. Where the
-advisories cannot be reached (no network, or an index that mirrors files only) a line says `not audited`, and the
-audit passes.
+pip-audit looks up every line of constraints.txt in PyPI's advisories. A known vulnerability fails the audit, unless
+`[tool.audit.accepted]` in pyproject.toml names it with the reason why it is harmless here. If the advisories cannot be
+reached (no network, or an index that only mirrors files), a line says `not audited`, and the audit passes.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ def main() -> int:
 
 
 def try_one(name: str, version: str) -> None:
-    """Ask for one package's advisories, so that a mirror is not asked for them all in vain.
+    """Request one package's advisories, so that a mirror without any is not asked for all of them.
 
     Raises:
         LookupError: there is no answer.
@@ -71,21 +70,21 @@ def look_up(requirements: Path) -> list[dict[str, Any]]:
 
 
 def judge(packages: list[dict[str, Any]], accepted: dict[str, str]) -> tuple[list[str], bool]:
-    """What to say of the packages, and whether one has a vulnerability that is not accepted."""
-    lines, failed, found = [], False, set()
+    """Lines about the packages, and whether one has a vulnerability that is not accepted."""
+    lines, failed, known = [], False, set()
     for package in packages:
         for vulnerability in package.get("vulns", []):
             names = {vulnerability["id"], *vulnerability.get("aliases", [])}
-            found |= names
+            known |= names
             text = f"{package['name']} {package['version']}: {vulnerability['id']}"
             if reasons := [reason for name, reason in accepted.items() if name in names]:
                 lines.append(f"{text}, accepted: {reasons[0]}")
             else:
                 failed = True
-                mended = " or ".join(vulnerability.get("fix_versions", [])) or "no version yet"
-                lines.append(f"{text}, mended in {mended}; pin that in constraints.txt, or accept it in pyproject.toml")
+                fixed = " or ".join(vulnerability.get("fix_versions", [])) or "no version yet"
+                lines.append(f"{text}, fixed in {fixed}; pin that in constraints.txt, or accept it in pyproject.toml")
     lines += [
-        f"{name} is accepted in pyproject.toml but no longer found; remove it" for name in accepted.keys() - found
+        f"{name} is accepted in pyproject.toml but no longer found; remove it" for name in accepted.keys() - known
     ]
     skipped = [package["name"] for package in packages if "skip_reason" in package]
     lines.append(f"audited {len(packages) - len(skipped)} pinned packages")

@@ -1,7 +1,7 @@
 """Install flp as anyone would, with each Python that pyproject.toml claims: `make installs`.
 
-Each goes into an environment of its own in a temporary folder, with the pins of constraints.txt, and is tried there. A
-Python that is not on PATH is named and passed over, and so is the one that runs this, for `.venv` was made with it.
+Each gets an environment of its own in a temporary folder, with the pins of constraints.txt, and is tried there. A
+Python that is not on PATH is reported and skipped, and so is the one that runs this, because `.venv` was made with it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).resolve().parent.parent
-# Run in a folder where there is no flp but the one installed; what each imports lies in other packages.
+# Run in a folder without another flp than the installed one; each imports different packages.
 TRIALS = (
     ("flp", "--version"),
     ("flp", "check", "--params", str(ROOT / "params.yaml")),
@@ -26,7 +26,7 @@ TRIALS = (
 
 
 def claimed() -> list[str]:
-    """`3.11`, `3.12`: what `requires-python` lets in."""
+    """The versions that `requires-python` allows, such as `3.11`."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     allowed = SpecifierSet(project["requires-python"])
     return [f"3.{minor}" for minor in range(40) if f"3.{minor}.0" in allowed]
@@ -40,7 +40,7 @@ def main() -> int:
         if version == f"3.{sys.version_info.minor}":
             print(f"{python}: .venv is made with it")
         elif not is_at_hand(python):
-            print(f"{python}: not tried, it is not at hand")
+            print(f"{python}: not tried, it is not installed")
         else:
             print(f"{python}: installing …", flush=True)
             works = install(python)
@@ -50,12 +50,12 @@ def main() -> int:
 
 
 def is_at_hand(python: str) -> bool:
-    """Whether it runs: what some version managers put on PATH does not."""
+    """Whether it runs: the shims that some version managers put on PATH may not."""
     return bool(shutil.which(python)) and subprocess.run([python, "-c", ""], capture_output=True).returncode == 0
 
 
 def install(python: str) -> bool:
-    """Make an environment, install flp, run the trials; say what fails."""
+    """Make an environment, install flp, run the trials; print what fails."""
     pip = ("python", "-m", "pip", "install", "--quiet", "--no-compile", "--disable-pip-version-check")
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([python, "-m", "venv", folder], check=True)

@@ -1,6 +1,6 @@
-"""Settle a conflict in dvc.lock stage by stage: a stage's record is that of the side which has changed it.
+"""Resolve a conflict in dvc.lock stage by stage: each stage's record comes from the side that changed it.
 
-Where both sides have, ours is taken; it is then out of date, and `dvc repro` sees to it. Run it while git merges:
+If both sides did, ours is taken; it may then be out of date, which `dvc repro` repairs. Run it during a git merge:
 python tools/merge_lock.py
 """
 
@@ -14,12 +14,12 @@ from typing import Any
 import yaml
 
 LOCK = "dvc.lock"
-# Where git keeps what both sides began with, and what each has made of it.
+# Git's names of the common base and of each side during a merge.
 BASE, OURS, THEIRS = ":1:", ":2:", ":3:"
 
 
 def merged(base: dict[str, Any], ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
-    """Records by stage: theirs where only they have changed one (or made it, or dropped it), else ours."""
+    """Records by stage: theirs where only they have changed, added or removed one, else ours."""
     names = dict.fromkeys([*ours, *theirs])
     chosen = {name: (theirs if ours.get(name) == base.get(name) else ours).get(name) for name in names}
     return {name: record for name, record in chosen.items() if record is not None}
@@ -29,11 +29,11 @@ def main() -> int:
     """Write the file; return the exit status."""
     sides = []
     for side in (BASE, OURS, THEIRS):
-        shown = subprocess.run(["git", "show", side + LOCK], capture_output=True, text=True)
-        if shown.returncode != 0 and side != BASE:
-            print(f"{LOCK} is in no conflict here", file=sys.stderr)
+        show = subprocess.run(["git", "show", side + LOCK], capture_output=True, text=True)
+        if show.returncode != 0 and side != BASE:
+            print(f"{LOCK} has no conflict here", file=sys.stderr)
             return 2
-        sides.append(yaml.safe_load(shown.stdout) or {})
+        sides.append(yaml.safe_load(show.stdout) or {})
     stages = merged(*(side.get("stages", {}) for side in sides))
     Path(LOCK).write_text(yaml.safe_dump(sides[1] | {"stages": stages}, sort_keys=False), encoding="utf-8")
     return 0

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from flp.arm.ogbench_version import is_known_version
 from flp.system.errors import FLPError, nearest
-from flp.system.surroundings import environment_variable
+from flp.system.portability import environment_variable
 
 if TYPE_CHECKING:
     import gymnasium
@@ -151,6 +151,11 @@ def _table() -> dict[str, OGBenchSpec]:
 def known_datasets() -> list[str]:
     """Names of all known OGBench datasets, in OGBench's order."""
     return list(_table())
+
+
+def with_validation(episodes: int) -> int:
+    """Episodes to generate for so many training episodes: a tenth as many, at least one, are added for validation."""
+    return episodes + max(1, episodes // 10)
 
 
 def specification(dataset: str, others: Sequence[str] = ()) -> OGBenchSpec:

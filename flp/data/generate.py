@@ -20,13 +20,13 @@ from typing import cast
 import numpy as np
 
 from flp.data.archive import write_npz
-from flp.data.environments import specification
+from flp.data.environments import specification, with_validation
 from flp.data.episodes import Arrays, Collector, Recipe
 from flp.system.artifacts import versions
 from flp.system.errors import FLPError
+from flp.system.portability import environment_variable
 from flp.system.progress import Progress
 from flp.system.stopping import end_with_parent
-from flp.system.surroundings import environment_variable
 
 POLICIES = ("scripted", "random")
 _SHARD_STEPS = 4000  # a few seconds of work, so that an interruption loses little
@@ -85,7 +85,7 @@ def generate(
         policy=policy,
     )
     _check(recipe, episodes, workers)
-    total = episodes + max(1, episodes // 10)
+    total = with_validation(episodes)
     shards = Shards(recipe, _spans(total, recipe.steps), resume_dir)
     rows = _collect(recipe, total, shards, workers, progress)
     split = episodes * recipe.steps

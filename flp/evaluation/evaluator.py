@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,10 @@ from torch import Tensor
 
 from flp.data.environments import EnvironmentSpec, spec_of
 from flp.evaluation.pool import EnvironmentPool, Step
+from flp.learner import devices
 from flp.own.task import OwnSpec
-from flp.randomness.streams import RunStreams, seed_of
+from flp.randomness.seeds import seed_of
+from flp.randomness.streams import RunStreams
 from flp.system.errors import FLPError
 
 Act = Callable[[Tensor, RunStreams], "Tensor | NDArray[Any]"]
@@ -26,22 +28,6 @@ Watch = Callable[[NDArray[np.float32], NDArray[np.float32], Step, NDArray[np.boo
 Value = Callable[[Tensor, Tensor], Tensor | None]
 """A critic's value `[R, n]` of actions `[R, n, a]` at observations `[R, n, o]`; None where there is no critic."""
 Row = dict[str, Any]
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute on this thread alone.
-
-    Waiting OpenMP threads spin and take cores from the environments: on a busy four-core machine, two threads for the
-    policy made the evaluation of a maze take four times as long. With one thread, sums
-    do not depend on the thread count either.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)
@@ -136,7 +122,9 @@ class Evaluator(AbstractContextManager["Evaluator", None]):
         Raises:
             FLPError: the policy returned actions of the wrong shape, or NaN; or an environment failed.
         """
-        with self._playing, one_thread(), torch.inference_mode():
+        # OpenMP's threads spin while they wait and take cores from the environments: on a busy machine of four cores,
+        # two threads made an evaluation of a maze four times as long. Nor do sums then depend on the number of threads.
+        with self._playing, devices.threads(1), torch.inference_mode():
             return self._play(act)
 
     def _play(self, act: Act) -> Evaluation:

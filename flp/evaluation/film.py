@@ -18,8 +18,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from flp.data.environments import EnvironmentSpec, make_environment, numpy_seeded, seeded_reset, spec_of
 from flp.evaluation.evaluator import Act
-from flp.params.sections import Evaluation
-from flp.randomness.streams import RunStreams, seed_of
+from flp.params.sections import EvaluationSettings
+from flp.randomness.seeds import seed_of
+from flp.randomness.streams import RunStreams
 
 Draw = Callable[[Any], NDArray[Any]]
 """Draws the environment's current state."""
@@ -70,7 +71,7 @@ def play(
     act: Act,
     environment: Any,
     task: int,
-    settings: Evaluation,
+    settings: EvaluationSettings,
     *,
     episode: int = 0,
     every: int = 1,

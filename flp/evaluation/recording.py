@@ -67,10 +67,10 @@ class Recording:
     def _film(self, episode: int) -> bytes:
         """A film of the episode, replayed by its actions."""
         from flp.evaluation.film import film, open_scene, pictures_apart, play
-        from flp.params.sections import Evaluation
+        from flp.params.sections import EvaluationSettings
 
         steps = iter(self.rows[episode])
-        settings = Evaluation(every=1, episodes=len(self.rows), seed=self.seed)
+        settings = EvaluationSettings(every=1, episodes=len(self.rows), seed=self.seed)
         scene = open_scene(self.dataset, self.task, self.success_timing)
         try:
             played = play(

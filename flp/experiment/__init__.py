@@ -1,1 +1,1 @@
-"""Which artifacts there are, with which keys, made of what; and what every program of the pipeline shares."""
+"""The experiment's artifacts with their inputs and keys, what they cost, and what all programs share."""

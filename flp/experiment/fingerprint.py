@@ -1,12 +1,12 @@
-"""Fingerprints of source code: what a stage's results depend on, comments and docstrings aside.
+"""Fingerprints of source code: the code that a stage's results depend on, without comments and docstrings.
 
-A module's fingerprint is a hash of its syntax tree without docstrings; a stage's covers the module, every `flp`
-module it imports, directly or not, and the data files that lie beside them (templates). Editing the actor's
-loss changes the fingerprint of offline training and of nothing before it; editing a comment changes none. Whether a
-module counts follows from its room: a new file needs no entry anywhere.
+A module's fingerprint is a hash of its syntax tree without docstrings; a stage's covers the module, every `flp` module
+that it imports, directly or not, and the data files next to them (templates). Editing the actor's loss changes the
+fingerprint of offline training and of nothing before it; editing a comment changes none. Whether a module counts
+follows from its room: a new file needs no entry anywhere.
 
-Every command asks, and parsing all sources would be much of a short one's time. So what was found is kept in `.flp`,
-under a hash of the source it was found in.
+Every command needs them, and parsing all sources would take much of a short command's time. Results are therefore
+cached in `.flp`, under a hash of the source.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _ROOT = Path(__file__).resolve().parents[1]
 _PACKAGE = _ROOT.name
 # Rooms that carry results but do not shape them: parameters enter keys by value, file formats by version.
 _CARRIERS = frozenset({"system", "params", "experiment", "supervision"})
-DATA = frozenset({".csv", ".html", ".css"})  # the kinds of files beside the sources that shape results
-_KEPT = Path(".flp/sources.json")
-_KEPT_AT_MOST = 2000  # sources: ten times the package
-Found = tuple[str, tuple[str, ...]]
+DATA = frozenset({".csv", ".html", ".css"})  # suffixes of data files that shape results
+_CACHE_FILE = Path(".flp/sources.json")
+_CACHE_SIZE = 2000  # sources: ten times the package
+Parsed = tuple[str, tuple[str, ...]]
 
 
 @cache
@@ -44,7 +44,7 @@ def fingerprint(*modules: str) -> str:
             closure.add(module)
             pending.append(module.rpartition(".")[0])
             pending.extend(_read(module)[1])
-    _keep()
+    _save_cache()
     digest = hashlib.sha256()
     for module in sorted(closure):
         digest.update(f"{module}={_read(module)[0]}\n".encode())
@@ -65,19 +65,19 @@ def _path(module: str) -> Path | None:
 
 
 @cache
-def _read(module: str) -> Found:
-    """A module's hash, and what of `flp` it imports."""
+def _read(module: str) -> Parsed:
+    """A module's hash, and the names that it imports from `flp`."""
     path = _path(module)
     assert path is not None
     source = path.read_bytes()
-    place = hashlib.sha256(f"{_reader()} {module} {path.name}\0".encode() + source).hexdigest()
-    if (found := _found(_kept().get(place))) is None:
-        found = _kept()[place] = _parsed(module, path, source)
-        _new.add(place)
-    return found
+    cache_key = hashlib.sha256(f"{_parser()} {module} {path.name}\0".encode() + source).hexdigest()
+    if (parsed := _entry(_cache().get(cache_key))) is None:
+        parsed = _cache()[cache_key] = _parse(module, path, source)
+        _unsaved.add(cache_key)
+    return parsed
 
 
-def _parsed(module: str, path: Path, source: bytes) -> Found:
+def _parse(module: str, path: Path, source: bytes) -> Parsed:
     tree = ast.parse(source, str(path))
     names: set[str] = set()
     for node in _statements(tree):
@@ -91,39 +91,39 @@ def _parsed(module: str, path: Path, source: bytes) -> Found:
     return hashlib.sha256(_canonical(tree).encode()).hexdigest(), imported
 
 
-_new: set[str] = set()  # what is not in the file yet
+_unsaved: set[str] = set()  # keys of entries that are not in the file yet
 
 
 @cache
-def _kept() -> dict[str, Any]:
-    """What this and earlier commands have found."""
-    return read_entries(_KEPT)
+def _cache() -> dict[str, Any]:
+    """Entries of this and earlier commands."""
+    return read_entries(_CACHE_FILE)
 
 
 @cache
-def _reader() -> str:
-    """Who found it: this file's code, in this Python."""
+def _parser() -> str:
+    """What an entry depends on besides the source: this file's code and the version of Python."""
     return f"{sys.version_info[:2]} {hashlib.sha256(Path(__file__).read_bytes()).hexdigest()}"
 
 
-def _found(entry: object) -> Found | None:
-    """An entry of the file as it was written; None where something else stands there."""
+def _entry(entry: object) -> Parsed | None:
+    """An entry of the file in its types; None for anything else."""
     match entry:
         case [str(digest), [*names]] if all(isinstance(name, str) for name in names):
             return digest, tuple(map(str, names))
     return None
 
 
-def _keep() -> None:
-    """Add what is new to the file, where there is a folder for it; without it, the next command parses again."""
-    if _new and _KEPT.parent.is_dir():
+def _save_cache() -> None:
+    """Add new entries to the file, if its folder exists; without it, the next command parses again."""
+    if _unsaved and _CACHE_FILE.parent.is_dir():
         with suppress(FLPError):
-            write_json(_KEPT, dict([*_kept().items()][-_KEPT_AT_MOST:]))
-            _new.clear()
+            write_json(_CACHE_FILE, dict([*_cache().items()][-_CACHE_SIZE:]))
+            _unsaved.clear()
 
 
 def _statements(node: ast.AST) -> Iterator[ast.AST]:
-    """All statements below a node, those of functions and branches too."""
+    """All statements below a node, including those of functions and branches."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.stmt | ast.excepthandler | ast.match_case):
             yield child
@@ -142,7 +142,7 @@ def _absolute(module: str, node: ast.ImportFrom) -> str:
 
 @cache
 def _data_hash(folder: Path) -> str:
-    """Hash a package's files of data, those of its folders without Python included: not what an editor leaves there."""
+    """Hash a package's data files and those of its subfolders without Python code, but not an editor's leftovers."""
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         if path.name.startswith("."):
@@ -159,7 +159,7 @@ _NOTHING = hashlib.sha256().hexdigest()
 
 
 def _canonical(node: object) -> str:
-    """Print a syntax tree without docstrings, positions and empty fields (which differ between Pythons)."""
+    """A syntax tree as text without docstrings, positions and empty fields (which differ between Python versions)."""
     if isinstance(node, ast.AST):
         fields = []
         for name in node._fields:

@@ -1,6 +1,6 @@
-"""How long an experiment will take: its work (`workload`) times its pieces' seconds, dealt to the cores as jobs are.
+"""How long an experiment will take: its work (`workload`) times the cost of each operation, scheduled on the cores.
 
-What finished runs took counts before what was measured, and that before what a usual core takes.
+The times of finished runs come before measured costs, and those before the costs on a typical core.
 """
 
 from __future__ import annotations
@@ -16,51 +16,59 @@ from statistics import mean
 from typing import Any
 
 from flp.experiment.keys import Keys
-from flp.experiment.workload import Job, jobs, known_spec
+from flp.experiment.workload import PlannedJob, known_spec, planned_jobs
 from flp.params.loading import Params
-from flp.params.sections import Flow, Offline
-from flp.supervision.speeds import Book, Piece, Pieces
+from flp.params.sections import FlowSettings, OfflineSettings
+from flp.supervision.costs import CostModel, load_costs
+from flp.supervision.operations import Operation, Operations
 from flp.system import layout
 from flp.system.artifacts import read_entries
+from flp.system.units import duration
 
-START = 5.0  # seconds of a core in which a process imports what it needs
+START = 5.0  # processor seconds of a process's imports
 _REPORT = 10.0, 0.1  # seconds of the page, and for each run on it
-_JUDGING = 0.07  # the tests of a flow, in the time of its training
+_TESTS = 0.07  # time of a flow's quality tests relative to its training
 TRAINS = ("offline_train", "online_finetune")
 _ON_GPU = {"pretrain_flow", "invert_to_latent", *TRAINS}
 
 
 class Forecast:
-    """What is to be expected.
+    """The expected times of an experiment.
 
     Args:
         keys: the experiment.
-        book: what is known of the pieces.
+        costs: what is known of the operations' times.
         cores: CPU cores.
-        gpu: whether learning happens on a GPU, one job at a time.
-        recorded: let finished runs of the same sizes and settings count.
+        gpu: whether training happens on a GPU, one job at a time.
+        recorded: use the times of finished runs of the same sizes and settings.
+
+    Attributes:
+        jobs: the jobs of the experiment.
+        seconds: expected seconds of each, by its name.
+        sources: how often each source of a time was used: recorded, measured, estimated or default.
+        unknown: the names of jobs that cannot be estimated before their data are there.
     """
 
-    def __init__(self, keys: Keys, book: Book, cores: int, *, gpu: bool = False, recorded: bool = False) -> None:
-        self.keys, self.book, self.cores, self.gpu, self.recorded = keys, book, cores, gpu, recorded
-        self.jobs = jobs(keys)
+    def __init__(self, keys: Keys, costs: CostModel, cores: int, *, gpu: bool = False, recorded: bool = False) -> None:
+        self.keys, self.costs, self.cores, self.gpu, self.recorded = keys, costs, cores, gpu, recorded
+        self.jobs = planned_jobs(keys)
         self.sources: Counter[str] = Counter()
         self.unknown: list[str] = []
         self.seconds = {job.name: self._seconds(job) for job in self.jobs}
 
     @cached_property
     def parts(self) -> dict[str, float]:
-        """Seconds of every stage, and of every algorithm in it, had it the cores for itself."""
-        heads = dict.fromkeys(job.part for job in self.jobs)
-        return {head: self._makespan([job for job in self.jobs if job.part == head]) for head in heads}
+        """Seconds of every stage, and of every algorithm in it, if it had the cores to itself."""
+        parts = dict.fromkeys(job.part for job in self.jobs)
+        return {part: self._makespan([job for job in self.jobs if job.part == part]) for part in parts}
 
     @cached_property
     def total(self) -> float:
-        """Seconds of all of it, in the order of the graph."""
+        """Seconds of everything, in the order of the graph."""
         return self._makespan(self.jobs)
 
-    def _makespan(self, todo: list[Job]) -> float:
-        """Seconds until all are done, where each begins as soon as it has its inputs and its cores."""
+    def _makespan(self, todo: list[PlannedJob]) -> float:
+        """Seconds until all are done, where each starts as soon as its inputs and its cores are free."""
         waiting, running, now = list(todo), list[tuple[float, str, int, bool]](), 0.0
         left, cores, gpus = {job.name for job in todo}, self.cores, 1
         while waiting or running:
@@ -77,10 +85,10 @@ class Forecast:
             cores, gpus = cores + threads, gpus + gpu
         return now
 
-    def _on_gpu(self, job: Job) -> bool:
+    def _on_gpu(self, job: PlannedJob) -> bool:
         return self.gpu and job.stage in _ON_GPU
 
-    def _seconds(self, job: Job) -> float:
+    def _seconds(self, job: PlannedJob) -> float:
         """Seconds of one job."""
         if job.stage == "report":
             return START + _REPORT[0] + _REPORT[1] * job.runs
@@ -89,79 +97,86 @@ class Forecast:
             self.unknown.append(job.name)
             return 0.0
         params, threads = self.keys.agent_params(job.dataset, job.agent), min(job.threads, self.cores)
-        pieces = Pieces(spec, params)
+        operations = Operations(spec, params)
         if job.stage in TRAINS:
-            return self._training(job, params, pieces, threads)
+            return self._training(job, params, operations, threads)
         if job.stage == "pretrain_flow":
-            if self.recorded and (took := flow_took(job, params, pieces)) is not None:
-                return START + self._tell("recorded", took)
-            return START + job.updates * self._of(pieces.flow())
-        made = job.stage == "download_dataset"
-        if not (job.rows or made):
+            if self.recorded and (took := flow_took(job, params, operations)) is not None:
+                return START + self._from("recorded", took)
+            return START + job.updates * self._cost(operations.flow())
+        of_threads = 1.0 if self._on_gpu(job) else self._contention(threads) / threads
+        if job.stage == "download_dataset":
+            each = self._cost(operations.generation()) if job.rows else 0.0
+            return START + job.rows * each * of_threads
+        if not job.rows:
             self.unknown.append(job.name)
-        each = self._of(pieces.generation() if made else pieces.inversion()) if job.rows else 0.0
-        judged = 0.0 if made else _JUDGING * params.flow.steps * self._of(pieces.flow())
-        return START + judged + job.rows * each * (1.0 if self._on_gpu(job) else self._crowd(threads) / threads)
+        each = self._cost(operations.inversion()) if job.rows else 0.0
+        tests = _TESTS * params.flow.steps * self._cost(operations.flow())
+        return START + tests + job.rows * each * of_threads
 
-    def _training(self, job: Job, params: Params, pieces: Pieces, threads: int) -> float:
-        """Seconds of a job's runs: dealt to processes that take turns on the threads, or on a GPU stacked in one."""
-        processes = 1 if self.gpu else dealt(job.runs, threads)
+    def _training(self, job: PlannedJob, params: Params, operations: Operations, threads: int) -> float:
+        """Seconds of a job's runs: sharded over processes that share the threads, or stacked in one on a GPU."""
+        processes = 1 if self.gpu else process_count(job.runs, threads)
         stacked = ceil(job.runs / processes)
-        # Runs whose time passes one after the other.
+        # Runs whose times add up.
         in_turn = stacked if self.gpu else max(stacked, job.runs / threads)
         started = START * (1 + (processes > 1) * processes / threads)
-        if self.recorded and (took := runs_took(job, params, pieces, gpu=self.gpu)) is not None:
-            return started + self._tell("recorded", took) * in_turn * job.weight / job.runs
-        trained = job.updates * self._of(pieces.update(job.agent, stacked)) * job.weight / job.runs
+        if self.recorded and (took := runs_took(job, params, operations, gpu=self.gpu)) is not None:
+            return started + self._from("recorded", took) * in_turn * job.weight / job.runs
+        trained = job.updates * self._cost(operations.update(job.agent, stacked)) * job.weight / job.runs
         if params.offline.compile and job.updates:
-            trained += self._of(pieces.compilation(job.agent))
+            trained += self._cost(operations.compilation(job.agent))
         workers = threads if self.gpu else 1
-        played = self._evaluations(job, params, pieces, stacked, workers)
-        if self.gpu:  # which trains beside evaluations
-            return started + max(trained, played) + self._steps(job, pieces, stacked, workers)
-        once = trained + played + self._steps(job, pieces, stacked, workers)
+        played = self._evaluations(job, params, operations, stacked, workers)
+        if self.gpu:  # it trains while the CPU evaluates
+            return started + max(trained, played) + self._steps(job, operations, stacked, workers)
+        once = trained + played + self._steps(job, operations, stacked, workers)
         busy = sum(min(other.threads, self.cores) for other in self.jobs if other.stage == job.stage)
-        return started + once * in_turn / stacked * self._crowd(min(self.cores, busy))
+        return started + once * in_turn / stacked * self._contention(min(self.cores, busy))
 
-    def _evaluations(self, job: Job, params: Params, pieces: Pieces, runs: int, workers: int) -> float:
-        """Seconds of so many runs' evaluations, their episodes played to the end; models' estimates are not counted."""
-        spec, episodes = pieces.spec, params.evaluation.episodes
+    def _evaluations(self, job: PlannedJob, params: Params, operations: Operations, runs: int, workers: int) -> float:
+        """Seconds of these runs' evaluations, all episodes of full length; estimates without a simulator are free."""
+        spec, episodes = operations.spec, params.evaluation.episodes
         if not spec.simulated:
             return 0.0
-        played = runs * episodes / workers * (spec.horizon * self._of(pieces.step()) + self._of(pieces.reset()))
-        return job.evaluations * (spec.horizon * self._of(pieces.act(job.agent, runs, episodes)) + played)
+        played = (
+            runs * episodes / workers * (spec.horizon * self._cost(operations.step()) + self._cost(operations.reset()))
+        )
+        return job.evaluations * (spec.horizon * self._cost(operations.act(job.agent, runs, episodes)) + played)
 
-    def _steps(self, job: Job, pieces: Pieces, runs: int, workers: int) -> float:
-        """Seconds of the steps between updates."""
+    def _steps(self, job: PlannedJob, operations: Operations, runs: int, workers: int) -> float:
+        """Seconds of the environment steps between updates."""
         if not job.steps:
             return 0.0
-        return job.steps * (self._of(pieces.act(job.agent, runs)) + runs / workers * self._of(pieces.step()))
+        return job.steps * (
+            self._cost(operations.act(job.agent, runs)) + runs / workers * self._cost(operations.step())
+        )
 
-    def _crowd(self, busy: int) -> float:
+    def _contention(self, busy: int) -> float:
         """How many times longer a core takes when so many are busy."""
-        return 1 + (self.book.crowding - 1) * (busy - 1) / max(1, self.cores - 1)
+        return 1 + ((self.costs.contention or 1.0) - 1) * (busy - 1) / max(1, self.cores - 1)
 
-    def _of(self, piece: Piece) -> float:
-        return self._tell(self.book.how(piece), self.book.seconds(piece))
+    def _cost(self, operation: Operation) -> float:
+        return self._from(self.costs.source(operation), self.costs.seconds(operation))
 
-    def _tell(self, how: str, seconds: float) -> float:
-        self.sources[how] += 1
+    def _from(self, source: str, seconds: float) -> float:
+        self.sources[source] += 1
         return seconds
 
 
-def dealt(runs: int, threads: int) -> int:
-    """Processes that runs are dealt to: one for a thread alone, else up to two for each."""
+def process_count(runs: int, threads: int) -> int:
+    """Processes that runs are sharded over: one for a single thread, else up to two for each."""
     return 1 if threads == 1 else min(runs, 2 * threads)
 
 
-def runs_took(job: Job, params: Params, pieces: Pieces, *, gpu: bool = False) -> float | None:
-    """Seconds of a run, by finished ones of the same sizes and settings; None where there are none."""
+def runs_took(job: PlannedJob, params: Params, operations: Operations, *, gpu: bool = False) -> float | None:
+    """Seconds of a run, by finished runs of the same sizes and settings; None where there are none."""
     pattern = layout.OFFLINE if job.stage == "offline_train" else layout.ONLINE
-    wanted = pieces.update(job.agent)
+    wanted = operations.update(job.agent)
 
     def took(manifest: dict[str, Any]) -> float | None:
-        offline = Offline.model_validate(manifest["model"]["offline"])
-        like = Pieces(pieces.spec, params.model_copy(update={"offline": offline})).update(job.agent)
+        offline = OfflineSettings.model_validate(manifest["model"]["offline"])
+        like = Operations(operations.spec, params.model_copy(update={"offline": offline})).update(job.agent)
         if like != wanted or manifest["variant"] or (manifest["device"] != "cpu") != gpu:
             return None
         share = job.updates / manifest["step"] if job.updates else 1.0
@@ -170,12 +185,12 @@ def runs_took(job: Job, params: Params, pieces: Pieces, *, gpu: bool = False) ->
     return _recorded(pattern.format(dataset=job.dataset, agent=job.agent, seeds="*") + "/*/policy.json", took)
 
 
-def flow_took(job: Job, params: Params, pieces: Pieces) -> float | None:
-    """Seconds of a flow's training, by finished ones of the same sizes; None where there are none."""
+def flow_took(job: PlannedJob, params: Params, operations: Operations) -> float | None:
+    """Seconds of a flow's training, by finished flows of the same sizes; None where there are none."""
 
     def took(manifest: dict[str, Any]) -> float | None:
-        flow = Flow.model_validate(manifest["parameters"])
-        if Pieces(pieces.spec, params.model_copy(update={"flow": flow})).flow() != pieces.flow():
+        flow = FlowSettings.model_validate(manifest["parameters"])
+        if Operations(operations.spec, params.model_copy(update={"flow": flow})).flow() != operations.flow():
             return None
         return job.updates / flow.steps * float(manifest["seconds"])
 
@@ -183,10 +198,40 @@ def flow_took(job: Job, params: Params, pieces: Pieces) -> float | None:
 
 
 def _recorded(pattern: str, took: Callable[[dict[str, Any]], float | None]) -> float | None:
-    """The mean of what manifests tell, those left out that are of another version, or none of ours."""
-    found = []
+    """The mean of what the manifests record; those of another version of flp, or of something else, are passed over."""
+    times = []
     for file in Path().glob(pattern):
         with suppress(KeyError, TypeError, ValueError, ZeroDivisionError):
-            found.append(took(read_entries(file)))
-    told = [seconds for seconds in found if seconds is not None]
-    return mean(told) if told else None
+            times.append(took(read_entries(file)))
+    known = [seconds for seconds in times if seconds is not None]
+    return mean(known) if known else None
+
+
+def summary(keys: Keys, cores: int) -> str:
+    """The expected times in a line, with what they are based on: finished runs, measured or default costs."""
+    loaded = load_costs()
+    costs, about = loaded or (CostModel(), {})
+    gpu = about.get("device", "cpu") != "cpu"
+    forecast = Forecast(keys, costs, cores, gpu=gpu, recorded=True)
+    parts = ", ".join(f"{part} {duration(seconds)}" for part, seconds in forecast.parts.items())
+    names = {
+        "recorded": "finished runs' times",
+        "measured": f"`flp bench` of {about.get('when')}",
+        "estimated": "what it measured of the same kind",
+        "default": "a typical CPU core, perhaps unlike yours (`flp bench` measures)",
+    }
+    sources = ", ".join(name for source, name in names.items() if forecast.sources[source])
+    basis = f"; by {sources}" if sources else ""
+    return "\n".join([f"expected on {cores} cores: {duration(forecast.total)} ({parts}){basis}", *omissions(forecast)])
+
+
+def omissions(forecast: Forecast) -> list[str]:
+    """Lines on what a forecast does not count."""
+    params = forecast.keys.params
+    names = [name for name in params.datasets if name not in params.tasks]
+    lines = []
+    if any(forecast.keys.dataset_params(name).download.source == "ogbench" for name in names):
+        lines.append("downloads are not counted")
+    if forecast.unknown:
+        lines.append(f"not counted before their data are there: {', '.join(forecast.unknown)}")
+    return lines

@@ -1,4 +1,4 @@
-"""The graph of an experiment's artifacts: what each job makes, with which key, out of what."""
+"""The graph of an experiment's artifacts: what each job makes, from which inputs, and with which key."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 from flp.experiment import variants
 from flp.experiment.keys import Keys, TableKeys
-from flp.params.run import Run
+from flp.params.run import Run, SweepJob, TrainingJob
 from flp.system import layout
-from flp.system.artifacts import read_entries
+from flp.system.artifacts import key_of
 from flp.system.errors import FLPError
 
 # The report's manifest, which holds its key, is written last.
 REPORT_FILES = ("index.html", "summary.csv", "metrics.json", "manifest.json")
-# Stages whose artifacts are made when they are asked for: no part of `all`, nor of what DVC versions.
+# Stages whose artifacts are made on request only: not part of `all`, nor of what DVC versions.
 ON_REQUEST = ("offline_sweep", "figure")
 
 
@@ -30,7 +30,7 @@ class Artifact:
         key: the key it must carry.
         files: the files the job makes, relative to the working directory.
         manifests: those of the files that hold the key.
-        runs: the folders of its runs, for agents, each with `layout.RUN_FILES`; the job keeps those it finds finished.
+        runs: for agents, the folders of its runs, each with `layout.RUN_FILES`; the job keeps those that are finished.
         inputs: what the job reads, by role.
     """
 
@@ -42,26 +42,20 @@ class Artifact:
     runs: tuple[str, ...] = ()
     inputs: dict[str, tuple[Artifact, ...]] = field(default_factory=dict)
 
-    def exists(self, root: Path = Path()) -> bool:
+    def exists(self) -> bool:
         """Whether all of it is there."""
-        of_runs = (f"{run}/{name}" for run in self.runs for name in layout.RUN_FILES)
-        return all((root / path).exists() for path in (*self.files, *of_runs))
+        run_files = (f"{run}/{name}" for run in self.runs for name in layout.RUN_FILES)
+        return all(Path(path).exists() for path in (*self.files, *run_files))
 
-    def is_current(self, root: Path = Path()) -> bool:
-        """Whether it is whole and made of what the parameters and the source say now."""
-        return self.exists(root) and all(found_key(root / path) == self.key for path in self.manifests)
-
-
-def found_key(manifest: Path) -> str | None:
-    """The key in a manifest; None where there is none to read."""
-    key = read_entries(manifest).get("key")
-    return key if isinstance(key, str) else None
+    def is_current(self) -> bool:
+        """Whether it is complete and was made from the present parameters and source."""
+        return self.exists() and all(key_of(path) == self.key for path in self.manifests)
 
 
 def require_current(keys: Keys, dataset: str, seeds: Sequence[int] = (), *, latents: bool = False) -> None:
-    """Refuse to read a dataset, or seeds' flows (and latents), of other parameters or sources than it is now.
+    """Refuse a dataset, or seeds' flows (and latents), made with other parameters or sources than the present ones.
 
-    What came of them would carry the key of what they should have been. Those that are missing are not judged.
+    Whatever was made from them would carry the key of what they should have been. Missing ones are not an error here.
 
     Raises:
         FLPError: naming the first that is not current.
@@ -71,145 +65,138 @@ def require_current(keys: Keys, dataset: str, seeds: Sequence[int] = (), *, late
     if latents:
         wanted |= {layout.LATENT.format(dataset=dataset, seed=seed): keys.latent(dataset, seed) for seed in seeds}
     for path, key in wanted.items():
-        if found_key(Path(path + ".json")) not in (None, key):
+        if key_of(path + ".json") not in (None, key):
             raise FLPError(
                 f"{path} was made with other parameters or by another version of the source than now; "
-                "make it anew with `snakemake --cores all`, or by its own stage"
+                "make it again with `snakemake --cores all`, or by its own stage"
             )
 
 
-_Found = dict[str, Artifact]
-_Job = tuple[str, str, list[int]]
-
-
-def graph(keys: Keys) -> _Found:
+def graph(keys: Keys) -> dict[str, Artifact]:
     """Every artifact of the experiment by `stage/name`, each after its inputs."""
-    found: _Found = {}
-    _flows(keys, found)
-    _agents(keys, found)
-    everything = {
-        role: tuple(artifact for artifact in found.values() if artifact.stage == stage)
-        for role, stage in (
-            ("flow", "pretrain_flow"),
-            ("latent", "invert_to_latent"),
-            ("offline", "offline_train"),
-            ("online", "online_finetune"),
-        )
-    }
-    files = [f"{layout.REPORT}/{file}" for file in REPORT_FILES]
-    _add(found, "report", "report", keys.report, files, files[-1:], inputs=everything)
-    _sweeps(keys, found)
-    _figures(keys, found)
-    return found
-
-
-def _add(found: _Found, stage: str, name: str, key: str, files: list[str], manifests: list[str], **more: Any) -> None:
-    found[f"{stage}/{name}"] = Artifact(stage, name, key, tuple(files), tuple(manifests), **more)
-
-
-def _flows(keys: Keys, found: _Found) -> None:
-    """Datasets, flows and latents."""
+    builder = _Builder(keys)
     for dataset in keys.params.datasets:
+        builder.add_dataset(dataset)
+    for job in keys.jobs():
+        builder.add_offline(job)
+    for job in keys.online_jobs():
+        builder.add_online(job)
+    builder.add_report()
+    for job in keys.figure_jobs():
+        builder.add_sweeps(job)
+    for figure in layout.FIGURES + layout.TABLES:
+        builder.add_figure(figure)
+    return builder.artifacts
+
+
+_Inputs = dict[str, tuple[Artifact, ...]]
+
+
+class _Builder:
+    """The artifacts added so far; inputs must be added first."""
+
+    def __init__(self, keys: Keys) -> None:
+        self.keys = keys
+        self.artifacts: dict[str, Artifact] = {}
+
+    def _add(self, stage: str, name: str, key: str, files: list[str], manifests: list[str], **more: Any) -> None:
+        self.artifacts[f"{stage}/{name}"] = Artifact(stage, name, key, tuple(files), tuple(manifests), **more)
+
+    def _get(self, stage: str, *names: str) -> tuple[Artifact, ...]:
+        return tuple(self.artifacts[f"{stage}/{name}"] for name in names)
+
+    def _all(self, stage: str) -> tuple[Artifact, ...]:
+        return tuple(artifact for artifact in self.artifacts.values() if artifact.stage == stage)
+
+    def add_dataset(self, dataset: str) -> None:
+        """A dataset with every seed's flow and latents."""
         files = [layout.DATA.format(dataset=dataset) + suffix for suffix in layout.DATA_SUFFIXES]
-        _add(found, "download_dataset", dataset, keys.data(dataset), files, files[-1:])
-        for seed in keys.params.seeds:
-            name = f"{dataset}/seed{seed}"
-            inputs = {"data": (found[f"download_dataset/{dataset}"],)}
+        self._add("download_dataset", dataset, self.keys.data(dataset), files, files[-1:])
+        for seed in self.keys.params.seeds:
+            name, inputs = f"{dataset}/seed{seed}", {"data": self._get("download_dataset", dataset)}
             base = layout.FLOW.format(dataset=dataset, seed=seed)
             files = [base + suffix for suffix in layout.FLOW_SUFFIXES]
-            _add(found, "pretrain_flow", name, keys.flow(dataset, seed), files, [base + ".json"], inputs=inputs)
+            key = self.keys.flow(dataset, seed)
+            self._add("pretrain_flow", name, key, files, [base + ".json"], inputs=inputs)
             base = layout.LATENT.format(dataset=dataset, seed=seed)
             quality = layout.QUALITY.format(dataset=dataset, seed=seed)
             files = [base + suffix for suffix in layout.LATENT_SUFFIXES]
             files += [f"{quality}/{file}" for file in layout.QUALITY_FILES]
             manifests = [base + ".json", f"{quality}/quality.json"]
-            inputs = inputs | {"flow": (found[f"pretrain_flow/{name}"],)}
-            _add(found, "invert_to_latent", name, keys.latent(dataset, seed), files, manifests, inputs=inputs)
+            inputs = inputs | {"flow": self._get("pretrain_flow", name)}
+            self._add("invert_to_latent", name, self.keys.latent(dataset, seed), files, manifests, inputs=inputs)
 
+    def add_offline(self, job: TrainingJob) -> None:
+        """The runs of an offline job."""
+        key, runs = self.keys.offline_job(*job), self.keys.runs(*job)
+        self._add_runs("offline_train", job.name, job.folder(layout.OFFLINE), key, runs, self._training_inputs(job))
 
-def _agents(keys: Keys, found: _Found) -> None:
-    """Offline jobs, then online ones."""
-    for job in keys.jobs():
-        folder = layout.OFFLINE.format(dataset=job[0], agent=job[1], seeds=layout.join_seeds(job[2]))
-        _add_runs(keys, found, "offline_train", _name(job), folder, keys.offline_job(*job), keys.runs(*job), job)
-    for job in keys.online_jobs():
-        folder = layout.ONLINE.format(dataset=job[0], agent=job[1], seeds=layout.join_seeds(job[2]))
-        offline = {"offline": (found[f"offline_train/{_name(job)}"],)}
-        key, runs = keys.online_job(*job), keys.online_runs(*job)
-        _add_runs(keys, found, "online_finetune", _name(job), folder, key, runs, job, **offline)
+    def add_online(self, job: TrainingJob) -> None:
+        """The runs of an online job, which start from its offline ones."""
+        key, runs = self.keys.online_job(*job), self.keys.online_runs(*job)
+        inputs = self._training_inputs(job) | {"offline": self._get("offline_train", job.name)}
+        self._add_runs("online_finetune", job.name, job.folder(layout.ONLINE), key, runs, inputs)
 
-
-def _name(job: _Job) -> str:
-    """`cube-single-play/flp/seed0-1`."""
-    return f"{job[0]}/{job[1]}/seed{layout.join_seeds(job[2])}"
-
-
-def _add_runs(
-    keys: Keys,
-    found: _Found,
-    stage: str,
-    name: str,
-    folder: str,
-    key: str,
-    runs: list[Run],
-    job: _Job,
-    **more: tuple[Artifact],
-) -> None:
-    """Add the runs of one job, which need their dataset, and those who read them flows and latents."""
-    dataset, agent, seeds = job
-    inputs: dict[str, tuple[Artifact, ...]] = {"data": (found[f"download_dataset/{dataset}"],)}
-    if keys.reads_flow(dataset, agent):
-        inputs["flow"] = tuple(found[f"pretrain_flow/{dataset}/seed{seed}"] for seed in seeds)
-        inputs["latent"] = tuple(found[f"invert_to_latent/{dataset}/seed{seed}"] for seed in seeds)
-    manifest = f"{folder}/manifest.json"
-    folders = tuple(f"{folder}/{run.name}" for run in runs)
-    _add(found, stage, name, key, [manifest], [manifest], runs=folders, inputs=inputs | more)
-
-
-def _sweeps(keys: Keys, found: _Found) -> None:
-    """What Figures 3 to 5 train beside the experiment's own runs."""
-    for job in keys.figure_jobs():
-        dataset, agent, seeds = job
+    def add_sweeps(self, job: TrainingJob) -> None:
+        """The runs that Figures 3 to 5 need in addition to the experiment's own."""
         for figure in variants.QUANTITY:
-            if runs := keys.extra_runs(dataset, figure, seeds):
-                joined = layout.join_seeds(seeds)
-                folder = layout.SWEEP.format(dataset=dataset, figure=figure, seeds=joined)
-                key = keys.job_of(dataset, agent, runs)
-                _add_runs(keys, found, "offline_sweep", f"{dataset}/{figure}/seed{joined}", folder, key, runs, job)
+            if runs := self.keys.extra_runs(job.dataset, figure, job.seeds):
+                sweep, key = SweepJob(job.dataset, figure, job.seeds), self.keys.job_of(job.dataset, job.agent, runs)
+                self._add_runs("offline_sweep", sweep.name, sweep.folder, key, runs, self._training_inputs(job))
 
+    def _add_runs(self, stage: str, name: str, folder: str, key: str, runs: list[Run], inputs: _Inputs) -> None:
+        folders = tuple(f"{folder}/{run.name}" for run in runs)
+        manifest = f"{folder}/manifest.json"
+        self._add(stage, name, key, [manifest], [manifest], runs=folders, inputs=inputs)
 
-def _figures(keys: Keys, found: _Found) -> None:
-    """The paper's figures and tables."""
-    for figure in layout.FIGURES + layout.TABLES:
-        if figure == "figure2":
-            inputs: dict[str, tuple[Artifact, ...]] = {}
-        elif figure in layout.TABLES:
-            if keys.params.tasks.keys() >= set(keys.params.datasets):
-                continue  # the tables are of OGBench's
-            inputs = _inputs_of_table(keys, figure, found)
-        else:
-            inputs = _inputs_of_sweep(keys, figure, found)
+    def _training_inputs(self, job: TrainingJob) -> _Inputs:
+        """The dataset, and for algorithms that read them the seeds' flows and latents."""
+        inputs = {"data": self._get("download_dataset", job.dataset)}
+        if self.keys.reads_flow(job.dataset, job.agent):
+            names = [f"{job.dataset}/seed{seed}" for seed in job.seeds]
+            inputs["flow"] = self._get("pretrain_flow", *names)
+            inputs["latent"] = self._get("invert_to_latent", *names)
+        return inputs
+
+    def add_report(self) -> None:
+        """The report on everything added so far."""
+        inputs = {
+            "flow": self._all("pretrain_flow"),
+            "latent": self._all("invert_to_latent"),
+            "offline": self._all("offline_train"),
+            "online": self._all("online_finetune"),
+        }
+        files = [f"{layout.REPORT}/{file}" for file in REPORT_FILES]
+        self._add("report", "report", self.keys.report, files, files[-1:], inputs=inputs)
+
+    def add_figure(self, figure: str) -> None:
+        """One of the paper's figures or tables, unless the experiment has nothing to show in it."""
+        inputs: _Inputs = {}
+        if figure in layout.TABLES:
+            if self.keys.params.tasks.keys() >= set(self.keys.params.datasets):
+                return  # the tables are of OGBench's tasks
+            inputs = self._table_inputs(figure)
+        elif figure != "figure2":
+            inputs = self._sweep_inputs(figure)
             if not inputs["offline"]:
-                continue  # the experiment trains no FLP
+                return  # the experiment trains no FLP
         files = layout.figure_files(figure)
-        _add(found, "figure", figure, keys.figure(figure), files, files[-1:], inputs=inputs)
+        self._add("figure", figure, self.keys.figure(figure), files, files[-1:], inputs=inputs)
 
+    def _table_inputs(self, table: str) -> _Inputs:
+        keys = TableKeys(self.keys.params, table)
+        return {
+            "latent": self._all("invert_to_latent"),
+            "offline": self._get("offline_train", *(job.name for job in keys.jobs())),
+            "online": self._get("online_finetune", *(job.name for job in keys.online_jobs())),
+        }
 
-def _inputs_of_table(keys: Keys, table: str, found: _Found) -> dict[str, tuple[Artifact, ...]]:
-    shown = TableKeys(keys.params, table)
-    return {
-        "latent": tuple(artifact for artifact in found.values() if artifact.stage == "invert_to_latent"),
-        "offline": tuple(found[f"offline_train/{_name(job)}"] for job in shown.jobs()),
-        "online": tuple(found[f"online_finetune/{_name(job)}"] for job in shown.online_jobs()),
-    }
-
-
-def _inputs_of_sweep(keys: Keys, figure: str, found: _Found) -> dict[str, tuple[Artifact, ...]]:
-    offline, sweep = [], []
-    for job in keys.figure_jobs():
-        dataset, _, seeds = job
-        offline.append(found[f"offline_train/{_name(job)}"])
-        shown = {str(folder) for folder in keys.figure_runs(dataset, figure, seeds)}
-        lenders = (f"offline_sweep/{dataset}/{f}/seed{layout.join_seeds(seeds)}" for f in variants.LENDERS[figure])
-        sweep += [found[name] for name in lenders if name in found and shown & set(found[name].runs)]
-    return {"offline": tuple(offline), "sweep": tuple(sweep)}
+    def _sweep_inputs(self, figure: str) -> _Inputs:
+        jobs, sweep = list(self.keys.figure_jobs()), list[Artifact]()
+        for job in jobs:
+            compared = {str(folder) for folder in self.keys.figure_runs(job.dataset, figure, job.seeds)}
+            for lender in variants.LENDERS[figure]:
+                artifact = self.artifacts.get(f"offline_sweep/{SweepJob(job.dataset, lender, job.seeds).name}")
+                if artifact is not None and compared & set(artifact.runs):
+                    sweep.append(artifact)
+        return {"offline": self._get("offline_train", *(job.name for job in jobs)), "sweep": tuple(sweep)}

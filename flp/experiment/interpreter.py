@@ -1,4 +1,4 @@
-"""Which Python and which torch a program runs on, and whether they are those that its job was given."""
+"""Which Python and torch a program runs on, and whether they are the ones that its job was given."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from pathlib import Path
 from flp.system.artifacts import versions
 from flp.system.errors import FLPError
 
-# Snakemake's jobs say here which of its conda environments they have activated (workflow/lib/job_shell.py).
+# Set by Snakemake's jobs to the conda environment that they have activated (workflow/lib/job_shell.py).
 GIVEN = "FLP_ENVIRONMENT"
 
 
 def described() -> str:
     """`Python 3.11.7 (/…/bin/python), torch 2.13.0 (/…/site-packages/torch)`, without loading torch."""
-    found, spec = versions(), find_spec("torch")
-    torch = f"torch {found.get('torch')} ({Path(spec.origin).parent})" if spec and spec.origin else "no torch"
-    return f"Python {found['python']} ({sys.executable}), {torch}"
+    installed, spec = versions(), find_spec("torch")
+    torch = f"torch {installed.get('torch')} ({Path(spec.origin).parent})" if spec and spec.origin else "no torch"
+    return f"Python {installed['python']} ({sys.executable}), {torch}"
 
 
 def in_place(program: str) -> None:
-    """Begin the log of a workflow's job with what runs it; see to it that this is what the job was given.
+    """Start the log of a workflow's job with the interpreter, and check that it is the one that the job was given.
 
     Raises:
-        FLPError: an environment was made for the job, and this Python is another's.
+        FLPError: the job was given an environment, and this Python belongs to another.
     """
     if "FLP_PARAMS" in os.environ:  # set by the workflow
         print(f"{program}: {described()}", file=sys.stderr, flush=True)
     given = os.environ.get(GIVEN)
     if given and Path(sys.prefix).resolve() != Path(given).resolve():
         raise FLPError(
-            f"this job was given the environment {given}, but runs on {sys.executable}; remove that folder, for "
-            "Snakemake to make it anew"
+            f"this job was given the environment {given}, but runs on {sys.executable}; remove that folder, and "
+            "Snakemake will make it again"
         )

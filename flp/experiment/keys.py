@@ -1,8 +1,7 @@
-"""Keys: what an artifact is made of, as one hash, so that times need not be trusted.
+"""Keys: everything an artifact is made from, as one hash, so that file times need not be trusted.
 
-A key covers the stage's own parameters, the fingerprint of the source it uses, its wildcards and its
-inputs' keys. Two checkouts with equal keys hold the same artifact; a key that changes makes exactly the
-artifacts below it stale.
+A key covers the stage's own parameters, the fingerprint of the source it uses, its wildcards and its inputs' keys. Two
+checkouts with equal keys hold the same artifact; a changed key makes exactly the artifacts downstream of it stale.
 """
 
 from __future__ import annotations
@@ -16,19 +15,26 @@ from flp.experiment import variants
 from flp.experiment.fingerprint import fingerprint
 from flp.own.splitting import own_files
 from flp.params.loading import Params
-from flp.params.run import Run
+from flp.params.run import Run, SweepJob, TrainingJob
 from flp.params.sections import OFFLINE_ONLY, ONLINE_ONLY, offline_steps, starts_from_flow
 from flp.system import layout
 from flp.system.artifacts import read_json
 from flp.system.errors import FLPError
 from flp.system.hashing import contents, hash_of
 
-# Parameters only FLP reads: changing them leaves the baselines alone.
+# Parameters that only FLP reads: changing them does not affect the baselines.
 _FLP_ONLY = (
-    *("alpha", "candidates", "target_candidates", "selection", "temperature", "acting_noise"),
-    *("kl_budget", "log_std_min", "log_std_max"),
+    "alpha",
+    "candidates",
+    "target_candidates",
+    "selection",
+    "temperature",
+    "acting_noise",
+    "kl_budget",
+    "log_std_min",
+    "log_std_max",
 )
-# What computes and draws each of the paper's figures and tables.
+# The module that computes and draws each of the paper's figures and tables.
 FIGURE_SOURCES = {
     "figure2": "flp.paper.figure2",
     **dict.fromkeys(("figure3", "figure4", "figure5"), "flp.paper.sweep_figures"),
@@ -46,13 +52,13 @@ class Keys:
         self._agents: dict[tuple[str, str], Params] = {}
 
     def dataset_params(self, dataset: str) -> Params:
-        """The parameters of one dataset, overrides applied."""
+        """The parameters of one dataset, with its overrides."""
         if dataset not in self._datasets:
             self._datasets[dataset] = self.params.for_dataset(dataset)
         return self._datasets[dataset]
 
     def agent_params(self, dataset: str, agent: str) -> Params:
-        """The parameters of one algorithm on one dataset, its own values applied."""
+        """The parameters of one algorithm on one dataset, with its own values."""
         if (dataset, agent) not in self._agents:
             params = self.dataset_params(dataset)
             self._agents[dataset, agent] = params.for_agent(agent) if agent in params.agents else params
@@ -63,14 +69,14 @@ class Keys:
         params, content = self.dataset_params(dataset), self.content(dataset)
         own = params.tasks.get(dataset)
         section = params.download.keyed() if own is None else own.shaping_data()
-        if content:  # whatever the file is called, and wherever it lies
+        if content:  # the files' names and places do not matter
             section |= {"path": None, "minari": None, "content": content}
         return hash_of("download_dataset", fingerprint("flp.stages.download_dataset"), section, dataset)
 
     def content(self, dataset: str) -> list[str]:
-        """The checksums of the user's files that the data are made of; none where they are made or downloaded here.
+        """The checksums of the user's files that the data are made from; empty for generated or downloaded data.
 
-        Where the files are not at hand, but the data are, they are those that the data were made of.
+        If the files are missing but the data are there, they are the recorded checksums.
         """
         if dataset not in self._contents:
             params = self.dataset_params(dataset)
@@ -83,15 +89,15 @@ class Keys:
         return self._contents[dataset]
 
     def _recorded_content(self, dataset: str) -> list[str]:
-        """What the data at hand were made of, if it is what is asked for."""
+        """The checksums of what the existing data were made from, if that is what the parameters ask for."""
         params, manifest = self.dataset_params(dataset), Path(layout.DATA.format(dataset=dataset) + ".json")
         own = params.tasks.get(dataset)
         if (own is None and params.download.source != "path") or not manifest.exists():
             return []
         asked = {"path": params.download.path} if own is None else {"data": own.data.model_dump(mode="json")}
         try:
-            found = read_json(manifest)
-            return list(found["content"]) if asked.items() <= found["parameters"].items() else []
+            recorded = read_json(manifest)
+            return list(recorded["content"]) if asked.items() <= recorded["parameters"].items() else []
         except (FLPError, KeyError, TypeError, AttributeError):
             return []
 
@@ -108,7 +114,7 @@ class Keys:
         return hash_of("invert_to_latent", source, section, self.flow(dataset, seed))
 
     def offline_run(self, dataset: str, agent: str, run: Run) -> str:
-        """The key of one run, whoever trains beside it."""
+        """The key of one run, which does not depend on the runs that train with it."""
         params = self.agent_params(dataset, agent)
         section = params.offline.keyed() | {"steps": offline_steps(agent, params.offline)}
         if agent == "flp":
@@ -122,13 +128,13 @@ class Keys:
             section,
             params.evaluation.keyed(),
             agent,
-            [run.task, run.seed, *([run.variant] if run.variant else [])],  # all that its random streams are named by
+            [run.task, run.seed, *([run.variant] if run.variant else [])],  # everything that names its random streams
             *([params.tasks[dataset].success] if dataset in params.tasks else []),
             self.latent(dataset, run.seed) if self.reads_flow(dataset, agent) else self.data(dataset),
         )
 
     def reads_flow(self, dataset: str, agent: str) -> bool:
-        """Whether an algorithm's runs need flow and latents: as their policies' own, or to judge them by estimates."""
+        """Whether an algorithm's runs need flow and latents: for the policies, or for estimates without a simulator."""
         own = self.params.tasks.get(dataset)
         is_estimated = own is not None and own.environment is None
         return is_estimated or starts_from_flow(agent, self.agent_params(dataset, agent).offline)
@@ -162,19 +168,18 @@ class Keys:
         return [Run(task, seed, **variant) for seed in seeds for task in offline.tasks for variant in swept]
 
     def extra_runs(self, dataset: str, figure: str, seeds: list[int]) -> list[Run]:
-        """The runs that a figure trains beside the experiment's own; none where it has all the figure shows."""
+        """The runs that a figure needs in addition to the experiment's own; none if those are all it compares."""
         offline = self.agent_params(dataset, "flp").offline
         swept = variants.variants(offline, variants.QUANTITY[figure], variants.extra_values(figure, offline))
         return [Run(task, seed, **variant) for seed in seeds for task in offline.tasks for variant in swept]
 
     def figure_runs(self, dataset: str, figure: str, seeds: list[int]) -> dict[Path, Run]:
         """The runs that a figure compares, by their folders."""
-        quantity, joined = variants.QUANTITY[figure], layout.join_seeds(seeds)
+        quantity, job = variants.QUANTITY[figure], TrainingJob(dataset, "flp", seeds)
         values = variants.values(figure, self.agent_params(dataset, "flp").offline)
-        own = layout.OFFLINE.format(dataset=dataset, agent="flp", seeds=joined)
-        places = [(own, run) for run in self.runs(dataset, "flp", seeds)]
+        places = [(job.folder(layout.OFFLINE), run) for run in self.runs(*job)]
         for lender in variants.LENDERS[figure]:
-            folder = layout.SWEEP.format(dataset=dataset, figure=lender, seeds=joined)
+            folder = SweepJob(dataset, lender, seeds).folder
             places += [(folder, run) for run in self.extra_runs(dataset, lender, seeds)]
         return {
             Path(folder, run.name): run
@@ -188,22 +193,22 @@ class Keys:
         tasks = params.online.tasks or params.offline.tasks
         return [run for run in self.runs(dataset, agent, seeds) if run.task in tasks and not run.variant]
 
-    def jobs(self) -> Iterator[tuple[str, str, list[int]]]:
-        """Every offline job: dataset, agent, seeds. What learns online only is there where something is online."""
+    def jobs(self) -> Iterator[TrainingJob]:
+        """Every offline job. Algorithms that only learn online have one where they are given online steps."""
         for dataset in self.params.datasets:
             offline = self.dataset_params(dataset).offline
             for agent in offline.agents:
                 if agent in ONLINE_ONLY and not self.learns_online(dataset, agent):
                     continue
                 for seeds in layout.seed_groups(self.params.seeds, offline.seeds_per_job):
-                    yield dataset, agent, seeds
+                    yield TrainingJob(dataset, agent, seeds)
 
-    def online_jobs(self) -> Iterator[tuple[str, str, list[int]]]:
+    def online_jobs(self) -> Iterator[TrainingJob]:
         """Every online job."""
-        return (job for job in self.jobs() if self.learns_online(*job[:2]))
+        return (job for job in self.jobs() if self.learns_online(job.dataset, job.agent))
 
     def learns_online(self, dataset: str, agent: str) -> bool:
-        """Whether an algorithm that can learn online is given steps there."""
+        """Whether an algorithm can learn online and is given online steps."""
         return self.agent_params(dataset, agent).online.steps > 0 and agent not in OFFLINE_ONLY
 
     @cached_property
@@ -215,7 +220,7 @@ class Keys:
         )
 
     def reported(self) -> list[list[str]]:
-        """The keys of all that a report or a table shows."""
+        """The keys of everything that a report or a table shows."""
         return [
             [self.latent(d, s) for d in self.params.datasets for s in self.params.seeds],
             [self.offline_job(*job) for job in self.jobs()],
@@ -223,39 +228,41 @@ class Keys:
         ]
 
     def figure(self, figure: str) -> str:
-        """The key of one of the paper's figures or tables: what it shows, and the source that draws it."""
+        """The key of one of the paper's figures or tables: of what it shows, and of the source that draws it."""
         source = fingerprint(FIGURE_SOURCES[figure])
         if figure == "figure2":
             return hash_of("figure", figure, source, self.params.figure2.keyed())
         section = self.params.report.keyed()
         if figure in layout.TABLES:
             return hash_of("figure", figure, source, section, *TableKeys(self.params, figure).reported())
-        shown = []
+        compared = []
         for dataset, agent, seeds in self.figure_jobs():
             runs = self.figure_runs(dataset, figure, seeds).values()
-            shown.append(sorted(self.offline_run(dataset, agent, run) for run in runs))
-        implied = [variants.is_implied(figure, self.agent_params(job[0], "flp").offline) for job in self.figure_jobs()]
-        return hash_of("figure", figure, source, section, shown, implied)
+            compared.append(sorted(self.offline_run(dataset, agent, run) for run in runs))
+        implied = [
+            variants.is_implied(figure, self.agent_params(job.dataset, "flp").offline) for job in self.figure_jobs()
+        ]
+        return hash_of("figure", figure, source, section, compared, implied)
 
-    def figure_jobs(self) -> Iterator[tuple[str, str, list[int]]]:
-        """The offline jobs whose agent is FLP, which Figures 3 to 5 are about, on OGBench's tasks."""
-        return (job for job in self.jobs() if job[1] == "flp" and job[0] not in self.params.tasks)
+    def figure_jobs(self) -> Iterator[TrainingJob]:
+        """The offline jobs that Figures 3 to 5 are about: FLP's on OGBench's tasks."""
+        return (job for job in self.jobs() if job.agent == "flp" and job.dataset not in self.params.tasks)
 
 
 class TableKeys(Keys):
-    """The experiment cut down to what one of the paper's tables shows: no sweeps, and for Table 1 nothing online."""
+    """The part of an experiment that one of the paper's tables shows: no sweeps, and for Table 1 nothing online."""
 
     def __init__(self, params: Params, table: str) -> None:
         super().__init__(params)
         self.online = table == "table2"
 
-    def jobs(self) -> Iterator[tuple[str, str, list[int]]]:
-        """Every offline job that the table shows: for Table 1 all but of those that only learn online, and so on."""
+    def jobs(self) -> Iterator[TrainingJob]:
+        """The offline jobs that the table shows: without algorithms that learn only online (Table 1) or offline (2)."""
         hidden = OFFLINE_ONLY if self.online else ONLINE_ONLY
-        return (job for job in super().jobs() if job[1] not in hidden and job[0] not in self.params.tasks)
+        return (job for job in super().jobs() if job.agent not in hidden and job.dataset not in self.params.tasks)
 
-    def online_jobs(self) -> Iterator[tuple[str, str, list[int]]]:
-        """Every online job; for Table 1 none."""
+    def online_jobs(self) -> Iterator[TrainingJob]:
+        """The online jobs that the table shows: none for Table 1."""
         return super().online_jobs() if self.online else iter(())
 
     def runs(self, dataset: str, agent: str, seeds: list[int]) -> list[Run]:

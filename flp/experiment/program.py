@@ -1,7 +1,7 @@
-"""What every stage program shares: its options, the experiment it reads, and how it ends.
+"""What all stage programs share: their options, the experiment they read, and how they end.
 
-A mistake of the user's (`FLPError`) is one line on stderr and exit status 2; a stop by signal is 1; anything
-else is a bug and keeps its traceback.
+A user's mistake (`FLPError`) is one line on stderr and exit status 2; a stop by signal is status 1; anything else is a
+bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from flp.params.loading import Params, load_params
 from flp.params.sections import AgentName
 from flp.system.errors import FLPError, nearest, user_error
 from flp.system.layout import split_seeds
+from flp.system.portability import prepare_process, run_printing
 from flp.system.stopping import STOP, InterruptedJobError
-from flp.system.surroundings import printing, settle
 
 BOARDS = ("tensorboard", "wandb")
 NAMING = ("params", "preset", "config")  # options that name the experiment
@@ -32,7 +32,7 @@ class Job:
 
     Attributes:
         args: the parsed options.
-        params: the experiment, or with `--dataset` its values for that dataset, and with `--agent` for that algorithm.
+        params: the experiment; with `--dataset` its values for that dataset, with `--agent` for that algorithm.
         keys: the experiment's keys.
     """
 
@@ -48,7 +48,7 @@ class Job:
             self.params = self.keys.agent_params(dataset, getattr(args, "agent", ""))
 
     def require(self, option: str, known: Iterable[str]) -> str:
-        """The value of `--option`, which must be among the known; raises `FLPError` where it is not."""
+        """The value of `--option`, which must be one of the known (`FLPError`)."""
         value: str = getattr(self.args, option)
         if value not in (known := tuple(known)):
             raise FLPError(f"--{option} {value}: unknown {option}{nearest(value, known)} (known: {', '.join(known)})")
@@ -65,12 +65,12 @@ class Job:
 
 
 def experiment(args: argparse.Namespace) -> Params:
-    """The experiment that `--params`, `--preset` and `--config` name; raises `FLPError` as `load_params` does."""
+    """The experiment given by `--params`, `--preset` and `--config`; raises `FLPError` as `load_params` does."""
     return load_params(args.params, *args.preset, given=args.config)
 
 
 class Main(Protocol):
-    """A program: called with its arguments, or with none for the process's own."""
+    """A program: called with its arguments, or None for the process's own."""
 
     def __call__(self, argv: Sequence[str] | None = None) -> int:
         """Run; return the exit status."""
@@ -80,13 +80,13 @@ def stage(name: str, options: Sequence[str], run: Callable[[Job], None], doc: st
     """The program of a stage: it parses options, runs, and turns a user's mistake into one line."""
 
     def work(args: argparse.Namespace) -> int:
-        # Until training saves its state on a signal, SIGTERM ends a stage as Ctrl-C does: cleaning up.
+        # Until training handles signals by saving its state, SIGTERM ends a stage as Ctrl-C does, with cleanup.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         job = Job(args)
         if args.profile is None:
             run(job)
         else:
-            from flp.system.profile import profiled
+            from flp.supervision.profile import profiled
 
             with profiled(Path(args.profile)):
                 run(job)
@@ -103,13 +103,13 @@ def tool(name: str, options: dict[str, Any], run: Callable[[Keys, argparse.Names
 
 
 def program(name: str, options: dict[str, Any], work: Callable[[argparse.Namespace], int], doc: str | None) -> Main:
-    """A program of these options; those in capitals stand alone, such as `POLICY`, which becomes `args.policy`."""
+    """A program with these options; those in capitals are positional, such as `POLICY`, which becomes `args.policy`."""
 
     def main(argv: Sequence[str] | None = None) -> int:
-        settle()
-        return printing(lambda: asked(argv))
+        prepare_process()
+        return run_printing(lambda: parsed(argv))
 
-    def asked(argv: Sequence[str] | None) -> int:
+    def parsed(argv: Sequence[str] | None) -> int:
         style = argparse.RawDescriptionHelpFormatter
         parser = argparse.ArgumentParser(prog=f"flp {name}", description=doc, formatter_class=style)
         for option, settings in options.items():
@@ -129,22 +129,22 @@ def program(name: str, options: dict[str, Any], work: Callable[[argparse.Namespa
 
 
 def guarded(run: Callable[[], int], name: str = "flp") -> int:
-    """Run a command; say in one line what the user can mend, and return the exit status."""
+    """Run a command, report in one line what the user can fix, and return the exit status."""
     try:
         return run()
     except InterruptedJobError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"{name}: stopped by a signal; run the same command again to go on", file=sys.stderr)
+        print(f"{name}: stopped by a signal; run the same command again to resume", file=sys.stderr)
         return 1
     except FLPError as error:
         print(f"{name}: error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        if (told := user_error(error)) is None:
+        if (explanation := user_error(error)) is None:
             raise
-        print(f"{name}: error: {told}", file=sys.stderr)
+        print(f"{name}: error: {explanation}", file=sys.stderr)
         return 2
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
@@ -156,11 +156,11 @@ def guarded(run: Callable[[], int], name: str = "flp") -> int:
         )
         return 2
     finally:
-        STOP.signal = None  # it asked this command
+        STOP.signal = None  # it was for this command
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Whether it is Python's, a GPU's, or the error of PyTorch's allocator on a CPU, which has no class of its own."""
+    """Whether it is Python's error, a GPU's, or that of PyTorch's CPU allocator, which has no class of its own."""
     names = {"MemoryError", "OutOfMemoryError"}
     return type(error).__name__ in names or "DefaultCPUAllocator: can't allocate memory" in str(error)
 
@@ -173,14 +173,14 @@ def _seed_list(text: str) -> list[int]:
 
 
 def positive(text: str) -> int:
-    """A whole number above 0, of an option."""
+    """A positive integer option."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
 
 
 def natural(text: str) -> int:
-    """A whole number, of an option."""
+    """A non-negative integer option."""
     return 0 if text == "0" else positive(text)
 
 
@@ -216,7 +216,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "nargs": "+",
         "default": [],
         "metavar": "KEY=VALUE",
-        "help": "other values, as Snakemake takes them: 'offline={alpha: 0.3}'",
+        "help": "other values, as for Snakemake: 'offline={alpha: 0.3}'",
     },
     "threads": {
         "type": positive,
@@ -224,11 +224,17 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "N",
         "help": "CPU threads and worker processes to use (default: every core)",
     },
+    "cores": {
+        "type": positive,
+        "default": max(1, len(os.sched_getaffinity(0))),
+        "metavar": "N",
+        "help": "CPU cores that the experiment will have, as snakemake's --cores (default: every core)",
+    },
     "device": {"default": "auto", "metavar": "NAME", "help": "auto, cpu, cuda or cuda:1 (default: auto)"},
     "tensorboard": {
         "action": "store_true",
-        "help": "show curves while it trains, in results/tensorboard, as report.tensorboard: true does",
+        "help": "write live curves to results/tensorboard, as report.tensorboard: true does",
     },
-    "wandb": {"action": "store_true", "help": "show them by Weights & Biases, as report.wandb: true does"},
+    "wandb": {"action": "store_true", "help": "send live curves to Weights & Biases, as report.wandb: true does"},
     "profile": {"metavar": "DIR", "help": "write a trace for chrome://tracing or ui.perfetto.dev to DIR"},
 }

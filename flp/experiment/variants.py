@@ -1,36 +1,36 @@
-"""What the paper's Figures 3, 4 and 5 compare: values of one quantity, all else equal.
+"""What the paper's Figures 3, 4 and 5 compare: values of one quantity, everything else equal.
 
-A figure that is asked for while the experiment sweeps nothing takes the paper's values. What the experiment does not
-train itself is trained beside it (`flp offline-sweep`), so that asking for a figure changes none of its artifacts.
+A figure requested while the experiment sweeps nothing takes the paper's values. Runs that the experiment does not train
+itself are trained separately (`flp offline-sweep`), so that requesting a figure changes none of its artifacts.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from flp.params.sections import Offline
+from flp.params.sections import OfflineSettings
 from flp.system.layout import exact
 
 QUANTITY = {"figure3": "candidates", "figure4": "alpha", "figure5": "candidates"}
 PAPER: dict[str, tuple[float, ...]] = {"figure4": (0.1, 0.3, 1.0, 3.0, 10.0), "figure5": (1, 2, 4, 8, 16, 32)}
 WITHOUT, WITH = 1, 4  # candidates without best-of-N, and the paper's N
-# Whose extra runs a figure shows: N = 1 is trained once, for Figures 3 and 5.
+# The figures whose extra runs a figure shows: N = 1 is trained once, for Figures 3 and 5.
 LENDERS = {"figure3": ("figure3",), "figure4": ("figure4",), "figure5": ("figure3", "figure5")}
 
 
-def given(figure: str, offline: Offline) -> list[float]:
-    """The sweep of the experiment that a figure shows; empty where there is none."""
+def given(figure: str, offline: OfflineSettings) -> list[float]:
+    """The experiment's sweep of a figure's quantity; empty if there is none."""
     return list(getattr(offline.sweep, QUANTITY[figure]))
 
 
-def is_implied(figure: str, offline: Offline) -> bool:
-    """Whether a figure takes the paper's values for want of a sweep, which it then says."""
+def is_implied(figure: str, offline: OfflineSettings) -> bool:
+    """Whether a figure takes the paper's values because there is no sweep, which it then mentions."""
     return figure in PAPER and not given(figure, offline) and not offline.without_effect(QUANTITY[figure])
 
 
-def values(figure: str, offline: Offline) -> list[float]:
-    """The values a figure compares, ascending, the experiment's own value among them, which stands alone where another
-    would make no difference.
+def values(figure: str, offline: OfflineSettings) -> list[float]:
+    """The values that a figure compares, ascending, the experiment's own among them, or that alone if others would have
+    no effect.
     """
     own: float = getattr(offline, QUANTITY[figure])
     if offline.without_effect(QUANTITY[figure]):
@@ -40,8 +40,8 @@ def values(figure: str, offline: Offline) -> list[float]:
     return sorted({own, *(given(figure, offline) or PAPER[figure])})
 
 
-def extra_values(figure: str, offline: Offline) -> list[float]:
-    """Those of the values that neither the experiment nor another figure trains."""
+def extra_values(figure: str, offline: OfflineSettings) -> list[float]:
+    """The values that neither the experiment nor another figure trains."""
     if figure != "figure3" and given(figure, offline):
         return []
     others = {getattr(offline, QUANTITY[figure]), *given(figure, offline)}
@@ -49,8 +49,8 @@ def extra_values(figure: str, offline: Offline) -> list[float]:
     return [value for value in values(figure, offline) if value not in others]
 
 
-def variants(offline: Offline, quantity: str, swept: list[float]) -> list[dict[str, Any]]:
-    """A run's `variant`, `alpha` and `candidates` for each value but the experiment's own."""
+def variants(offline: OfflineSettings, quantity: str, swept: list[float]) -> list[dict[str, Any]]:
+    """A run's `variant`, `alpha` and `candidates` for each value except the experiment's own."""
     base = {"alpha": offline.alpha, "candidates": offline.candidates}
     others = [value for value in swept if value != base[quantity]]
     return [base | {"variant": f"{quantity}={exact(value)}", quantity: value} for value in others]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from flp.flow.behavior import Flow
+from flp.learner import devices
 
 
 @torch.no_grad()
@@ -35,12 +36,7 @@ def invert(
             z = flow.inverse(s, a)
             latents[rows], errors[rows] = z[0], (flow(s, z) - a)[0].abs()
 
-    own_threads = torch.get_num_threads()
-    torch.set_num_threads(1 if threads > 1 else own_threads)
-    try:
-        with ThreadPoolExecutor(threads) as pool:
-            for _ in pool.map(invert_batch, range(0, len(actions), batch_size)):
-                pass
-    finally:
-        torch.set_num_threads(own_threads)
+    with devices.threads(1 if threads > 1 else torch.get_num_threads()), ThreadPoolExecutor(threads) as pool:
+        for _ in pool.map(invert_batch, range(0, len(actions), batch_size)):
+            pass
     return latents, errors

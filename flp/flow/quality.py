@@ -18,7 +18,8 @@ from flp.flow.behavior import Flow
 from flp.flow.saturation import saturated
 from flp.flow.two_sample import Rows
 from flp.learner.devices import to_device
-from flp.randomness.streams import RunStreams, seed_of
+from flp.randomness.seeds import seed_of
+from flp.randomness.streams import RunStreams
 
 QUANTILES = 100_000  # rows that moments and distances are computed from
 

@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flp.data.load import ACTION_LIMIT, Dataset
-from flp.randomness.streams import RunStreams, seed_of
+from flp.randomness.seeds import seed_of
+from flp.randomness.streams import RunStreams
 
 
 def saturated(actions: NDArray[np.float32]) -> NDArray[np.bool_]:

@@ -27,7 +27,8 @@ from flp.learner.optimizers import Adam, descend
 from flp.learner.trainable import Batch, Learner, Logs
 from flp.learner.trainer import Trainer
 from flp.networks.mlp import MLP, standardize
-from flp.randomness.streams import RunStreams, seed_of
+from flp.randomness.seeds import seed_of
+from flp.randomness.streams import RunStreams
 
 BATCH = 512  # rows of the data, and as many draws of the prior
 LEARNING_RATE = 5e-3

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from flp.learner.trainable import Batch, Logs
+from flp.system.errors import first_line
 
 Update = Callable[[Batch, dict[str, Tensor]], Logs]
 
@@ -21,6 +22,7 @@ class Compiled:
     """
 
     def __init__(self, update: Update) -> None:
+        self.failure: str | None = None  # why it could not be compiled
         self.update: Update = update
         self.call: Update = torch.compile(update, fullgraph=True, dynamic=False)
 
@@ -38,7 +40,7 @@ class Compiled:
             try:
                 return self.call(batch, noise)
             except TorchDynamoException as error:
-                reason = next(filter(None, str(error).splitlines()), type(error).__name__)
-                print(f"warning: offline.compile: {reason}; going on without", file=sys.stderr)
+                self.failure = first_line(error)
+                print(f"warning: offline.compile: {self.failure}; going on without", file=sys.stderr)
         self.call = self.update
         return self.update(batch, noise)

@@ -6,7 +6,8 @@ import ctypes
 import os
 import re
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ def set_up(threads: int, device: str = "auto", precision: str = "float32") -> to
     chosen = choose_device(device)
     torch.set_num_threads(max(1, min(threads, available_cores())))
     torch.set_flush_denormal(True)
-    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    torch.set_float32_matmul_precision(_matmul_precision(precision))
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # Unlike `use_deterministic_algorithms`, this does not import the compiler, which is configured where it is used.
     torch.set_deterministic_debug_mode("error")
@@ -70,6 +71,32 @@ def choose_device(device: str) -> torch.device:
     if index >= count:
         raise FLPError(f"--device {device}: this machine's GPUs are cuda:0 to cuda:{count - 1}")
     return torch.device("cuda", index)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Compute on this many CPU threads in the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def matmul_precision(precision: str) -> Iterator[None]:
+    """Multiply float32 matrices on a GPU as `offline.precision` says in the block."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(_matmul_precision(precision))
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _matmul_precision(precision: str) -> str:
+    return "high" if precision == "tf32" else "highest"
 
 
 def _keep_freed_memory() -> None:

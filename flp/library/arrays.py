@@ -1,4 +1,4 @@
-"""One vector or a batch of them, as callers have it, to tensors and back."""
+"""Conversion of vectors, single or in batches, to tensors and back."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from flp.system.errors import FLPError
 
 
 def placed(device: torch.device | str) -> torch.device:
-    """The device of that name, which is there.
+    """The device of that name, which must be available.
 
     Raises:
         FLPError: it is not.
     """
     try:
-        found = torch.device(device)
+        place = torch.device(device)
     except (RuntimeError, TypeError):
         raise FLPError(f"device {device!r}: there is none of that name; use cpu, cuda or cuda:1") from None
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
         raise FLPError(f"device {device}: no such CUDA device is available here; use cpu")
-    return found
+    return place
 
 
 def batch_of(values: ArrayLike, width: int, what: str, device: torch.device) -> tuple[Tensor, bool]:
-    """Float32 `[1, B, width]` on the device, of one vector or a batch; and whether it was one.
+    """A vector or a batch as float32 `[1, B, width]` on the device, and whether it was a single vector.
 
     Raises:
         FLPError: another shape, or NaN or infinite values.
@@ -47,7 +47,7 @@ def batch_of(values: ArrayLike, width: int, what: str, device: torch.device) -> 
 def paired(
     observation: ArrayLike, action: ArrayLike, widths: tuple[int, int], device: torch.device
 ) -> tuple[Tensor, Tensor, bool]:
-    """Observations and actions of the same batch, as `batch_of`."""
+    """Observations and actions of the same batch, each as by `batch_of`."""
     observations, single = batch_of(observation, widths[0], "observations", device)
     actions, _ = batch_of(action, widths[1], "actions", device)
     if actions.shape[1] != observations.shape[1]:
@@ -56,6 +56,6 @@ def paired(
 
 
 def as_given(result: Tensor, single: bool) -> NDArray[Any]:
-    """`[1, B, …]` as an array `[B, …]`, or `[…]` where one vector was given."""
+    """`[1, B, …]` as an array `[B, …]`, or `[…]` if a single vector was given."""
     array: NDArray[Any] = result[0].float().cpu().numpy()
     return array[0] if single else array

@@ -1,7 +1,7 @@
-"""A policy as one file that other programs run: observations and noise in, actions out, nothing of flp needed.
+"""A policy as one file that other programs run without flp: observations and noise in, actions out.
 
-What an agent does in `act` is traced with its noise as inputs, so that this holds for every agent: scaling, candidates,
-choice and flow are all in the graph, and the same inputs give the same action.
+An agent's `act` is traced with its noise as inputs, which works for every agent: scaling, candidates, selection and
+flow are all part of the graph, and the same inputs give the same action.
 """
 
 from __future__ import annotations
@@ -23,24 +23,25 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from flp.data.environments import EnvironmentSpec, make_environment, seeded_reset
-from flp.library.noise import Fed, Noise, Noted, inputs_of, noise_of
+from flp.library.noise import Noise, RecordingStreams, ReplayingStreams, inputs_of, noise_of
 from flp.library.onnx_format import Run, session, to_onnx
 from flp.library.policy import Policy
 from flp.library.trial import load_dataset
 from flp.parts.base import Agent
-from flp.randomness.streams import RunStreams, seed_of
+from flp.randomness.seeds import seed_of
+from flp.randomness.streams import RunStreams
 from flp.system import layout
 from flp.system.artifacts import versions
-from flp.system.errors import FLPError
+from flp.system.errors import FLPError, first_line
 
 Format = Literal["torch", "onnx"]
 CONTRACT = "contract.json"
 CHECKED, TOLERANCE = 256, 1e-5
-_TIES = 0.02  # share of observations that may be decided the other way, for two candidates are worth the same
+_TIES = 0.02  # share of observations where another candidate may be chosen because two have the same value
 
 
 class Acting(nn.Module):
-    """`act` of one run as a function of tensors, with no more of the agent than it uses; in the environment's units."""
+    """`act` of one run as a function of tensors, in the environment's units, with only the modules that it uses."""
 
     def __init__(self, agent: Agent, noise: Sequence[Noise], used: set[int], spec: EnvironmentSpec) -> None:
         super().__init__()
@@ -48,7 +49,7 @@ class Acting(nn.Module):
         if self.unscales:
             for name, bound in zip(("low", "high"), spec.bounds, strict=True):
                 self.register_buffer(name, torch.tensor(bound))
-        # Without the optimizers, and without what acting never reads: targets, an actor's critic.
+        # Without the optimizers and whatever acting never reads, such as target networks.
         unused = {id(t): None for t in (*agent.parameters(), *agent.buffers()) if id(t) not in used}
         self.agent = deepcopy(agent, {id(agent.optimizers): [], **unused})
         for module in self.agent.modules():
@@ -59,7 +60,7 @@ class Acting(nn.Module):
 
     def forward(self, observation: Tensor, *noise: Tensor) -> Tensor:
         """`[batch, o]` and the noise to `[batch, a]`."""
-        streams = Fed([form.drawn(given) for form, given in zip(self.noise, noise, strict=True)])
+        streams = ReplayingStreams([form.drawn(given) for form, given in zip(self.noise, noise, strict=True)])
         with _AnyBatch():
             action = self.agent.act(observation[None], streams).clamp(-1, 1)[0]
         if self.unscales:
@@ -69,22 +70,22 @@ class Acting(nn.Module):
 
 
 class _AnyBatch(TorchFunctionMode):
-    """Does by other means what is traced for one batch size alone, but need not be."""
+    """Replaces operations that would otherwise be traced for a single batch size."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        does = _taken if func in (torch.take_along_dim, Tensor.take_along_dim) else func
-        return does(*args, **(kwargs or {}))
+        function = _take_along_dim if func in (torch.take_along_dim, Tensor.take_along_dim) else func
+        return function(*args, **(kwargs or {}))
 
 
-def _taken(input: Tensor, indices: Tensor, dim: int) -> Tensor:
-    """`take_along_dim` where the indices alone are broadcast."""
+def _take_along_dim(input: Tensor, indices: Tensor, dim: int) -> Tensor:
+    """`take_along_dim` for indices that are broadcast to the input's other dimensions."""
     sizes = list(input.shape)
     sizes[dim] = indices.shape[dim]
     return input.gather(dim, indices.expand(sizes))
 
 
-class _Used(TorchFunctionMode):
-    """Notes which tensors are read."""
+class _RecordReads(TorchFunctionMode):
+    """Records which tensors are read."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -96,30 +97,29 @@ class _Used(TorchFunctionMode):
 
 
 def export(policy: Policy, form: Format) -> tuple[bytes, dict[str, Any]]:
-    """The policy as a file's bytes, checked against the policy on observations of its environment; and its contract.
+    """The policy as the bytes of a file, verified on observations of its environment, and its contract.
 
     Args:
         policy: on the CPU.
-        form: `torch` for a program of torch.export (`.pt2`), `onnx` for onnxruntime and its like.
+        form: `torch` for a program of torch.export (`.pt2`), `onnx` for onnxruntime and similar.
 
     Raises:
         FLPError: it cannot be traced, `onnx` is not installed, or the file's actions are not the policy's.
     """
     noise = noise_of(policy)
-    observations = seen(policy)
+    observations = sample_observations(policy)
     rows = inputs_of(policy, noise, observations[:2], 0)[1]
-    with _Used() as used:
-        policy._learner.act(torch.from_numpy(observations[:2])[None], Noted(0))
+    with _RecordReads() as used:
+        policy._learner.act(torch.from_numpy(observations[:2])[None], RecordingStreams(0))
     acting, batch = Acting(policy._learner, noise, used.ids, policy.spec), torch.export.Dim("batch")
     tensors = [torch.from_numpy(row) for row in rows]
     logging.getLogger("torch.fx.experimental.symbolic_shapes").setLevel(logging.ERROR)
     try:
-        with torch.no_grad(), redirect_stderr(io.StringIO()):  # else the tracer prints what it had, line by line
+        with torch.no_grad(), redirect_stderr(io.StringIO()):  # the tracer prints its steps
             dynamic = ({0: batch}, *([({0: batch},) * len(noise)] if noise else []))
             program = torch.export.export(acting, tuple(tensors), dynamic_shapes=dynamic)
-    except Exception as error:  # the tracer's errors have no common kind
-        first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise FLPError(f"{policy.agent} cannot be exported: its act cannot be traced ({first})") from error
+    except Exception as error:  # the tracer's errors have no common type
+        raise FLPError(f"{policy.agent} cannot be exported: its act cannot be traced ({first_line(error)})") from error
     for module in program.graph_module.modules():
         for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
             node.meta.pop("stack_trace", None)  # paths of this machine
@@ -135,7 +135,7 @@ def export(policy: Policy, form: Format) -> tuple[bytes, dict[str, Any]]:
 
 
 def opened(written: bytes, form: Format) -> Run:
-    """The file at work, as another program would open it."""
+    """The file loaded as another program would load it, as a function."""
     if form == "onnx":
         return session(written)
     module = torch.export.load(io.BytesIO(written)).module()
@@ -148,10 +148,10 @@ def opened(written: bytes, form: Format) -> Run:
     return run
 
 
-def seen(policy: Policy, count: int = CHECKED) -> NDArray[np.float32]:
-    """Observations of the policy's environment, as it meets them: `[count, o]`, a new episode every 64.
+def sample_observations(policy: Policy) -> NDArray[np.float32]:
+    """Observations `[CHECKED, o]` from rollouts of the policy, with a new episode every 64 steps.
 
-    Without a simulator they are the held-out data's, spread over the file.
+    Without a simulator they are spread over the held-out data.
     """
     if not policy.spec.simulated:
         file = Path(layout.DATA.format(dataset=policy.dataset) + "-val.npz")
@@ -159,35 +159,34 @@ def seen(policy: Policy, count: int = CHECKED) -> NDArray[np.float32]:
             raise FLPError(
                 f"{policy.dataset} has no simulator, and {file} is not here to check the export on; go there"
             )
-        known = load_dataset(policy.dataset, validation=True).observations
-        chosen: NDArray[np.float32] = known[np.linspace(0, len(known) - 1, count).astype(int)]
-        return chosen
+        held_out = load_dataset(policy.dataset, validation=True).observations
+        rows: NDArray[np.float32] = held_out[np.linspace(0, len(held_out) - 1, CHECKED).astype(int)]
+        return rows
     timing = policy.manifest["model"]["offline"]["success_timing"]
     environment, streams = make_environment(policy.spec, policy.task, timing), RunStreams([0])
-    found: list[NDArray[np.float32]] = []
+    observations: list[NDArray[np.float32]] = []
     try:
         ended = True
-        for i in range(count):
+        for i in range(CHECKED):
             if ended or i % 64 == 0:
                 observation, _ = seeded_reset(environment, seed_of("export", i))
-            found.append(observation.astype(np.float32))
-            action = policy.act(torch.from_numpy(found[-1])[None, None], streams)[0, 0].numpy()
+            observations.append(observation.astype(np.float32))
+            action = policy.act(torch.from_numpy(observations[-1])[None, None], streams)[0, 0].numpy()
             observation, _, terminated, truncated, _ = environment.step(action)
             ended = terminated or truncated
     finally:
         environment.close()
-    return np.stack(found)
+    return np.stack(observations)
 
 
 def verify(policy: Policy, noise: Sequence[Noise], run: Run, observations: NDArray[np.float32]) -> None:
-    """Compare with the policy, all observations at once and one alone.
+    """Compare with the policy, on all observations at once and on a single one.
 
-    Where two candidates are worth the same to the last bit, the choice may fall the other way. Such an observation is
-    tried again with other noise.
+    If two candidates have exactly the same value, either may be chosen; such observations are retried with other noise.
 
     Raises:
-        FLPError: an action differs by more than the tolerance, which is of a range from -1 to 1, and what float32
-            rounds in the environment's own.
+        FLPError: an action differs by more than the tolerance, in units of [-1, 1], plus float32's rounding in the
+            environment's units.
     """
     low, high = map(np.array, policy.spec.bounds)
     allowed = TOLERANCE + getattr(policy.spec, "rounding", 0.0)
@@ -209,7 +208,7 @@ def verify(policy: Policy, noise: Sequence[Noise], run: Run, observations: NDArr
 
 
 def contract_of(policy: Policy, noise: Sequence[Noise], form: Format) -> dict[str, Any]:
-    """What the file's user must know: its inputs and outputs, and what it is."""
+    """What a user of the file must know: its inputs and outputs, and the policy that it contains."""
     names = ["noise"] if len(noise) == 1 else [f"noise_{i}" for i in range(len(noise))]
     drawn = [
         {

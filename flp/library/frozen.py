@@ -1,4 +1,4 @@
-"""A frozen behaviour flow as an object: what people would have done, how likely, and the latents of what they did."""
+"""A frozen behaviour flow as an object: samples of the behaviour, their likelihood, and latents of actions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class BehaviorFlow:
         dataset: the dataset it was fitted to.
         observation_dim: length of an observation.
         action_dim: length of an action and of a latent.
-        manifest: everything that is recorded of it: key, loss, parameters, versions.
+        manifest: everything recorded about it: key, loss, parameters, versions.
     """
 
     def __init__(self, flow: Flow, manifest: dict[str, Any], device: torch.device) -> None:
@@ -35,12 +35,12 @@ class BehaviorFlow:
         self.reset()
 
     def reset(self, seed: int = 0) -> None:
-        """Begin the noise of `sample` anew, from a seed."""
+        """Restart the noise of `sample` from a seed."""
         self._streams = RunStreams([seed], "cpu", self._device)
 
     @torch.inference_mode()
     def sample(self, observation: ArrayLike, n: int = 1) -> NDArray[np.float32]:
-        """Draw n actions of the behaviour in [-1, 1] for each observation: `[n, a]`, or `[B, n, a]` of a batch."""
+        """Draw n actions of the behaviour in [-1, 1] for each observation: `[n, a]`, or `[B, n, a]` for a batch."""
         observations, single = batch_of(observation, self.observation_dim, "observations", self._device)
         if n < 1:
             raise FLPError(f"n must be a whole number above 0, not {n!r}")
@@ -59,8 +59,8 @@ class BehaviorFlow:
     def latent(self, observation: ArrayLike, action: ArrayLike) -> NDArray[np.float32]:
         """f_ω⁻¹(a): the latent of an action, `[a]` or `[B, a]`, by the decoder's own solver.
 
-        One of many, where the flow was trained with `flow.saturation_noise` and a coordinate is at ±1: all that
-        decode beyond are latents of this action.
+        It is one of many if the flow was trained with `flow.saturation_noise` and a coordinate is at ±1: every latent
+        that decodes to beyond the bound is a latent of this action.
         """
         observations, actions, single = self._paired(observation, action)
         return as_given(self._flow.inverse(observations, actions), single)

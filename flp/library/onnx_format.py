@@ -1,4 +1,4 @@
-"""A traced policy as ONNX, and onnxruntime at work: the extra `onnx`."""
+"""A traced policy as ONNX, run by onnxruntime: the extra `onnx`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flp.system.errors import FLPError
+from flp.system.errors import FLPError, first_line
 
 Run = Callable[[Sequence[NDArray[Any]]], NDArray[np.float32]]
-"""An exported file at work: observations and noise, in the contract's order, to actions."""
+"""A loaded file as a function: observations and noise, in the contract's order, to actions."""
 
 METADATA = "contract"
 
@@ -28,18 +28,17 @@ def to_onnx(program: torch.export.ExportedProgram, contract: dict[str, Any]) -> 
     """One file of graph, weights and contract (as the metadata `contract`).
 
     Raises:
-        FLPError: the extra is not installed, or ONNX lacks something that the policy does.
+        FLPError: the extra is not installed, or ONNX lacks an operation of the policy.
     """
     _require("onnx", "onnxscript", "onnxruntime")
     inputs, outputs = ([entry["name"] for entry in contract[side]] for side in ("inputs", "outputs"))
     try:
-        with warnings.catch_warnings(), redirect_stdout(StringIO()):  # it tells its steps
+        with warnings.catch_warnings(), redirect_stdout(StringIO()):  # it prints its steps
             warnings.simplefilter("ignore")
-            logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # and what it was not asked for
+            logging.getLogger("torch.onnx").setLevel(logging.ERROR)
             made = torch.onnx.export(program, input_names=inputs, output_names=outputs, external_data=False)
-    except Exception as error:  # the converter's errors have no common kind
-        first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise FLPError(f"{contract['agent']} cannot be exported to ONNX: {first}") from error
+    except Exception as error:  # the converter's errors have no common type
+        raise FLPError(f"{contract['agent']} cannot be exported to ONNX: {first_line(error)}") from error
     assert made is not None
     made.model.metadata_props[METADATA] = json.dumps(contract)
     model = made.model_proto
@@ -49,7 +48,7 @@ def to_onnx(program: torch.export.ExportedProgram, contract: dict[str, Any]) -> 
 
 
 def _name_batch(graph: Any) -> None:
-    """Call the batch's axis by its name, not by the tracer's symbol."""
+    """Name the batch axis `batch` instead of the tracer's symbol."""
     symbol = graph.input[0].type.tensor_type.shape.dim[0].dim_param
     for value in (*graph.input, *graph.output, *graph.value_info):
         for axis in value.type.tensor_type.shape.dim:
@@ -57,19 +56,19 @@ def _name_batch(graph: Any) -> None:
                 axis.dim_param = re.sub(rf"\b{re.escape(symbol)}\b", "batch", axis.dim_param)
 
 
-def session(written: bytes, threads: int = 1) -> Run:
-    """The file at work in onnxruntime."""
+def session(written: bytes) -> Run:
+    """The file loaded in onnxruntime, on one thread."""
     _require("onnxruntime")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = threads
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors
-    opened = onnxruntime.InferenceSession(written, options, providers=["CPUExecutionProvider"])
-    names = [entry.name for entry in opened.get_inputs()]
+    loaded = onnxruntime.InferenceSession(written, options, providers=["CPUExecutionProvider"])
+    names = [entry.name for entry in loaded.get_inputs()]
 
     def run(inputs: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
-        actions: NDArray[np.float32] = opened.run(None, dict(zip(names, inputs, strict=True)))[0]
+        actions: NDArray[np.float32] = loaded.run(None, dict(zip(names, inputs, strict=True)))[0]
         return actions
 
     return run

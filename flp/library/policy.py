@@ -1,4 +1,4 @@
-"""A trained policy as an object: observations in, actions out, wherever its folder has been taken."""
+"""A trained policy as an object: observations in, actions out, from its folder alone."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from flp.flow.checkpoint import load_flows
 from flp.library.arrays import as_given, batch_of, paired, placed
 from flp.own.task import spec_from
 from flp.params.own_tasks import NAME
-from flp.params.sections import AgentName, Offline
+from flp.params.sections import AgentName, OfflineSettings, hidden_layers
 from flp.parts.base import Agent, Spec
 from flp.randomness.streams import RunStreams
 from flp.runs.run_folder import restore_parameters
 from flp.system.artifacts import load_tensors
-from flp.system.errors import FLPError
+from flp.system.errors import FLPError, first_line
 
-_LARGEST, MOST_CANDIDATES = 2**16, 1024  # of any size in a manifest, and of the draws it chooses among
+_LARGEST, MOST_CANDIDATES = 2**16, 1024  # limits on sizes in a manifest, and on the candidates
 
 
 class Policy:
     """What `load_policy` gives: call it with observations.
 
-    A policy draws its noise from a stream of its own: after `reset(seed)` the same calls give the same actions, on
-    every device up to rounding. How it acts can be changed, what it has learnt cannot.
+    A policy draws its noise from a stream of its own: after `reset(seed)` the same calls give the same actions, up to
+    rounding on every device. How it acts can be changed, what it has learnt cannot.
 
     Attributes:
         agent: the algorithm's name, such as `flp`.
         dataset: the dataset it was trained on.
         task: the task it was trained for.
         observation_dim: length of an observation.
-        action_dim: length of an action; every action lies in [-1, 1].
-        manifest: everything that is recorded of it: seed, steps, parameters, versions.
+        action_dim: length of an action; every action is in [-1, 1].
+        manifest: everything recorded about it: seed, steps, parameters, versions.
         device: where it computes.
     """
 
@@ -55,7 +55,7 @@ class Policy:
         self.reset()
 
     def reset(self, seed: int = 0) -> None:
-        """Begin the policy's noise anew, from a seed."""
+        """Restart the policy's noise from a seed."""
         self._streams = RunStreams([seed], "cpu", self.device)
 
     def __call__(self, observation: ArrayLike) -> NDArray[np.float32]:
@@ -68,7 +68,7 @@ class Policy:
             Actions in [-1, 1], float32 `[action_dim]` or `[B, action_dim]`.
 
         Raises:
-            FLPError: another shape, or values that are no numbers.
+            FLPError: another shape, or NaN or infinite values.
         """
         observations, single = batch_of(observation, self.observation_dim, "observations", self.device)
         if observations.shape[1] == 0:  # every episode is over
@@ -77,18 +77,18 @@ class Policy:
 
     @property
     def spec(self) -> EnvironmentSpec:
-        """What is known of its environment; `make_environment` takes it (`FLPError` where there is nothing)."""
+        """The specification of its environment, for `make_environment` (`FLPError` if it is unknown)."""
         described = self.manifest["model"].get("environment")
         return specification(self.dataset) if described is None else spec_from(described, "the policy's manifest")
 
     @torch.inference_mode()
     def act(self, observations: Tensor, streams: RunStreams) -> Tensor:
-        """As an evaluation asks: `[1, B, observation_dim]` to `[1, B, action_dim]`, with its noise."""
+        """Act as in an evaluation: `[1, B, observation_dim]` to `[1, B, action_dim]`, with noise from `streams`."""
         return self._learner.act(observations, streams).clamp(-1, 1)
 
     @property
     def candidates(self) -> int | None:
-        """Among how many draws it chooses (N of best-of-N); None where the algorithm chooses among none."""
+        """N of best-of-N; None for algorithms without candidates."""
         return self._learner.candidates[0] if self._learner.chooses else None
 
     @candidates.setter
@@ -101,10 +101,10 @@ class Policy:
 
     @torch.inference_mode()
     def value(self, observation: ArrayLike, action: ArrayLike) -> NDArray[np.float32]:
-        """The critic's value Q(s, a): the discounted return it expects, `[]` or `[B]`.
+        """The critic's Q(s, a), an estimate of the discounted return, `[]` or `[B]`.
 
         Raises:
-            FLPError: as for a call; or the algorithm has no critic.
+            FLPError: as in a call; or the algorithm has no critic.
         """
         widths = self.observation_dim, self.action_dim
         observations, actions, single = paired(observation, action, widths, self.device)
@@ -119,8 +119,8 @@ class Policy:
         return f"<Policy {self.agent} of {self.dataset}, task {self.task}, step {self.manifest.get('step')}>"
 
 
-class _Said(BaseModel):
-    """What is read of a manifest, which may be anyone's: names that can be parts of paths, sizes that can be had."""
+class _ManifestEntries(BaseModel):
+    """The entries read from a manifest, which may come from anyone: safe parts of paths, reasonable sizes."""
 
     model_config = ConfigDict(strict=True)
 
@@ -138,16 +138,16 @@ def load_policy(
 ) -> Policy:
     """Load a trained policy from its run's folder, such as `results/cube-single-play/offline/flp/seed0/task2_seed0`.
 
-    The folder holds all there is to know: no params.yaml, no dataset and no simulator are needed.
+    The folder holds everything that is needed: no params.yaml, dataset or simulator is.
 
     Args:
         path: the folder, or its `policy.safetensors`.
         flow: the frozen flow's file, if it is not in the folder.
         device: where it computes, such as `cuda`.
-        seed: of its noise, as `Policy.reset`.
+        seed: of its noise, as in `Policy.reset`.
 
     Raises:
-        FLPError: missing, damaged or foreign files, by name.
+        FLPError: a file is missing, damaged or not flp's; the message names it.
     """
     file, device = _policy_file(Path(path)), placed(device)
     tensors, manifest = load_tensors(file, device)
@@ -156,7 +156,7 @@ def load_policy(
     if "model" not in manifest:
         raise FLPError(f"{file} was written by an flp that did not note what is needed to load it; train it again")
     try:
-        _Said.model_validate(manifest)
+        _ManifestEntries.model_validate(manifest)
     except ValidationError as error:
         (wrong, *_) = error.errors()
         place = ".".join(map(str, wrong["loc"]))
@@ -164,15 +164,16 @@ def load_policy(
     try:
         learner = _build(file, tensors, manifest, flow, device)
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise FLPError(f"{file}: its manifest describes another model than the file holds ({first})") from error
+        raise FLPError(
+            f"{file}: its manifest describes another model than the file holds ({first_line(error)})"
+        ) from error
     policy = Policy(learner, manifest, device)
     policy.reset(seed)
     return policy
 
 
 def _policy_file(path: Path) -> Path:
-    """The file of a run, by its folder or itself."""
+    """A run's file, given its folder or the file."""
     if path.suffix == ".safetensors":
         return path
     file = path / "policy.safetensors"
@@ -188,12 +189,12 @@ def _policy_file(path: Path) -> Path:
 def _build(
     file: Path, tensors: dict[str, Tensor], manifest: dict[str, Any], flow: Path | str | None, device: torch.device
 ) -> Agent:
-    """The agent of one run with its parameters."""
+    """The agent of one run, with its parameters."""
     name, model = manifest["agent"], manifest["model"]
     if name not in get_args(AgentName):
         raise FLPError(f"{file} is of the algorithm {name!r}, which this flp does not have")
     try:
-        offline = Offline.model_validate(model["offline"])
+        offline = OfflineSettings.model_validate(model["offline"])
     except ValidationError as error:
         place = ".".join(map(str, error.errors()[0]["loc"]))
         made_by = manifest.get("versions", {}).get("flp", "another version")
@@ -201,7 +202,7 @@ def _build(
             f"{file}: offline.{place} is not what this flp knows; load it with the flp that made it ({made_by})"
         ) from None
     sizes = model["observation_dim"], model["action_dim"]
-    _check_sizes(tensors, _layers(name, offline), offline.critics, sizes)
+    _check_sizes(tensors, hidden_layers(name, offline), offline.critics, sizes)
     frozen = None
     if manifest.get("flow_sha256") is not None:
         source = Path(flow) if flow is not None else file.with_name("flow.safetensors")
@@ -220,16 +221,8 @@ def _build(
     return learner.requires_grad_(False)
 
 
-def _layers(name: str, offline: Offline) -> list[list[int]]:
-    """The widths of the hidden layers that an algorithm's networks have, of each kind."""
-    section = getattr(offline.baselines, name, None)
-    own: dict[str, Any] = {} if section is None else section.model_dump()
-    layers = [widths or offline.hidden for key, widths in own.items() if key.endswith("hidden")] or [offline.hidden]
-    return [*layers, [own["width"], 4 * own["width"]]] if "width" in own else layers
-
-
 def _check_sizes(tensors: dict[str, Tensor], layers: list[list[int]], critics: int, sizes: tuple[int, int]) -> None:
-    """Refuse sizes that are not the file's, before networks of such sizes are made (`ValueError`)."""
+    """Refuse sizes other than the file's before networks of such sizes are built (`ValueError`)."""
     shapes = {tuple(tensor.shape[-2:]) for tensor in tensors.values()}
     lengths = {length for tensor in tensors.values() for length in tensor.shape}
     for hidden in layers:

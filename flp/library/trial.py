@@ -1,4 +1,4 @@
-"""Datasets by name, and policies tried in their environments on the pipeline's own episodes."""
+"""Datasets by name, and policies evaluated in their environments on the pipeline's own episodes."""
 
 from __future__ import annotations
 
@@ -27,32 +27,32 @@ LEVEL, RESAMPLES = 0.95, 10_000
 
 @dataclass(frozen=True)
 class Trial:
-    """What a policy did in E episodes.
+    """The outcome of a policy's E episodes.
 
     Attributes:
-        success: float32 `[E]`, 1 where the last step of an episode was a success.
+        success: float32 `[E]`, 1 if the last step of an episode was a success.
         returns: float64 `[E]`, undiscounted.
         lengths: int64 `[E]`, steps.
     """
 
-    @property
-    def success_interval(self) -> tuple[float, float]:
-        """95 % interval of the success rate, Wilson's: sound for few episodes, and where all or none succeed."""
-        from scipy.stats import binomtest
-
-        found = binomtest(int(self.success.sum()), len(self.success)).proportion_ci(LEVEL, "wilson")
-        return float(found.low), float(found.high)
-
-    @property
-    def return_interval(self) -> tuple[float, float]:
-        """95 % interval of the mean return, by a bootstrap of the episodes (percentiles, always the same draws)."""
-        picks = np.random.default_rng(0).integers(0, len(self.returns), (RESAMPLES, len(self.returns)))
-        low, high = np.quantile(self.returns[picks].mean(1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-        return float(low), float(high)
-
     success: NDArray[np.float32]
     returns: NDArray[np.float64]
     lengths: NDArray[np.int64]
+
+    @property
+    def success_interval(self) -> tuple[float, float]:
+        """95 % interval of the success rate, Wilson's: valid for few episodes, and if all or none succeed."""
+        from scipy.stats import binomtest
+
+        interval = binomtest(int(self.success.sum()), len(self.success)).proportion_ci(LEVEL, "wilson")
+        return float(interval.low), float(interval.high)
+
+    @property
+    def return_interval(self) -> tuple[float, float]:
+        """95 % interval of the mean return, by a percentile bootstrap over the episodes with a fixed seed."""
+        picks = np.random.default_rng(0).integers(0, len(self.returns), (RESAMPLES, len(self.returns)))
+        low, high = np.quantile(self.returns[picks].mean(1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        return float(low), float(high)
 
     def __str__(self) -> str:
         won, episodes = int(self.success.sum()), len(self.success)
@@ -64,7 +64,7 @@ def load_dataset(name: str | Path, *, validation: bool = False) -> load.Dataset:
 
     Args:
         name: such as `cube-single-play`, or the path of an `.npz`.
-        validation: take the held-out episodes instead, of a path those in `{stem}-val.npz` beside it.
+        validation: load the held-out episodes instead, for a path those in `{stem}-val.npz` next to it.
 
     Raises:
         FLPError: unknown, missing or damaged.
@@ -79,12 +79,12 @@ def load_dataset(name: str | Path, *, validation: bool = False) -> load.Dataset:
 
 
 def _spec(name: str, manifest: str) -> EnvironmentSpec:
-    """OGBench's by that name, or a user's task: as the checkout's params.yaml has it, or the manifest of its data."""
+    """OGBench's dataset of that name, or a user's task: by the checkout's params.yaml, or its data's manifest."""
     if name not in known_datasets() and Path(manifest).exists():
         from flp.params.loading import load_params
 
         if Path("params.yaml").exists() and name in (params := load_params()).tasks:
-            return params.spec(name)  # what success is may have changed since the data were made
+            return params.spec(name)  # the criterion of success may have changed since
         return spec_from(read_json(manifest).get("task"), manifest)
     return specification(name)
 
@@ -99,19 +99,19 @@ def evaluate(
     workers: int = 0,
     watch: evaluator.Watch | None = None,
 ) -> Trial:
-    """Let a policy play seeded episodes: with the same seed and number, those of the pipeline's evaluations.
+    """Roll out a policy in seeded episodes: with the same seed and number, those of the pipeline's evaluations.
 
     Args:
         policy: one from `load_policy`, or any function of observations `[E, o]` that gives actions `[E, a]`.
-        task: the dataset's task; the one it was trained for if not given.
+        task: the dataset's task; by default the one that the policy was trained for.
         episodes: how many, all at once.
         seed: of the episodes, and of the noise of a policy from `load_policy`.
-        dataset: decides the environment; needed for a function.
+        dataset: the dataset whose environment to use; required for a function.
         workers: processes that step the environments; 0 steps them in this one.
-        watch: shown every step: observations, actions, what came of them, and which episodes were under way.
+        watch: called at every step with observations, actions, their outcome, and which episodes were still running.
 
     Raises:
-        FLPError: unknown dataset or task, or actions that are none.
+        FLPError: unknown dataset or task, or invalid actions.
     """
     task = getattr(policy, "task", None) if task is None else task
     spec = getattr(policy, "spec", None)
@@ -137,5 +137,5 @@ def evaluate(
             return np.asarray(function(observations[0].numpy()))[None]
 
     options = {"episodes": episodes, "seed": seed, "workers": workers, "success_timing": timing, "device": device}
-    found = evaluator.evaluate(act, spec, [task], watch=watch, **options)
-    return Trial(found.success[0], found.returns[0], found.lengths[0])
+    evaluation = evaluator.evaluate(act, spec, [task], watch=watch, **options)
+    return Trial(evaluation.success[0], evaluation.returns[0], evaluation.lengths[0])

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from flp.data.environments import simulator_importable
 from flp.own.success import success_rule
-from flp.system.errors import FLPError
+from flp.system.errors import FLPError, one_line
 
 Bounds = tuple[tuple[float, ...], tuple[float, ...]]
 _INSTALL = "is its package installed, and does the id name the module that registers it (my_package:MyArm-v0)?"
@@ -30,10 +30,9 @@ def open_environment(name: str, kwargs: dict[str, Any]) -> Any:
             warnings.simplefilter("ignore")
             env = gymnasium.make(name, disable_env_checker=True, **kwargs)
     except Exception as error:  # the imported package may raise anything
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
         missing = isinstance(error, (ImportError, gymnasium.error.UnregisteredEnv))
         remedy = _INSTALL if missing else "look at its kwargs"
-        raise FLPError(f"environment {name} cannot be made ({reason}); {remedy}") from error
+        raise FLPError(f"environment {name} cannot be made ({one_line(error)}); {remedy}") from error
     if env.spec is None or env.spec.max_episode_steps is None:
         env.close()
         raise FLPError(f"environment {name} has no time limit; give it one, kwargs: {{max_episode_steps: 1000}}")

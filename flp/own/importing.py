@@ -18,7 +18,7 @@ from flp.own.reading import REMEDY, column_scales
 from flp.own.splitting import own_files, validation_split
 from flp.own.task import OwnSpec
 from flp.system.errors import FLPError
-from flp.system.surroundings import user_path
+from flp.system.portability import user_path
 
 OF_DATASET = "dataset"
 """In place of an environment: the one that the dataset itself names."""

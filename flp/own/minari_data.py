@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from flp.own.log_file import Rows
 from flp.own.reading import REMEDY
-from flp.system.errors import FLPError
-from flp.system.surroundings import user_path
+from flp.system.errors import FLPError, one_line
+from flp.system.portability import user_path
 
 
 def open_minari(name: str) -> Any:
@@ -29,8 +29,9 @@ def open_minari(name: str) -> Any:
     try:
         return minari.MinariDataset(folder) if folder else minari.load_dataset(name, download=True)
     except Exception as error:  # Minari checks little before it reads
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise FLPError(f"Minari cannot open {name} ({reason}); name its folder, or an id that it knows") from error
+        raise FLPError(
+            f"Minari cannot open {name} ({one_line(error)}); name its folder, or an id that it knows"
+        ) from error
 
 
 def local_folder(name: str) -> Path | None:
@@ -88,8 +89,7 @@ def read_minari(data: Any, name: str, space: Any = None) -> Rows:
                 parts.setdefault(key, []).append(array)
             count += 1
     except Exception as error:  # Minari and its reader may raise anything
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise FLPError(f"{name}: episode {count} (from 0) cannot be read ({reason}); {REMEDY}") from error
+        raise FLPError(f"{name}: episode {count} (from 0) cannot be read ({one_line(error)}); {REMEDY}") from error
     if not parts:
         raise FLPError(f"{name} has no episodes")
     rows = {key: np.concatenate(arrays) for key, arrays in parts.items()}

@@ -28,7 +28,7 @@ from flp.own.reading import (
 from flp.own.splitting import neighbour_of, own_files, validation_split
 from flp.system.artifacts import write_verified
 from flp.system.errors import nearest
-from flp.system.surroundings import user_path
+from flp.system.portability import user_path
 
 
 def import_file(dataset: str, path: Path | str, train_path: Path | str, val_path: Path | str) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flp.system.errors import FLPError
-from flp.system.surroundings import user_path
+from flp.system.portability import user_path
 
 
 def own_files(path: Path | str) -> list[Path]:

@@ -27,7 +27,7 @@ from flp.flow.velocity import VelocityField
 from flp.learner.replay import Replay
 from flp.learner.trainer import Trainer
 from flp.params import baselines
-from flp.params.sections import Figure2, Offline
+from flp.params.sections import Figure2Settings, OfflineSettings
 from flp.parts.base import Agent, Spec
 from flp.randomness.seeds import seed_of
 from flp.randomness.streams import RunStreams
@@ -130,9 +130,9 @@ def train(toy: Toy, name: str, strengths: Sequence[float]) -> Agent:
     return agent
 
 
-def _settings(steps: int) -> Offline:
+def _settings(steps: int) -> OfflineSettings:
     """Without best-of-N (N = 1): the figure is about regularisation."""
-    return Offline(
+    return OfflineSettings(
         agents=["flp", "fql"],
         tasks=[1],
         steps=steps,
@@ -151,7 +151,7 @@ def _settings(steps: int) -> Offline:
         log_std_max=2.0,
         success_timing="pre",
         precision="float32",
-        baselines=baselines.Baselines(fql=baselines.FQL(flow="pretrained")),
+        baselines=baselines.Baselines(fql=baselines.FQLSettings(flow="pretrained")),
     )
 
 
@@ -196,13 +196,13 @@ class Result:
         return pd.DataFrame(rows)
 
 
-def make(settings: Figure2, fit: Fit = fit) -> dict[str, str]:
+def make(settings: Figure2Settings, fit: Fit = fit) -> dict[str, str]:
     """The figure's texts by suffix: the picture and its numbers."""
     result = run(settings, fit)
     return {".svg": draw(result), ".csv": result.numbers().to_csv(index=False, lineterminator="\n")}
 
 
-def run(settings: Figure2, fit: Fit = fit) -> Result:
+def run(settings: Figure2Settings, fit: Fit = fit) -> Result:
     """Train the flow and both algorithms, and draw from each."""
     toy = make_toy(settings.steps, settings.seed, fit)
     flow = toy.flow.decode(torch.zeros(1, DRAWS, 1), toy.streams("flow draws").normal(DRAWS, 2))[0].detach()

@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 
 from flp.experiment import variants
 from flp.experiment.keys import Keys
-from flp.params.sections import Offline
+from flp.params.sections import OfflineSettings
 from flp.report import charts
 from flp.report.charts import AGENT_COLORS, FLOW_COLOR, Interval, LegendEntry, Line
 from flp.report.collect import EVALUATED, identity_of, read_table
@@ -95,7 +95,7 @@ def notes(keys: Keys, figure: str) -> list[str]:
     return sentences
 
 
-def _unlike_the_paper(offline: Offline) -> list[str]:
+def _unlike_the_paper(offline: OfflineSettings) -> list[str]:
     """How choosing among candidates differs from the paper, if it does."""
     sentences = []
     if offline.selection != "argmax":

@@ -1,4 +1,4 @@
-"""What each baseline has for itself, one section per algorithm: `offline.baselines` of params.yaml."""
+"""The baselines' own hyperparameters, one section per algorithm: `offline.baselines` of params.yaml."""
 
 from __future__ import annotations
 
@@ -9,70 +9,87 @@ from pydantic import Field
 from flp.params.fields import AsReal, Count, Expectile, Float, Hidden, Natural, NonNegative, Positive, Section
 
 
-class Diffusion(Section):
-    """What algorithms with a diffusion model of the behaviour and IDQL's values share."""
+class AlgorithmSection(Section):
+    """An algorithm's own hyperparameters."""
+
+    def layers(self, shared: list[int]) -> list[list[int]]:
+        """Widths of the hidden layers of its networks, one list for each kind; `shared` are `offline.hidden`."""
+        return [shared]
+
+
+class DiffusionSettings(AlgorithmSection):
+    """What algorithms with a diffusion model of the behaviour and IDQL's value functions share."""
 
     expectile: Expectile = 0.9
     """Expectile of the value loss: 0.9 on the robot arm, 0.7 in mazes (FQL)."""
     value_hidden: Hidden | None = None
     """Widths of V's and Q's hidden layers, ReLU: 256×2 on the robot arm, 512×2 in mazes; empty: offline.hidden."""
     value_layer_norm: bool = False
-    """Normalise what V sees over its dimensions, as IDQL's last code does, its first not (open); no use in two."""
+    """Layer-normalise V's input, as IDQL's latest code does and its first does not (open); useless for two-dimensional
+    observations."""
     diffusion_steps: Annotated[int, Field(gt=0, le=1000)] = 5
-    """T, the levels of noise."""
+    """T, the number of noise levels."""
     width: Annotated[int, Field(ge=4, le=2**12)] = 256
     """Width of the noise network's residual stream; its blocks are four times as wide inside."""
     blocks: Annotated[int, Field(gt=0, le=32)] = 3
     """Residual blocks of the noise network."""
     dropout: Annotated[float, Field(ge=0, lt=1), AsReal] = 0.0
-    """Share of every block's inputs that is dropped in training; IDQL's code has 0.1, at much memory (open)."""
+    """Dropout rate of every block's input; IDQL's code has 0.1, which takes much memory (open)."""
     weight_decay: NonNegative = 1e-4
-    """Decoupled weight decay of the noise network: 1e-4 in IDQL's last code, 0 in its first (open)."""
+    """Decoupled weight decay of the noise network: 1e-4 in IDQL's latest code, 0 in its first (open)."""
     cosine_steps: Count | None = None
-    """Steps over which rates with a cosine fall to zero; empty: offline.steps."""
+    """Steps over which learning rates with a cosine schedule decay to zero; empty: offline.steps."""
+
+    def layers(self, shared: list[int]) -> list[list[int]]:
+        """V's and Q's, and the noise network's blocks."""
+        return [self.value_hidden or shared, [self.width, 4 * self.width]]
 
 
-class CAC(Section):
-    """Consistency-AC (CAC, agents/ql_consistency.py), with what its authors took for D4RL's antmaze, as FQL's did."""
+class CACSettings(AlgorithmSection):
+    """Consistency-AC (CAC, agents/ql_consistency.py), with its authors' values for D4RL's antmaze, which FQL's took."""
 
     eta: NonNegative = 1.0
-    """Weight of Q beside consistency; see presets/ for FQL's value per environment (antsoccer's is open)."""
+    """Weight of Q relative to consistency; see presets/ for FQL's value per environment (antsoccer's is open)."""
     hidden: Hidden | None = None
-    """Widths of policy's and critic's hidden layers, Mish; empty: offline.hidden (open; officially 256×3)."""
+    """Widths of the policy's and the critic's hidden layers, Mish; empty: offline.hidden (open; officially 256×3)."""
     max_backup: Annotated[int, Field(gt=0, le=1024)] = 10
-    """Next actions drawn, of which each target critic counts the best."""
+    """Next actions drawn, over which each target critic takes its maximum."""
     normalize_target: bool = False
-    """Divide the critic's targets by their standard deviation in the batch; FQL's authors did not."""
+    """Divide the critic's targets by their standard deviation over the batch; FQL's authors did not."""
     clip_norm: Positive | None = 5.0
-    """Largest norm of the policy's gradient, and of the critic's; empty: any."""
+    """Gradient norm at which the policy's and the critic's gradients are clipped; empty: no clipping."""
     ema_rate: Annotated[float, Field(gt=0, le=1), AsReal] = 0.005
-    """Rate at which the policy's average, which gives the targets, follows it."""
+    """Rate of the policy's moving average, which gives the targets."""
     ema_every: Count = 5
-    """Updates between two steps of the average."""
+    """Updates between two steps of the moving average."""
     ema_start: Natural = 1000
-    """Updates before the average begins to follow: until then it is the untrained policy."""
+    """Updates before the moving average starts; until then it is the untrained policy."""
     restart: Count = 50_000
-    """Updates in which noise levels grow from 2 to 150, time and again; officially those between evaluations (open)."""
+    """Updates over which noise levels grow from 2 to 150 before they restart; officially an evaluation's (open)."""
     candidates: Annotated[int, Field(gt=0, le=1024)] = 50
     """Actions drawn when it acts, one of which is taken with probability softmax(Q)."""
 
+    def layers(self, shared: list[int]) -> list[list[int]]:
+        """The policy's and the critic's."""
+        return [self.hidden or shared]
 
-class CalQL(Section):
+
+class CalQLSettings(AlgorithmSection):
     """Calibrated Q-learning (Cal-QL, JaxCQL); online, half of every batch is the dataset's."""
 
     weight: NonNegative = 5.0
     """Weight of the conservative penalty; see presets/ for FQL's value per environment (five are open)."""
     lagrange_gap: NonNegative | None = None
-    """Penalty that a learnt factor of the weight holds it at, as FQL's in mazes (weight 5 then, open); empty: none."""
+    """Penalty at which a learnt multiplier holds it, as FQL's in mazes (with weight 5, open); empty: no multiplier."""
     reward_scale: Positive = 10.0
-    """What rewards are multiplied by inside, and Q in the logs divided by; FQL's, without its authors' shift (open)."""
+    """Factor on rewards inside, by which Q is divided in the logs; FQL's, without its authors' shift (open)."""
     draws: Annotated[int, Field(gt=0, le=1024)] = 10
     """Actions of each kind in the penalty (uniform, the policy's here and at s'), and in targets."""
     policy_learning_rate: Positive = 1e-4
-    """Adam's step size of policy and temperature, its authors'; the critics have offline.learning_rate."""
+    """Adam's step size of policy and temperature, its authors' value; the critics have offline.learning_rate."""
 
 
-class FAWAC(Section):
+class FAWACSettings(AlgorithmSection):
     """Flow advantage-weighted actor-critic (FQL's paper, Eq. 10)."""
 
     alpha: NonNegative = 3.0
@@ -83,17 +100,17 @@ class FAWAC(Section):
     """Euler steps of its flow."""
 
 
-class FBRAC(Section):
+class FBRACSettings(AlgorithmSection):
     """Flow behaviour-regularised actor-critic (FQL's paper, Eq. 6)."""
 
     alpha: NonNegative = 100.0
-    """Weight of flow matching beside Q; see presets/ for FQL's value per environment (antsoccer's is open)."""
+    """Weight of flow matching relative to Q; see presets/ for FQL's value per environment (antsoccer's is open)."""
     flow_steps: Count = 10
     """Euler steps of its flow, all of which Q's gradient passes through."""
 
 
-class BehaviorSource(Section):
-    """Where an algorithm's behaviour flow comes from."""
+class BehaviorSource(AlgorithmSection):
+    """The source of an algorithm's behaviour flow."""
 
     flow: Literal["joint", "pretrained"] = "joint"
     """Train the behaviour flow jointly, as the authors do, or start from the shared one."""
@@ -101,7 +118,7 @@ class BehaviorSource(Section):
     """Euler steps of its behaviour flow."""
 
 
-class FQL(BehaviorSource):
+class FQLSettings(BehaviorSource):
     """Flow Q-learning (FQL, agents/fql.py)."""
 
     alpha: Positive = 10.0
@@ -110,18 +127,18 @@ class FQL(BehaviorSource):
     """Divide the actor's Q by its mean absolute value."""
 
 
-class IDQL(Diffusion):
+class IDQLSettings(DiffusionSettings):
     """Implicit diffusion Q-learning (IDQL, jaxrl5), with batch and steps shared (open: 512, and 3M in FQL's runs)."""
 
     value_every: Count = 1
-    """Steps of the model to one of the values: 2 in FQL's runs (3M and 1.5M), 1 in IDQL's last code."""
+    """Steps of the diffusion model per step of the values: 2 in FQL's runs (3M and 1.5M), 1 in IDQL's latest code."""
     candidates: Count = 32
     """Actions drawn from the diffusion model, the best by Q taken."""
     ema_rate: Annotated[float, Field(gt=0, le=1), AsReal] = 0.001
-    """Rate at which the model that acts follows the one that is trained."""
+    """Rate at which the acting model tracks the one that is trained."""
 
 
-class IFQL(BehaviorSource):
+class IFQLSettings(BehaviorSource):
     """Implicit flow Q-learning (FQL, agents/ifql.py)."""
 
     expectile: Expectile = 0.9
@@ -130,7 +147,7 @@ class IFQL(BehaviorSource):
     """Actions drawn from the flow, the best by Q taken."""
 
 
-class IQL(Section):
+class IQLSettings(AlgorithmSection):
     """Implicit Q-learning (FQL, agents/iql.py)."""
 
     expectile: Expectile = 0.9
@@ -141,7 +158,7 @@ class IQL(Section):
     """Largest advantage weight."""
 
 
-class ReBRAC(Section):
+class ReBRACSettings(AlgorithmSection):
     """ReBRAC (FQL, agents/rebrac.py)."""
 
     alpha_actor: NonNegative = 0.003
@@ -151,44 +168,48 @@ class ReBRAC(Section):
     actor_every: Count = 2
     """Critic updates per actor update."""
     noise: NonNegative = 0.2
-    """Target-policy noise, standard deviation."""
+    """Standard deviation of target-policy noise."""
     noise_clip: NonNegative = 0.5
-    """Largest target-policy noise."""
+    """Magnitude at which target-policy noise is clipped."""
 
 
-class RLPD(Section):
+class RLPDSettings(AlgorithmSection):
     """Online learning with offline data in every batch (FQL, agents/sac.py)."""
 
     target_entropy: Float = -0.5
     """The policy's target entropy per dimension of the action."""
     initial_temperature: Positive = 1.0
-    """Weight of the entropy at first."""
+    """Initial weight of the entropy."""
 
 
-class SRPO(Diffusion):
-    """Score-regularised policy optimisation (SRPO, SRPO.py), as FQL's authors made it from IDQL."""
+class SRPOSettings(DiffusionSettings):
+    """Score-regularised policy optimisation (SRPO, SRPO.py), as FQL's authors derived it from IDQL."""
 
     beta: NonNegative = 0.3
-    """Weight of Q's gradient beside the score; see presets/ for FQL's value per environment (antsoccer's is open)."""
+    """Weight of Q's gradient against the score; see presets/ for FQL's value per environment (antsoccer's is open)."""
     actor_hidden: Hidden | None = None
     """Widths of the policy's hidden layers, ReLU; empty: offline.hidden (open; officially 256×4 in mazes, else ×2)."""
     normalize_gradient: bool = False
     """Divide Q's gradient by its root mean square over dimensions, as the official code does in mazes (open)."""
     actor_start: Natural = 0
-    """Updates of model and values before the policy moves; the official code trains one after the other (open)."""
+    """Updates of model and values before the policy's first; the official code trains one after the other (open)."""
+
+    def layers(self, shared: list[int]) -> list[list[int]]:
+        """The policy's, besides the diffusion model's and the values'."""
+        return [*super().layers(shared), self.actor_hidden or shared]
 
 
 class Baselines(Section):
-    """What each baseline has for itself; networks, discount, batch and rates are shared."""
+    """The baselines' own hyperparameters; networks, discount, batch and learning rates are shared."""
 
-    cac: CAC = CAC()
-    calql: CalQL = CalQL()
-    fawac: FAWAC = FAWAC()
-    fbrac: FBRAC = FBRAC()
-    fql: FQL = FQL()
-    idql: IDQL = IDQL()
-    ifql: IFQL = IFQL()
-    iql: IQL = IQL()
-    rebrac: ReBRAC = ReBRAC()
-    rlpd: RLPD = RLPD()
-    srpo: SRPO = SRPO()
+    cac: CACSettings = CACSettings()
+    calql: CalQLSettings = CalQLSettings()
+    fawac: FAWACSettings = FAWACSettings()
+    fbrac: FBRACSettings = FBRACSettings()
+    fql: FQLSettings = FQLSettings()
+    idql: IDQLSettings = IDQLSettings()
+    ifql: IFQLSettings = IFQLSettings()
+    iql: IQLSettings = IQLSettings()
+    rebrac: ReBRACSettings = ReBRACSettings()
+    rlpd: RLPDSettings = RLPDSettings()
+    srpo: SRPOSettings = SRPOSettings()

@@ -1,4 +1,4 @@
-"""The types of parameters: what a number may be, and what a section is."""
+"""The types of parameters, and the base class of sections."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def unique(values: list[Any]) -> list[Any]:
     """The values, which may not repeat (`ValueError`)."""
     repeated = {value for value in values if values.count(value) > 1}
     if repeated:
-        raise ValueError(f"{sorted(repeated)} stands more than once; name each one once")
+        raise ValueError(f"{sorted(repeated)} appears more than once; name each one once")
     return values
 
 
@@ -39,7 +39,7 @@ Distinct = AfterValidator(unique)
 Hidden = Annotated[list[Width], Field(min_length=1, max_length=32)]
 Strengths = Annotated[list[Positive], Field(min_length=1, max_length=12), Distinct]
 Solver = Literal["euler", "midpoint", "heun", "rk4"]
-# Parameters that steer how fast something is made, not what is made: they are no part of a key.
+# Parameters that change how fast something is made, not what is made: they are not part of a key.
 UNKEYED: dict[str, Any] = {"keyed": False}
 
 
@@ -53,9 +53,8 @@ class Section(BaseModel):
     def keyed(self) -> dict[str, Any]:
         """The values a result depends on, for its key."""
         fields = type(self).model_fields
-        kept = {
+        return {
             name: value
             for name, value in self.model_dump(mode="json").items()
             if not (isinstance(extra := fields[name].json_schema_extra, dict) and extra.get("keyed") is False)
         }
-        return kept

@@ -1,8 +1,8 @@
 """The experiment's parameters: one typed definition for Python, Snakemake, DVC and editors.
 
 `params.yaml` holds the values, `presets/*.yaml` are overlays on it. The section `overrides` changes any of them for
-one dataset, and `agents` some of them for one algorithm. Whatever is wrong is refused in one line that names the key.
-What each section holds is said in `flp/params/sections.py`.
+one dataset, and `agents` some of them for one algorithm. Any mistake is refused in one line that names the key. The
+sections are defined in `flp/params/sections.py`.
 """
 
 from __future__ import annotations
@@ -23,23 +23,22 @@ from flp.params.own_tasks import OwnTask, named
 from flp.params.sections import (
     ONLINE_ONLY,
     AgentName,
-    Download,
-    Evaluation,
-    Figure2,
-    Flow,
-    Invert,
-    Offline,
-    Online,
-    Report,
+    DownloadSettings,
+    EvaluationSettings,
+    Figure2Settings,
+    FlowSettings,
+    InvertSettings,
+    OfflineSettings,
+    OnlineSettings,
+    ReportSettings,
 )
-from flp.params.yamlfile import read_given
-from flp.params.yamlfile import read_yaml as read_yaml
+from flp.params.yamlfile import read_given, read_yaml
 from flp.system import layout
 from flp.system.artifacts import read_json
 from flp.system.errors import FLPError, nearest
-from flp.system.surroundings import user_path
+from flp.system.portability import user_path
 
-# What an algorithm may have for itself: sections, and in them all but what makes runs comparable or shapes the graph.
+# What may differ between algorithms: these sections, except what makes runs comparable or shapes the graph.
 _OWN = ("offline", "online", "evaluation")
 _SHARED = ("agents", "tasks", "seeds_per_job", "sweep", "baselines", "success_timing", "episodes", "seed")
 
@@ -53,14 +52,14 @@ class Params(Section):
     """OGBench dataset names, without `-v0`, and names of `tasks`."""
     seeds: Annotated[list[Seed], Field(min_length=1), Distinct]
     """Random seeds: one flow and one policy per dataset, task and seed."""
-    download: Download
-    flow: Flow
-    invert: Invert
-    offline: Offline
-    online: Online
-    evaluation: Evaluation
-    report: Report
-    figure2: Figure2 = Field(default=Figure2())
+    download: DownloadSettings
+    flow: FlowSettings
+    invert: InvertSettings
+    offline: OfflineSettings
+    online: OnlineSettings
+    evaluation: EvaluationSettings
+    report: ReportSettings
+    figure2: Figure2Settings = Field(default=Figure2Settings())
     agents: dict[AgentName, dict[str, Any]] = Field(default={})
     """Other values for one algorithm: `agents: {idql: {offline: {steps: 3000000}, evaluation: {every: 250000}}}`."""
     overrides: dict[str, dict[str, Any]] = Field(default={})
@@ -122,10 +121,10 @@ class Params(Section):
             specification(dataset, list(self.tasks))
 
     def spec(self, dataset: str) -> EnvironmentSpec:
-        """What is known of a dataset and its environment; of a user's task, once its data are there.
+        """The specification of a dataset and its environment; that of a user's task is known once its data are there.
 
         Raises:
-            FLPError: nothing is known, or not yet.
+            FLPError: it is not known, or not yet.
         """
         if dataset not in self.tasks:
             return specification(dataset, list(self.tasks))
@@ -133,14 +132,14 @@ class Params(Section):
         return spec_from(read_json(manifest).get("task"), manifest, success=self.tasks[dataset].success)
 
     def for_dataset(self, dataset: str) -> Params:
-        """The parameters of one dataset, its overrides applied (and none left)."""
+        """The parameters of one dataset: its overrides are applied and all overrides removed."""
         values = self.model_dump(mode="json")
         overrides = values.pop("overrides").get(dataset, {})
         values = merge(merge(values, self._of_task(dataset)), overrides)
         return parse(values, f"overrides.{dataset}" if overrides else "params.yaml")
 
     def _of_task(self, dataset: str) -> dict[str, Any]:
-        """What is settled where the dataset is a user's task: it has one task, and perhaps no environment to act in."""
+        """Values that follow from a dataset being a user's task: it has one task, and perhaps no environment."""
         if dataset not in self.tasks:
             return {}
         task = self.tasks[dataset]
@@ -149,13 +148,13 @@ class Params(Section):
         return {"offline": {"tasks": [1], **discount}, "online": online}
 
     def for_agent(self, agent: AgentName) -> Params:
-        """The parameters of one algorithm, its own values applied (and nobody's left)."""
+        """The parameters of one algorithm: its own values are applied and all algorithms' values removed."""
         values = self.model_dump(mode="json")
         return parse(merge(values | {"agents": {}}, values["agents"].get(agent, {})), f"agents.{agent}")
 
 
 def merge(base: dict[str, Any], overlay: dict[str, Any]) -> dict[str, Any]:
-    """Lay `overlay` over `base`: mappings are merged, all else (lists too) is replaced."""
+    """`base` with `overlay` on top: mappings are merged, everything else (lists too) is replaced."""
     merged = copy.copy(base)
     for key, value in overlay.items():
         old = merged.get(key)
@@ -174,7 +173,7 @@ def parse(values: object, source: str = "params.yaml") -> Params:
     except ValidationError as error:
         raise FLPError(f"{source}: {_first_problem(error)}") from None
     except UnicodeEncodeError as error:
-        raise FLPError(f"{source}: {error.object!a} holds half a character; write it anew") from None
+        raise FLPError(f"{source}: {error.object!a} holds half a character; write it again") from None
     for dataset, overlay in params.overrides.items():
         place = f"{source}: overrides.{dataset}"
         try:
@@ -193,7 +192,7 @@ def parse(values: object, source: str = "params.yaml") -> Params:
 
 
 def _check_overlay(params: Params, dataset: str, overlay: dict[str, Any]) -> None:
-    """Refuse overrides of an unknown dataset, and what a user's task does not have (`FLPError`)."""
+    """Refuse overrides of an unknown dataset, and of values that a user's task does not have (`FLPError`)."""
     params.require_known(dataset)
     if dataset not in params.tasks:
         return
@@ -225,15 +224,15 @@ def _first_problem(error: ValidationError) -> str:
         return f"{place}: missing; see the default params.yaml for its meaning and a sensible value"
     if problem["type"] == "value_error":
         return f"{place}: {problem['msg'].removeprefix('Value error, ')}"
-    shown = _shown(problem["input"])
+    value = _shortened(problem["input"])
     message = problem["msg"][0].lower() + problem["msg"][1:]
     hint = nearest(problem["input"], _literals(problem["msg"])) if isinstance(problem["input"], str) else ""
     if problem["type"] in ("int_type", "int_from_float") and isinstance(real := number(problem["input"]), float):
         hint = f"; write {int(real)}" if real.is_integer() and abs(real) < 1e15 else ""
-    return f"{place}: {message}, got {shown}{hint}"
+    return f"{place}: {message}, got {value}{hint}"
 
 
-def _shown(value: object) -> str:
+def _shortened(value: object) -> str:
     """A short representation, however large or deep the value is."""
     short = reprlib.Repr()
     short.maxstring = short.maxother = short.maxlong = 60
@@ -258,7 +257,7 @@ def _keys_at(path: list[str]) -> list[str]:
 
 
 def load_params(path: Path | str = "params.yaml", *overlays: Path | str, given: Sequence[str] = ()) -> Params:
-    """Read `params.yaml`, lay presets over it, and over those what is `given` as `KEY=VALUE`.
+    """Read `params.yaml`, overlaid with presets, and those with what is `given` as `KEY=VALUE`.
 
     Raises:
         FLPError: as `read_yaml`, `read_given` and `parse` do.

@@ -1,4 +1,4 @@
-"""A user's own tasks: the section `tasks` of params.yaml, one entry for each name that `datasets` may then take."""
+"""A user's own tasks: the section `tasks` of params.yaml, one entry for each name that `datasets` may then contain."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from flp.own.task import package_version
 from flp.params.fields import AsReal, Float, Section
 
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,98}[A-Za-z0-9])?")  # of a dataset or task, fit for folders
-# What folders and pages of the results are called already.
+# Names of other folders and pages of the results.
 _TAKEN = ("report", "figures", "videos", "keys", "index", "sha256")
 
 
@@ -34,7 +34,7 @@ def _jsonable(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _several(value: object) -> object:
-    """One number stands for a list of one."""
+    """One number as a list of one."""
     return value if isinstance(value, list) else [value]
 
 
@@ -45,7 +45,7 @@ class TaskData(Section):
     """Where a task's transitions are: one of the two."""
 
     path: str | None = None
-    """A `.npz` or HDF5 file (`.h5`, `.hdf5`) in D4RL's layout; `{stem}-val` beside it holds the held-out episodes."""
+    """A `.npz` or HDF5 file (`.h5`, `.hdf5`) in D4RL's layout; `{stem}-val` next to it holds the held-out episodes."""
     minari: str | None = None
     """A dataset of Minari's: a folder, or an id, which is downloaded if it is not there."""
 
@@ -57,7 +57,7 @@ class TaskData(Section):
 
 
 class Reference(Section):
-    """Returns between which the normalised score counts from 0 to 100."""
+    """The returns at which the normalised score is 0 and 100."""
 
     random: Float
     """Undiscounted return of a random policy: 0."""
@@ -72,12 +72,12 @@ class Reference(Section):
 
 
 class ActionRange(Section):
-    """The range of actions, where neither an environment nor Minari tells it."""
+    """The range of actions, where neither an environment nor Minari gives it."""
 
     low: Bounds
-    """The least action: one number for all, or one for each."""
+    """The lowest action: one number for all dimensions, or one for each."""
     high: Bounds
-    """The greatest action."""
+    """The highest action."""
 
     @model_validator(mode="after")
     def _ordered(self) -> ActionRange:
@@ -91,22 +91,22 @@ class ActionRange(Section):
 
 
 class OwnTask(Section):
-    """One task: its data, its environment, what success is there."""
+    """One task: its data, its environment and its criterion of success."""
 
     data: TaskData
     environment: str | None = OF_DATASET
     """A gymnasium id, with the module that registers it (`my_package:MyArm-v0`); `dataset` for the one that a Minari
     dataset names itself; null for no simulator."""
     kwargs: Annotated[dict[str, Any], AfterValidator(_jsonable)] = Field(default={})
-    """What the environment is made with, such as `{max_episode_steps: 500}`."""
+    """Arguments of the environment, such as `{max_episode_steps: 500}`."""
     success: Annotated[str, AfterValidator(_rule)] = "none"
     """`info.success`, a comparison such as `return >= 300` or `info.distance < 0.05`, or `none`: the return counts."""
     discount: Annotated[float, Field(ge=0, lt=1), AsReal] | None = None
     """In place of `offline.discount`; empty: that."""
     reference: Reference | None = None
-    """For the normalised score; empty: the Minari dataset's own, if it tells them."""
+    """For the normalised score; empty: the Minari dataset's own, if it records them."""
     actions: ActionRange | None = None
-    """The range of actions, where neither an environment nor Minari tells it; empty: -1 to 1."""
+    """The range of actions, where neither an environment nor Minari gives it; empty: -1 to 1."""
 
     @model_validator(mode="after")
     def _environment_given(self) -> OwnTask:
@@ -119,7 +119,7 @@ class OwnTask(Section):
         return self
 
     def shaping_data(self) -> dict[str, Any]:
-        """What its data depend on beside their content: the environment's range of actions scales them."""
+        """What its data depend on besides their content: the environment's range of actions scales them."""
         environment = {"environment": self.environment, "version": package_version(self.environment)}
         actions = None if self.actions is None else self.actions.model_dump(mode="json")
         return {**environment, "kwargs": self.kwargs, "actions": actions, "minari": self.data.minari}
@@ -132,11 +132,11 @@ class OwnTask(Section):
 
 
 def named(tasks: dict[str, OwnTask]) -> dict[str, OwnTask]:
-    """The tasks, whose names must be fit for folders and pages, and nobody else's (`ValueError`)."""
+    """The tasks, whose names must be fit for folders and pages and not taken (`ValueError`)."""
     for name in tasks:
         if not NAME.fullmatch(name):
             raise ValueError(f"{name!r} is no name for a task; take letters, digits, - and _, at most 100")
-        if yaml.safe_load(name) != name:  # on a command line it would be another thing
+        if yaml.safe_load(name) != name:  # on a command line it would be read as something else
             raise ValueError(f"{name!r} is a number, a date or the like to YAML; take another name")
         if name in known_datasets():
             raise ValueError(f"{name} is OGBench's; give your task another name")

@@ -1,9 +1,9 @@
-"""Reading YAML that people write: safe, strict about repeated keys, every mistake in one line.
+"""Reading YAML that people write: safe, strict about repeated keys, each mistake reported in one line.
 
-Values are read as PyYAML reads them, and with it Snakemake (YAML 1.1: `yes` is true, `010` is 8); anchors, aliases and
-merge keys too. Refused is what those take in silence or for code: a key given twice, a key that is no plain name, tags
-of Python objects, a mapping inside itself. DVC reads YAML 1.2, where `yes` is a text and `010` is ten: it compares
-parameters, and a stage takes what is said here.
+Values are read as PyYAML, and so Snakemake, reads them (YAML 1.1: `yes` is true, `010` is 8), with anchors, aliases and
+merge keys. What PyYAML accepts silently or executes is refused: a key given twice, a key that is not a plain name, tags
+of Python objects, a mapping inside itself. DVC reads YAML 1.2, where `yes` is a string and `010` is ten; it only
+compares parameters, and the stages use the values read here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _MERGE = "tag:yaml.org,2002:merge"
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe YAML loader that refuses a key given twice (plain YAML keeps the last in silence)."""
+    """A safe YAML loader that refuses a key given twice (PyYAML silently takes the last)."""
 
     def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
         value = super().construct_scalar(node)
@@ -30,7 +30,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    """Its keys, each given once, over what its merge keys (`<<: *anchor`) bring."""
+    """A mapping's keys, each given once, overriding those from its merge keys (`<<: *anchor`)."""
     merged: dict[Any, Any] = {}
     given: dict[Any, Any] = {}
     for key_node, value_node in node.value:
@@ -47,13 +47,13 @@ def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
 
 
 def _merged(loader: yaml.SafeLoader, node: yaml.Node) -> dict[Any, Any]:
-    """What a merge key brings: a mapping, or several, of which the first that has a key wins."""
+    """The entries from a merge key: a mapping, or several, of which the first that has a key wins."""
     merged: dict[Any, Any] = {}
     for part in reversed(node.value) if isinstance(node, yaml.SequenceNode) else [node]:
-        found = loader.construct_object(part, deep=True)
-        if not isinstance(found, dict):
+        mapping = loader.construct_object(part, deep=True)
+        if not isinstance(mapping, dict):
             raise _refusal(node, "<< takes a mapping, or a list of them", part)
-        merged |= found
+        merged |= mapping
     return merged
 
 
@@ -109,8 +109,8 @@ def _loaded(text: bytes, name: str) -> Any:
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mappings by their paths: `{offline: {alpha: 1}}` → `{offline.alpha: 1}`; an empty one stays."""
-    found: dict[str, Any] = {}
+    paths: dict[str, Any] = {}
     for name, value in values.items():
         path = f"{prefix}{name}"
-        found |= flat(value, f"{path}.") if isinstance(value, Mapping) and value else {path: value}
-    return found
+        paths |= flat(value, f"{path}.") if isinstance(value, Mapping) and value else {path: value}
+    return paths

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from flp.flow.behavior import Flow
 from flp.learner.trainable import Learner
-from flp.params.sections import Offline
+from flp.params.sections import OfflineSettings
 from flp.randomness.streams import RunStreams
 
 
@@ -27,7 +27,7 @@ class Spec:
     """Initialisation streams, one per run, on the device of the parameters."""
     observation_dim: int
     action_dim: int
-    offline: Offline
+    offline: OfflineSettings
     """The shared hyperparameters."""
     alpha: Tensor
     """FLP's α per run, `[R]`."""

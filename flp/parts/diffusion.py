@@ -34,7 +34,7 @@ def vp_alphas(steps: int) -> list[float]:
 class Diffusion(nn.Module):
     """Actions by denoising (DDPM, Ho et al., 2020) with the predicted noise ε_φ(s, x, k), one model per run."""
 
-    def __init__(self, spec: Spec, own: baselines.Diffusion) -> None:
+    def __init__(self, spec: Spec, own: baselines.DiffusionSettings) -> None:
         super().__init__()
         self.alphas = vp_alphas(own.diffusion_steps)
         self.model = Denoiser(spec.streams, spec.observation_dim, spec.action_dim, own.width, own.blocks)
@@ -101,7 +101,7 @@ class DiffusionAgent(Agent):
         own: the algorithm's own hyperparameters.
     """
 
-    def __init__(self, spec: Spec, own: baselines.Diffusion) -> None:
+    def __init__(self, spec: Spec, own: baselines.DiffusionSettings) -> None:
         super().__init__()
         o, hidden = spec.offline, own.value_hidden or spec.offline.hidden
         self.action_dim, self.target_rate = spec.action_dim, o.target_rate

@@ -17,7 +17,7 @@ from flp.learner.optimizers import Adam, descend
 from flp.learner.polyak import polyak_update
 from flp.networks.mlp import standardize
 from flp.networks.values import Critic
-from flp.params.sections import Offline
+from flp.params.sections import OfflineSettings
 from flp.parts.critics import initialize_values
 from flp.randomness.streams import RunStreams
 
@@ -52,7 +52,7 @@ class Logged:
 
 def fitted_q(
     data: Logged,
-    offline: Offline,
+    offline: OfflineSettings,
     moments: tuple[Tensor, Tensor],
     seed: int,
     tick: Callable[[], None] = lambda: None,

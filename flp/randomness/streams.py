@@ -9,8 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flp.randomness.seeds import seed_of as seed_of
-
 
 class RunStreams:
     """R independent generators drawing tensors with a leading run axis.

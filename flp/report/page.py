@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from flp.report.templating import data_uri, render
 from flp.system import layout
 from flp.system.artifacts import FORMAT_VERSION, made_with, versions, write_json, write_text
 from flp.system.hashing import sha256_of
+from flp.system.units import duration
 
 
 @dataclass(frozen=True)
@@ -215,17 +215,6 @@ def _versions(results: Results) -> list[dict[str, Any]]:
 def percent(share: float) -> str:
     """`0.634` → `63`."""
     return f"{100 * share:.0f}"
-
-
-def duration(seconds: float | None) -> str:
-    """`75.0` → `1 min 15 s`."""
-    if seconds is None or math.isnan(seconds):
-        return ""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 _HELPERS: dict[str, Callable[..., str]] = {

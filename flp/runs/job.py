@@ -13,7 +13,7 @@ from flp.runs.run_folder import adopt, clear_others, is_finished
 from flp.runs.shards import TrainShard, plan, run_shards
 from flp.supervision.foresight import foresee_training
 from flp.system.artifacts import made_with, write_json
-from flp.system.forced import forced
+from flp.system.forced import discard_if_forced
 from flp.system.locks import alone
 
 
@@ -68,7 +68,7 @@ def run_job(
     """
     device = choose_device(spec.device)
     with alone(str(spec.folder)):
-        if not forced(spec.folder, [spec.folder / name for name in spec.keys]):
+        if not discard_if_forced(spec.folder, [spec.folder / name for name in spec.keys]):
             adopt(spec.folder, spec.keys, lenders)
         clear_others(spec.folder, list(spec.keys))
         missing = [run for run in runs if not is_finished(spec.folder / run.name, spec.keys[run.name])]

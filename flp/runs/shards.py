@@ -24,7 +24,7 @@ from flp.runs.turns import Permits, SharedNumbers, Turns
 from flp.system import layout
 from flp.system.errors import FLPError, user_error
 from flp.system.hashing import hash_of
-from flp.system.resume import begin, begun
+from flp.system.resume import load_group, save_group
 from flp.system.stopping import SIGNALS, STOP, InterruptedJobError, end_with_parent
 
 
@@ -64,7 +64,7 @@ def plan(
     shards: list[Shard] = []
     taken: set[str] = set()
     for folder in sorted(layout.resume_folder(stage, "").glob(f"*-{device}")):
-        group, own_threads = begun(folder) or ([], 1)
+        group, own_threads = load_group(folder) or ([], 1)
         if set(group) & unassigned.keys() and set(group) <= by_key.keys() - taken:
             shards.append(Shard([by_key[key] for key in group], own_threads, folder))
             taken |= set(group)
@@ -76,7 +76,7 @@ def plan(
     for part in dealt:
         group = [keys[run.name] for run in part]
         shards.append(Shard(part, each, layout.resume_folder(stage, f"{hash_of(group)}-{device}")))
-        begin(shards[-1].folder, group, each)
+        save_group(shards[-1].folder, group, each)
     return shards
 
 

@@ -20,7 +20,7 @@ from flp.experiment.keys import Keys
 from flp.experiment.program import Job, stage
 from flp.own.importing import import_task
 from flp.own.ogbench_file import import_file
-from flp.params.sections import Download
+from flp.params.sections import DownloadSettings
 from flp.supervision.foresight import check, generate_needs
 from flp.supervision.status import Status
 from flp.system import layout
@@ -68,7 +68,7 @@ def make(job: Job, key: str) -> None:
     write_json(manifest, {**description, "files": files, **made_with()})
 
 
-def obtain(name: str, settings: Download, train: Path, validation: Path, resume: Path, workers: int) -> None:
+def obtain(name: str, settings: DownloadSettings, train: Path, validation: Path, resume: Path, workers: int) -> None:
     """Write both files from the source in `settings`."""
     if settings.source == "generate":
         remedy = "lower download.episodes, or use fewer --threads"
@@ -100,7 +100,7 @@ def obtain(name: str, settings: Download, train: Path, validation: Path, resume:
         )
 
 
-def label(settings: Download) -> str:
+def label(settings: DownloadSettings) -> str:
     """A short name of the data's origin, for tables."""
     if settings.source == "ogbench":
         return "OGBench's files"

@@ -28,7 +28,7 @@ from flp.learner.trainable import Logs
 from flp.learner.trainer import Trainer
 from flp.networks.mlp import standardize
 from flp.own.task import OwnSpec
-from flp.params.sections import Flow
+from flp.params.sections import FlowSettings
 from flp.randomness.seeds import seed_of
 from flp.randomness.streams import RunStreams
 from flp.supervision.boards import Boards
@@ -103,7 +103,7 @@ def train_flow(job: Job, path: str, key: str) -> None:
     resume.clear()
 
 
-def velocity_field(data: Dataset, settings: Flow, streams: RunStreams, device: torch.device) -> VelocityField:
+def velocity_field(data: Dataset, settings: FlowSettings, streams: RunStreams, device: torch.device) -> VelocityField:
     """An untrained velocity field of a dataset's sizes, which standardises observations if the settings say so."""
     field = VelocityField(streams, data.observation_dim, data.action_dim, settings.hidden, settings.encoder)
     if settings.observation_scale is not None:
@@ -116,7 +116,7 @@ def fit(
     trainer: Trainer,
     learner: FlowLearner,
     validation: Pairs,
-    settings: Flow,
+    settings: FlowSettings,
     resume: Resume,
     label: str,
     tell: Tell = lambda step: None,

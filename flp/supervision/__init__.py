@@ -1,1 +1,1 @@
-"""Looks at training and never shapes it: what will not fit, foreseen; what goes wrong, noticed."""
+"""Watches training without influencing it: what will not fit, what goes wrong, how long things take."""

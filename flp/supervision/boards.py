@@ -1,4 +1,4 @@
-"""Curves as they grow, for TensorBoard or Weights & Biases; nothing of either is imported where nobody asks."""
+"""Live curves in TensorBoard or Weights & Biases, which are only imported if they are asked for."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import yaml
 
-from flp.params.sections import Report
+from flp.params.sections import ReportSettings
 from flp.params.yamlfile import flat
 from flp.system import layout
 from flp.system.errors import FLPError
@@ -24,54 +24,54 @@ Row = Mapping[str, Any]
 
 
 class Board(Protocol):
-    """Where one run's numbers are shown."""
+    """One run's curves."""
 
     def show(self, step: int, values: dict[str, float]) -> None:
         """Add a point to some curves."""
 
     def close(self) -> None:
-        """Write what is not written yet."""
+        """Write what is still buffered."""
 
 
 class Boards:
-    """Shows tables of rows that only grow, each run's on boards of its own.
+    """Shows tables that grow row by row, each run's on boards of its own.
 
-    A session that goes on shows all its rows anew, in place of those that are there: no step is doubled, whatever a
-    killed one has shown after the state that was saved. A board that fails is given up; training never waits for one.
+    A resumed session shows all its rows again, replacing the earlier ones, so that no step appears twice whatever a
+    killed session showed after its last saved state. A board that fails is dropped; training never waits for one.
 
     Args:
-        report: says which boards are wanted.
+        report: which boards to use.
         output: the folder that the job makes, such as `results/cube-single-play/offline/flp/seed0`.
-        parameters: the job's, for the boards' tables of hyper-parameters.
-        runs: what differs between the runs, by their names.
+        parameters: the job's parameters, for the boards' tables of hyperparameters.
+        runs: the parameters that differ between the runs, by the runs' names.
 
     Raises:
-        FLPError: what is wanted is not installed.
+        FLPError: a board is not installed.
     """
 
     def __init__(
-        self, report: Report, output: Path | str, parameters: Row, runs: Mapping[str, Row] | None = None
+        self, report: ReportSettings, output: Path | str, parameters: Row, runs: Mapping[str, Row] | None = None
     ) -> None:
         self.kinds = [kind for name, kind in KINDS.items() if getattr(report, name)]
         for name in KINDS:
             if getattr(report, name) and find_spec(name) is None:
                 raise FLPError(f"report.{name} needs {name}: pip install -c constraints.txt -e '.[{name}]'")
         self.output, self.parameters, self.runs = Path(output), parameters, runs or {"": {}}
-        self.shown: dict[str, int] = {}
+        self.rows_shown: dict[str, int] = {}
         self.boards: dict[str, list[Board]] | None = None
 
     def follow(self, table: str, rows: Sequence[Row]) -> None:
-        """Show a table's new rows. A row has a `step`, may name its `run` and `phase`, and all else are curves."""
+        """Show a table's new rows. A row has a `step`, may name its `run` and `phase`, and otherwise holds curves."""
         if not self.kinds:
             return
         try:
             if self.boards is None:
                 self.boards = {name: self._open(name, own) for name, own in self.runs.items()}
-            for row in rows[self.shown.get(table, 0) :]:
+            for row in rows[self.rows_shown.get(table, 0) :]:
                 self._show(table, row)
-            self.shown[table] = len(rows)
-        except Exception as error:  # a full disk, a service that is down: theirs alone
-            print(f"warning: {self.output} is not shown any more ({type(error).__name__}: {error})", file=sys.stderr)
+            self.rows_shown[table] = len(rows)
+        except Exception as error:  # a full disk or a service that is down must not stop training
+            print(f"warning: {self.output} is no longer shown ({type(error).__name__}: {error})", file=sys.stderr)
             self.kinds = []
 
     def _open(self, run: str, own: Row) -> list[Board]:
@@ -87,7 +87,7 @@ class Boards:
             board.show(int(row["step"]), values)
 
     def close(self) -> None:
-        """Write what is not written yet."""
+        """Write what is still buffered."""
         for board in (board for of_run in (self.boards or {}).values() for board in of_run):
             with suppress(Exception):
                 board.close()
@@ -95,32 +95,34 @@ class Boards:
 
 
 def numbers(row: Row) -> dict[str, float]:
-    """The numbers in a row, and those in its lists and mappings, but for the step."""
-    found: dict[str, float] = {}
+    """The numbers in a row, those in its lists and mappings included, without the step."""
+    values: dict[str, float] = {}
     for name, value in row.items():
         if isinstance(value, list | Mapping):
             inner = value.items() if isinstance(value, Mapping) else enumerate(value)
-            found |= numbers({f"{name}/{key}": item for key, item in inner})
+            values |= numbers({f"{name}/{key}": item for key, item in inner})
         elif isinstance(value, int | float) and name != "step":
-            found[name] = float(value)
-    return found
+            values[name] = float(value)
+    return values
 
 
 def texts(values: Mapping[str, Any]) -> dict[str, bool | str | float]:
-    """Parameters by their paths, as boards take them."""
-    shown = {path: value for path, value in flat(values).items() if not isinstance(value, Mapping)}
-    return {path: value if isinstance(value, bool | str | int | float) else str(value) for path, value in shown.items()}
+    """Parameters by their paths, in types that boards accept."""
+    leaves = {path: value for path, value in flat(values).items() if not isinstance(value, Mapping)}
+    return {
+        path: value if isinstance(value, bool | str | int | float) else str(value) for path, value in leaves.items()
+    }
 
 
 class TensorBoard:
-    """Event files of one run, by TensorBoard's own writer."""
+    """One run's event files, by TensorBoard's own writer."""
 
     def __init__(self, place: Path, parameters: dict[str, bool | str | float]) -> None:
         tensorboard: Any = import_module("torch.utils.tensorboard")
         folder = layout.BOARDS / place
         for old in folder.glob("events.out.tfevents.*"):
             old.unlink()
-        # A TensorBoard that has read the old files forgets them: everything is shown again.
+        # Lets a running TensorBoard drop the points of the old files, which are all shown again.
         self.writer = tensorboard.SummaryWriter(str(folder), purge_step=0)
         self.writer.add_text("parameters", f"```\n{yaml.safe_dump(parameters, sort_keys=False)}```")
         for summary in tensorboard.summary.hparams(parameters, {"evaluation/success": None}):
@@ -134,16 +136,16 @@ class TensorBoard:
         self.writer.flush()
 
     def close(self) -> None:
-        """Write what is not written yet."""
+        """Write what is still buffered."""
         self.writer.close()
 
 
 class WandB:
-    """One run of Weights & Biases, by its own client: where it goes, or stays, is said by its environment variables."""
+    """One run of Weights & Biases, by its own client, whose environment variables say where it is stored."""
 
     def __init__(self, place: Path, parameters: dict[str, bool | str | float]) -> None:
         wandb: Any = import_module("wandb")
-        # The same name again takes the place of the run that had it.
+        # A run with the same id replaces the earlier one.
         name = hash_of(str(Path.cwd()), str(place), parameters)
         for old in layout.WANDB.glob(f"offline-run-*-{name}"):
             shutil.rmtree(old)
@@ -164,7 +166,7 @@ class WandB:
         self.run.log({"step": step, **values})
 
     def close(self) -> None:
-        """Write what is not written yet."""
+        """Write what is still buffered."""
         self.run.finish()
 
 

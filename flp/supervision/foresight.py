@@ -1,7 +1,7 @@
-"""What a stage needs, foreseen before it starts: memory, the device's memory, disk.
+"""What a stage needs, estimated before it starts: memory, the device's memory, disk.
 
-Estimates from the files' headers and the parameters, on the generous side. What can never fit stops the stage in
-one line; what does not fit at the moment is a warning.
+Generous estimates from the files' headers and the parameters. What can never fit stops the stage with a one-line error;
+what does not fit at the moment is a warning.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flp.data.environments import specification
+from flp.data.environments import OGBenchSpec, specification, with_validation
 from flp.params.loading import Params
 from flp.params.run import Run
-from flp.params.sections import Download
+from flp.params.sections import DownloadSettings
 from flp.system import layout
 from flp.system.errors import FLPError
 
@@ -30,7 +30,7 @@ _PROCESS = 600e6  # a training process with torch, OGBench and some environments
 _CUDA = 1.5e9  # a CUDA context with its libraries and workspaces
 _COPIES = 4  # of parameters: values, gradients, two moments of Adam
 EMULATED = (
-    "offline.precision is bfloat16, which this CPU is not known to multiply itself (avx512_bf16, amx_bf16): "
+    "offline.precision is bfloat16, which this CPU is not known to support natively (avx512_bf16, amx_bf16): "
     "updates may take many times as long; set offline.precision to float32"
 )
 
@@ -55,7 +55,7 @@ def train_needs(
     *,
     cuda: bool,
 ) -> Needs:
-    """What training runs takes.
+    """What training runs needs.
 
     Args:
         params: the dataset's parameters.
@@ -63,59 +63,66 @@ def train_needs(
         data: the dataset's training file.
         observation_dim: width of an observation.
         action_dim: width of an action.
-        shards: the runs of every process, or on a GPU those that train at once.
-        capacity: online transitions to keep per run.
-        cuda: whether training happens on a GPU, in one process, one shard after the other.
+        shards: the runs of each process, or on a GPU those that train at once.
+        capacity: size of each run's buffer of online transitions.
+        cuda: whether training happens on a GPU, in one process, one shard after another.
     """
-    whole, rows = _size(data)
+    whole, rows = dataset_size(data)
     runs, offline = sum(map(len, shards)), params.offline
     seeds = len(params.seeds)
     merged = rows * 4 * (observation_dim + seeds * action_dim + 3 * len(offline.tasks) + 2)
     buffer = 4 * capacity * (2 * observation_dim + action_dim + 3)
     widths = [observation_dim + action_dim, *offline.hidden, 2 * action_dim]
     network = 4 * sum((a + 1) * b for a, b in pairwise(widths))
-    # A policy and the critics are trained, with targets; the flow is of a like size.
+    # A policy and the critics are trained, with targets; the flow is of a similar size.
     weights = network * (_COPIES * (1 + offline.critics) + offline.critics + 1)
-    # Three of the critics' activations, and two vectors of noise for each of ten updates drawn ahead, in three copies.
-    weighed = 4 * offline.batch_size * (3 * offline.critics * sum(widths) + 60 * action_dim)
+    # Three times the critics' activations, and three copies of two noise vectors for each of ten updates drawn ahead.
+    activations = 4 * offline.batch_size * (3 * offline.critics * sum(widths) + 60 * action_dim)
     training = [
-        merged + len(shard) * (buffer + weights + weighed * max(_weighed(params, agent, run) for run in shard))
+        merged
+        + len(shard)
+        * (buffer + weights + activations * max(_actions_per_transition(params, agent, run) for run in shard))
         for shard in shards
     ]
-    # A state is replaced only when the new one is whole.
+    # A state is replaced only once the new one is complete.
     disk = 2 * runs * (buffer + weights) + runs * weights
     if cuda:
         return Needs(_PROCESS + whole, _CUDA + max(training, default=0), disk)
     return Needs(len(shards) * (_PROCESS + whole) + sum(training), 0, disk)
 
 
-def _weighed(params: Params, agent: str, run: Run) -> int:
-    """How many actions the critics see at once for every transition of a batch, or how often a flow is passed."""
+def _actions_per_transition(params: Params, agent: str, run: Run) -> int:
+    """How many actions the critics see at once per transition of a batch, or how many flow steps carry gradients."""
     own = params.offline.baselines
-    several = {
+    counts = {
         "flp": params.offline.target_candidates or run.candidates,
         "cac": own.cac.max_backup,
         "calql": 3 * own.calql.draws + 1,  # with their gradient
         "fbrac": 1 + own.fbrac.flow_steps,
     }
-    return several.get(agent, 1)
+    return counts.get(agent, 1)
 
 
-def generate_needs(dataset: str, settings: Download, workers: int) -> Needs:
-    """What generating a dataset takes: every row in memory, and on disk in pieces and in the files."""
+def generate_needs(dataset: str, settings: DownloadSettings, workers: int) -> Needs:
+    """What generating a dataset needs: every row in memory, and twice on disk, in shards and in the files."""
     spec = specification(dataset)
-    episodes = settings.episodes or spec.episodes
-    rows = (episodes + max(1, episodes // 10)) * (settings.steps_per_episode or spec.steps_per_episode)
+    rows = generated_rows(spec, settings)
     size = 4.0 * rows * (3 * spec.observation_dim + spec.action_dim + 1)  # positions and velocities too
     return Needs(2 * size + workers * _PROCESS, 0, 2 * size)
+
+
+def generated_rows(spec: OGBenchSpec, settings: DownloadSettings) -> int:
+    """Rows of the training and validation episodes that are generated."""
+    episodes = with_validation(settings.episodes or spec.episodes)
+    return episodes * (settings.steps_per_episode or spec.steps_per_episode)
 
 
 def foresee_training(
     params: Params, dataset: str, agent: str, shards: Sequence[Sequence[Run]], capacity: int, device: torch.device
 ) -> None:
-    """Check that training runs on a device fits and is no slower than it need be.
+    """Check that training runs fits on a device, and warn if it is needlessly slow.
 
-    Other arguments as `train_needs`, errors as `check`.
+    Other arguments as in `train_needs`, errors as in `check`.
     """
     cuda = device.type == "cuda"
     if not cuda and emulates(params):
@@ -130,23 +137,23 @@ def foresee_training(
 
 
 def emulates(params: Params) -> bool:
-    """Whether this CPU is not known to have the arithmetic that is asked for."""
+    """Whether `offline.precision` is one that this CPU is not known to support natively."""
     return params.offline.precision == "bfloat16" and not has_bfloat16()
 
 
 def has_bfloat16() -> bool:
-    """Whether this CPU is known to multiply bfloat16 itself."""
+    """Whether this CPU is known to support bfloat16 natively."""
     return bool(set(_read("/proc/cpuinfo").split()) & {"avx512_bf16", "amx_bf16"})
 
 
 def check(what: str, needs: Needs, remedy: str, gpu: torch.device | None = None) -> None:
-    """Compare needs with what there is.
+    """Compare needs with what is available.
 
     Args:
         what: what is about to start.
         needs: its needs.
-        remedy: what to do about it.
-        gpu: the GPU that is used, if one is.
+        remedy: what to do if they are too large.
+        gpu: the GPU in use, if any.
 
     Raises:
         FLPError: it can never fit: more memory than the machine has, or than is free on the disk.
@@ -172,12 +179,12 @@ def _compare(what: str, kind: str, need: float, free: float, total: float, remed
 
 
 def memory() -> tuple[float, float]:
-    """Bytes of memory that are free, and all there are: the machine's, or its container's if that has less."""
+    """Free and total bytes of memory: the machine's, or its container's if that has less."""
     page = os.sysconf("SC_PAGE_SIZE")
     total = float(page * os.sysconf("SC_PHYS_PAGES"))
     free = float(page * os.sysconf("SC_AVPHYS_PAGES"))
     fields = dict(line.split(":", 1) for line in _read("/proc/meminfo").splitlines() if ":" in line)
-    if "MemAvailable" in fields:  # counts what caches would give back
+    if "MemAvailable" in fields:  # includes caches that can be dropped
         free = 1024.0 * int(fields["MemAvailable"].split()[0])
     limit, used = _read("/sys/fs/cgroup/memory.max").strip(), _read("/sys/fs/cgroup/memory.current").strip()
     if limit.isdecimal():
@@ -198,11 +205,11 @@ def _gib(size: float) -> str:
     return f"{size / 2**30:.1f} GiB"
 
 
-def _size(data: Path) -> tuple[float, float]:
-    """A dataset's bytes unpacked, and its rows; zeros where it cannot be read, which loading will tell."""
+def dataset_size(data: Path) -> tuple[int, int]:
+    """A dataset's unpacked bytes and its rows, by the file's directory; zeros where that cannot be read."""
     try:
         with zipfile.ZipFile(data) as archive:
             sizes = {info.filename: info.file_size for info in archive.infolist()}
     except (OSError, zipfile.BadZipFile):
-        return 0.0, 0.0
-    return float(sum(sizes.values())), float(sizes.get("terminals.npy", 0))
+        return 0, 0
+    return sum(sizes.values()), sizes.get("terminals.npy", 0)  # a byte for each row

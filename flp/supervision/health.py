@@ -1,7 +1,7 @@
-"""Training that fails loudly: what cannot be right is warned of, and a run that is lost is marked as failed.
+"""Training that fails loudly: implausible values are warned of, and a diverged run is marked as failed.
 
-The runs of a batch do not touch one another, so a lost one goes on in vain beside its neighbours and only its own
-results are withheld. All checks are made where training stops to log, so that updates never wait for the host.
+The runs of a batch are independent, so a failed one keeps running without effect on the others, and only its own
+results are withheld. All checks happen where training stops to log, so that updates never wait for the host.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from torch import Tensor
 
 from flp.learner.replay import Replay
 from flp.learner.trainable import Learner, Logs
-from flp.params.sections import Offline
+from flp.params.sections import OfflineSettings
 from flp.parts.base import Agent
 
 _Q_MEANS = ("q", "actor_q", "v")  # over a batch
 _Q_LOGS = (*_Q_MEANS, "q_max")
-# Beyond what rewards allow by this share of the whole range, Q is suspicious; by this multiple, it has exploded.
-# A batch's mean does not come near the best that a single state allows: one above that is suspicious sooner.
+# Q is suspicious if it exceeds what rewards allow by this share of the range, and has exploded at this multiple.
+# A batch's mean should stay well below the best value of a single state, so that its limit is tighter.
 _SUSPICIOUS, _SUSPICIOUS_MEAN, _EXPLODED = 0.5, 0.005, 10.0
 _AT_CLAMP = 0.02  # nats
-_FAR = 4.0  # standard deviations of the prior, where no flow was trained
-_YOUNG = 1000  # updates in which no policy need have moved
-_UNMOVED = 0.01  # nats: a mean of 0.14 where the prior's deviation is 1, in a single dimension
+_FAR = 4.0  # standard deviations of the prior, beyond which the flow was not trained
+_YOUNG = 1000  # updates during which a policy need not have moved
+_UNMOVED = 0.01  # nats: a mean of 0.14 in one dimension, in standard deviations of the prior
 
 
 class HopelessError(Exception):
-    """Every run of the batch has failed: there is nothing to go on for."""
+    """Every run of the batch has failed: there is nothing left to train."""
 
 
 class Guard:
-    """Zeros for the actions of failed runs; notes which runs fail.
+    """Zeros the actions of failed runs, and records which runs fail.
 
     Args:
         failed: the runs that have failed.
@@ -46,7 +46,7 @@ class Guard:
         self.failed = set(self.had_failed)
 
     def __call__(self, actions: Tensor) -> Tensor:
-        """Actions `[R, …]` without those of failed runs, nor of runs that give NaN or infinite ones."""
+        """Actions `[R, …]`, zeroed for failed runs and for runs with NaN or infinite ones, which have failed too."""
         whole = actions.isfinite().flatten(1).all(1)
         self.failed.update((~whole).nonzero().flatten().tolist())
         if not self.failed:
@@ -56,7 +56,7 @@ class Guard:
 
 
 class Health:
-    """What is known of the runs' health.
+    """The health of the runs of a batch.
 
     Args:
         label: what is trained, such as `flp cube-single-play offline`.
@@ -64,16 +64,16 @@ class Health:
         offline: the hyperparameters, for the limits.
         replay: the transitions, for the rewards.
         agent: what is trained.
-        on_failure: called with a run's number when it fails, while the last checkpoint is still there.
-        rate: the parameter that the step size comes from.
-        own: a user's task, whose rewards may be of any sign and whose episodes need not end by success.
+        on_failure: called with a run's number when it fails, while the last checkpoint still exists.
+        rate: the parameter that sets the step size.
+        own: whether it is a user's task, whose rewards may have any sign and whose episodes need not end in success.
     """
 
     def __init__(
         self,
         label: str,
         names: Sequence[str],
-        offline: Offline,
+        offline: OfflineSettings,
         replay: Replay,
         agent: Agent,
         on_failure: Callable[[int], None] = lambda run: None,
@@ -101,7 +101,7 @@ class Health:
         self.step = self.good = 0
 
     def start(self) -> None:
-        """Warn of tasks that the data never achieve."""
+        """Warn of tasks that the data never solve."""
         runs = [name for name, unreached in zip(self.names, self.unreached, strict=True) if unreached]
         if runs and self.own:
             self._say("every transition of the dataset earns the same reward: there may be nothing to learn from")
@@ -112,10 +112,10 @@ class Health:
             )
 
     def look(self, step: int, logs: Logs) -> None:
-        """Judge the means of the logs since the last stop, and all parameters.
+        """Check the means of the logs since the last stop, and all parameters.
 
         Raises:
-            HopelessError: no run is left.
+            HopelessError: every run has failed.
         """
         self.step = step
         self._widen_limits()
@@ -190,15 +190,15 @@ class Health:
         return actions
 
     def watch(self, failed: Iterable[int] | None = None) -> Guard:
-        """A guard of a policy that acts by itself for a while, for instance in another thread.
+        """A guard for a policy that acts independently for a while, for instance in another thread.
 
         Args:
-            failed: the runs that had failed then, if not those that have failed now.
+            failed: the runs that had failed by then, by default those that have failed now.
         """
         return Guard([i for i, name in enumerate(self.names) if name in self.failed] if failed is None else failed)
 
     def settle(self, guard: Guard, step: int) -> None:
-        """Mark the runs as failed whose actions at a step were not finite."""
+        """Mark as failed the runs whose actions at a step were not finite."""
         for run in sorted(guard.failed - guard.had_failed):
             says = "its policy gives NaN or infinite actions"
             self.fail(run, says, self.remedy, step)
@@ -247,7 +247,7 @@ class Health:
 
 
 def _either(*remedies: str) -> str:
-    """Remedies as one sentence, `a, b, or c`; an empty one is none, and the first never is."""
+    """Remedies as one phrase, `a, b, or c`; empty ones are dropped, but the first is never empty."""
     *first, last = filter(None, remedies)
     return f"{', '.join(first)}, or {last}" if first else last
 

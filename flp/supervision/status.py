@@ -1,4 +1,4 @@
-"""What a job tells those who watch it (`flp watch`): one small file beside its resume state, gone when it is done."""
+"""What a job reports to `flp watch`: one small file next to its resume state, removed when the job is done."""
 
 from __future__ import annotations
 
@@ -16,28 +16,29 @@ EVERY = 5.0  # seconds between two versions of the file
 
 
 class Status:
-    """The file of one process. What cannot be written is left out: nobody's work waits or fails for it.
+    """The file of one process. Failures to write are ignored: no work waits or fails for it.
 
     Args:
         folder: where the job's resume state lives.
         total: the job's last step, if it counts any.
-        about: what is being made: `stage`, `dataset`, the output it `makes`, and more.
+        about: what the job is: `stage`, `dataset`, the output it `makes`, and more.
     """
 
     def __init__(self, folder: Path, total: int | None = None, **about: Any) -> None:
         self.file, self.total = folder / NAME, total
-        self.news = about | {"host": platform.node(), "pid": os.getpid(), "began": began(os.getpid()), "total": total}
+        pid = os.getpid()
+        self.entries = about | {"host": platform.node(), "pid": pid, "began": process_start(pid), "total": total}
         self.start: tuple[float, int] | None = None
         with suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
         self._write()
 
-    def note(self, **news: Any) -> None:
-        """Tell something more, such as `success`, with the next version."""
-        self.news |= news
+    def note(self, **entries: Any) -> None:
+        """Add entries, such as `success`, to the next version."""
+        self.entries |= entries
 
     def reach(self, step: int) -> None:
-        """Tell the step, the speed since the first one told, and what is left; cheap enough for every step."""
+        """Report the step, the speed since the first report, and the time left; cheap enough for every step."""
         now = time.monotonic()
         if self.start is None:
             self.start = now, step
@@ -46,29 +47,29 @@ class Status:
         seconds, done = now - self.start[0], step - self.start[1]
         rate = done / seconds if done and seconds else None
         left = (self.total - step) / rate if rate and self.total is not None else None
-        self.news |= {"step": step, "rate": rate, "left": left}
+        self.entries |= {"step": step, "rate": rate, "left": left}
         self._write()
 
     def _write(self) -> None:
-        """Replace the file, without waiting for the disk: it need not outlive the machine."""
+        """Replace the file without syncing it to disk: it need not survive a crash of the machine."""
         self.written = time.monotonic()
         temporary = self.file.with_name(f".{NAME}.{secrets.token_hex(4)}.tmp")
-        with suppress(OSError):  # also where the folder is gone, for the job is done
+        with suppress(OSError):  # the folder is gone once the job is done
             try:
-                temporary.write_text(json.dumps(self.news | {"updated": time.time()}), encoding="utf-8")
+                temporary.write_text(json.dumps(self.entries | {"updated": time.time()}), encoding="utf-8")
                 os.replace(temporary, self.file)
             finally:
                 temporary.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Remove the file, where no resume state is cleared with it."""
+        """Remove the file, for jobs without a resume state to clear it with."""
         with suppress(OSError):
             self.file.unlink(missing_ok=True)
             self.file.parent.rmdir()
 
 
-def began(pid: int) -> str | None:
-    """When a process of this machine began, in the kernel's ticks, which tells it from a later one of its number."""
+def process_start(pid: int) -> str | None:
+    """When a process of this machine started, in kernel ticks: distinguishes it from a later one with the same id."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
     except (OSError, IndexError):

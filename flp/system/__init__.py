@@ -1,1 +1,1 @@
-"""Files, processes and machines; knows nothing of learning. It carries results and does not shape them."""
+"""Files, processes and machines; nothing about learning. It carries results without shaping them."""

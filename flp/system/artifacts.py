@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes, checksums, safetensors with a JSON manifest."""
+"""Files that are complete or absent: atomic writes, checksums, safetensors with a JSON manifest."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from flp.system.errors import FLPError, explained
 from flp.system.hashing import sha256_of
 
 FORMAT_VERSION = 1
-OLDEST_FORMAT = 1  # raised only where an older file cannot be understood any more
+OLDEST_FORMAT = 1  # raised only when older files can no longer be read
 _RECORDED_PACKAGES = ("torch", "numpy", "ogbench", "gymnasium", "mujoco", "safetensors", "flp")
 
 
 @contextmanager
-def atomic_write(path: Path | str, mode: str = "wb") -> Iterator[IO[Any]]:
-    """Open a temporary file beside `path`; on success fsync and rename it over `path`.
+def atomic_write(path: Path | str) -> Iterator[IO[bytes]]:
+    """Open a temporary binary file next to `path`; on success fsync and rename it over `path`.
 
     A reader sees the old file or the new one, never a part; a read-only link into a shared cache is
     replaced, never written through. On any error the temporary file is removed and `path` is intact.
@@ -41,7 +41,7 @@ def atomic_write(path: Path | str, mode: str = "wb") -> Iterator[IO[Any]]:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = _beside(path)
         temporary.touch(exist_ok=False)
-        with open(temporary, mode) as file:
+        with open(temporary, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -57,7 +57,7 @@ def atomic_write(path: Path | str, mode: str = "wb") -> Iterator[IO[Any]]:
 
 
 def _beside(path: Path) -> Path:
-    """The name of a temporary file beside `path`; `FLPError` where that names none."""
+    """The name of a temporary file next to `path`, which must name a file (`FLPError`)."""
     if not path.name:
         raise FLPError(f"{path} is a folder; name a file")
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
@@ -111,12 +111,18 @@ def read_json(path: Path | str) -> Any:
 
 
 def read_entries(path: Path | str) -> dict[str, Any]:
-    """A JSON file's entries; none where there is no such file that can be read."""
+    """A JSON file's entries; empty if the file is missing or unreadable."""
     try:
         value = read_json(path)
     except FLPError:
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def key_of(manifest: Path | str) -> str | None:
+    """The key that a manifest records; None where there is no readable manifest with one."""
+    key = read_entries(manifest).get("key")
+    return key if isinstance(key, str) else None
 
 
 def write_verified(path: Path | str, write: Callable[[Path], None]) -> str:
@@ -132,15 +138,15 @@ def write_verified(path: Path | str, write: Callable[[Path], None]) -> str:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch(exist_ok=False)
-        mode = temporary.stat().st_mode  # what the umask, or the folder's default ACL, gives a new file here
+        mode = temporary.stat().st_mode  # from the umask, or the folder's default ACL
         write(temporary)
-        temporary.chmod(stat.S_IMODE(mode))  # safetensors makes its files the owner's alone
+        temporary.chmod(stat.S_IMODE(mode))  # safetensors restricts its files to the owner
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         digest, inode = sha256_of(temporary), temporary.stat().st_ino
         os.replace(temporary, path)
         _sync_directory(path.parent)
-        # Another process may have put its own file there in the meantime, which is none of ours to judge.
+        # Another process may have put its own file there in the meantime, which is not ours to check.
         if sha256_of(path) != digest and path.stat().st_ino == inode:
             raise FLPError(f"{path} reads back differently from what was written; check the disk")
     except (OSError, SafetensorError) as error:
@@ -153,25 +159,23 @@ def write_verified(path: Path | str, write: Callable[[Path], None]) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that shape results, for manifests."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for package in _RECORDED_PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+        with suppress(PackageNotFoundError):
+            installed[package] = version(package)
+    return installed
 
 
 def made_with() -> dict[str, Any]:
-    """What a manifest says of the program that wrote it: the packages' versions, and which Python."""
+    """What a manifest records about the program that wrote it: the packages' versions, and the interpreter."""
     return {"versions": versions(), "interpreter": sys.executable}
 
 
 def save_tensors(path: Path | str, tensors: dict[str, Any], **manifest: Any) -> None:
-    """Save `{name: torch.Tensor}` as safetensors, with its manifest as JSON beside it (`.json`).
+    """Save `{name: torch.Tensor}` as safetensors, with its manifest as JSON next to it (`.json`).
 
-    The manifest gains the format version, the file's SHA-256, the tensors' shapes, the library versions,
-    the Python and the time. It is written last: a tensor file without a matching manifest is not an artifact.
+    The format version, the file's SHA-256, the tensors' shapes, the library versions, the interpreter and the time are
+    added to the manifest. It is written last: a tensor file without a matching manifest is not an artifact.
     """
     from safetensors.torch import save_file
 
@@ -180,7 +184,7 @@ def save_tensors(path: Path | str, tensors: dict[str, Any], **manifest: Any) -> 
 
     def write(temporary: Path) -> None:
         save_file(contiguous, temporary)
-        path.with_suffix(".json").unlink(missing_ok=True)  # an earlier artifact stays whole until here
+        path.with_suffix(".json").unlink(missing_ok=True)  # an earlier artifact stays intact until here
 
     digest = write_verified(path, write)
     write_json(
@@ -197,10 +201,10 @@ def save_tensors(path: Path | str, tensors: dict[str, Any], **manifest: Any) -> 
 
 
 def load_manifest(path: Path | str) -> dict[str, Any]:
-    """Read and check the manifest beside an artifact (`x.safetensors` → `x.json`).
+    """Read and check the manifest of an artifact (`x.safetensors` → `x.json`).
 
     Raises:
-        FLPError: missing, unreadable, or written by a newer version of flp or one too old to be understood.
+        FLPError: missing, unreadable, or written by a newer version of flp or one too old to be read.
     """
     path = Path(path).with_suffix(".json")
     manifest = read_json(path)
@@ -214,7 +218,7 @@ def load_manifest(path: Path | str) -> dict[str, Any]:
     if manifest["format_version"] < OLDEST_FORMAT:
         raise FLPError(
             f"{path} has format version {manifest['format_version']}, this flp reads from {OLDEST_FORMAT} on; run "
-            "snakemake to make it anew, or load it with the flp that wrote it (see its `versions`)"
+            "snakemake to make it again, or load it with the flp that wrote it (see its `versions`)"
         )
     return manifest
 

@@ -1,4 +1,4 @@
-"""The one exception that users are meant to read, and what to do about what the operating system says."""
+"""The one exception that users are meant to read, and advice on errors of the operating system."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 _DISK = "check the disk (`dmesg` may say more), or use another one"
 _NETWORK = "check that the network file system is up and mounted, then run again"
-_PERMISSIONS = "mend the permissions of the file and its folder, or ask their owner"
+_PERMISSIONS = "fix the permissions of the file and its folder, or ask their owner"
 _ADVICE = {
     errno.ENOSPC: "free some space on that disk, then run again",
     errno.EDQUOT: "your quota is used up: delete something of yours there or ask for more, then run again",
@@ -31,7 +31,7 @@ _ADVICE = {
     errno.EISDIR: "a folder stands where a file should: move it away, or correct the path",
     errno.ENOTEMPTY: "a folder that is not empty stands in the way: move it away",
     errno.EEXIST: "something stands in the way: move it away",
-    errno.ELOOP: "links lead in a circle there: mend them",
+    errno.ELOOP: "links lead in a circle there: fix them",
     errno.EXDEV: "a file cannot move between file systems: check the links and mounts there",
     errno.EBUSY: "another program or a mount holds it: end that, then run again",
     errno.ETXTBSY: "another program runs it: end that, then run again",
@@ -49,26 +49,36 @@ _ADVICE = {
 
 
 class FLPError(Exception):
-    """A mistake the user can mend: says what is wrong, where, and what to do, in one line."""
+    """A problem that the user can fix: one line that says what is wrong, where, and what to do."""
 
     def __init__(self, message: str) -> None:
-        # Names come from the user's files and may hold anything.
+        # Names come from the user's files and may contain anything.
         super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
 
 
 def explained(error: Exception, otherwise: str = "run again") -> str:
-    """What an error says and what to do: the operating system's by its number, `otherwise` for any other."""
+    """An error's text and what to do: for the operating system's errors by number, `otherwise` for others."""
     number = getattr(error, "errno", None)
     if number is None and (named := re.search(r"\(os error (\d+)\)", str(error))):  # as safetensors says it
         number = int(named[1])
     if number is None:
         return f"{error}; {otherwise}"
-    said = getattr(error, "strerror", None) or os.strerror(number)
-    return f"{said}; {_ADVICE.get(number, otherwise)}"
+    text = getattr(error, "strerror", None) or os.strerror(number)
+    return f"{text}; {_ADVICE.get(number, otherwise)}"
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text that is not empty, or the name of its type."""
+    return next(filter(None, str(error).splitlines()), type(error).__name__)
+
+
+def one_line(error: Exception) -> str:
+    """An error's type and its text on one line: `ValueError: could not convert …`."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def user_error(error: OSError) -> FLPError | None:
-    """The same in a line of its own, or None if a user can do nothing about it."""
+    """An operating system's error as an `FLPError` with advice, or None if there is nothing that a user can do."""
     if error.errno not in _ADVICE:
         return None
     place = "" if error.filename is None else f"{error.filename!s}: "

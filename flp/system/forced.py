@@ -1,7 +1,7 @@
-"""Done again though it is done: a word from the workflow that finished runs are not to be kept.
+"""Forced jobs: markers by which the workflow says that finished runs must be made again.
 
-The workflow leaves one file for each folder that Snakemake or DVC was told to force, and names their place in
-FLP_FORCED. A job heeds it once: tried again after a failure, it goes on.
+The workflow writes one marker for each output folder that Snakemake or DVC was told to force, and names their place in
+FLP_FORCED. A job discards its finished runs once: retried after a failure, it resumes.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from pathlib import Path
 from flp.system.artifacts import write_text
 from flp.system.locks import remove
 
-PLACE = "FLP_FORCED"
-_HEEDED = "heeded"
+VARIABLE = "FLP_FORCED"
+_DISCARDED = "discarded"
 
 
-def word(place: str | Path, folder: str | Path) -> Path:
-    """The file that speaks of an output folder."""
+def marker(place: str | Path, folder: str | Path) -> Path:
+    """The marker of an output folder."""
     return Path(place, folder, "again")
 
 
-def forced(folder: Path, finished: Iterable[Path]) -> bool:
-    """Whether a folder's outputs are to be made again; if so, and for the first time, remove what is finished."""
-    place = os.environ.get(PLACE)
-    found = word(place, folder) if place else None
-    if found is None or not found.exists():
+def discard_if_forced(folder: Path, finished: Iterable[Path]) -> bool:
+    """Whether a folder's outputs must be made again; if so, remove what is finished on the first call."""
+    place = os.environ.get(VARIABLE)
+    file = marker(place, folder) if place else None
+    if file is None or not file.exists():
         return False
-    if found.read_text() != _HEEDED:
+    if file.read_text(encoding="utf-8") != _DISCARDED:
         for path in finished:
             remove(path)
-        write_text(found, _HEEDED)
+        write_text(file, _DISCARDED)
     return True

@@ -16,7 +16,7 @@ def hash_of(*parts: Any) -> str:
 
 
 def contents(paths: Iterable[Path]) -> list[str]:
-    """The checksums of files, each with its name's end, which says how it is read."""
+    """The checksums of files, each with its suffix, by which the file's format is known."""
     return [f"{path.suffix}:{sha256_of(path)}" for path in paths]
 
 

@@ -1,4 +1,4 @@
-"""Where every artifact lives: one place for Snakemake, DVC, the stages and the report.
+"""Paths of all artifacts, in one place for Snakemake, DVC, the stages and the report.
 
 The patterns are Snakemake's: `{dataset}`, `{seed}`, `{agent}` and `{seeds}` are wildcards. `{seeds}` names the
 seeds that train together in one job, such as `0` or `0-1-2-3`.
@@ -19,32 +19,32 @@ OFFLINE = "results/{dataset}/offline/{agent}/seed{seeds}"
 ONLINE = "results/{dataset}/online/{agent}/seed{seeds}"
 RESULTS = Path("results")
 REPORT = "results/report"
-# Curves for TensorBoard, laid out as the results are; no stage reads them and DVC does not version them.
+# Curves for TensorBoard, in the same layout as the results; no stage reads them and DVC does not version them.
 BOARDS = Path("results/tensorboard")
 WANDB = Path("results/wandb")  # the client's own name for its folder
-# Runs that a figure of the paper needs beside the experiment's own: `{figure}` is figure3, figure4 or figure5.
+# Runs that a figure of the paper needs in addition to the experiment's own: `{figure}` is figure3, figure4 or figure5.
 SWEEP = "results/{dataset}/sweep/{figure}/seed{seeds}"
 FIGURE = "results/figures/{figure}"
 VIDEOS = "results/videos/{dataset}/{agent}"
-# What a killed job needs to go on. Neither Snakemake nor DVC declares it, so neither deletes it.
+# What a killed job needs to resume. Neither Snakemake nor DVC declares it, so neither deletes it.
 RESUME = Path(".flp/resume")
-# Of a name with joined seeds. File systems take 255 bytes, some of which temporary files add, and Slurm's log folders.
+# Of a name with joined seeds. File systems allow 255 bytes, some of which temporary files and Slurm's log folders add.
 MOST_CHARACTERS = 200
 
 DATA_SUFFIXES = (".npz", "-val.npz", ".json")
 FLOW_SUFFIXES = (".safetensors", ".json", ".csv", ".md")
 QUALITY_FILES = ("quality.json", "quality.md", "latent.png")
 LATENT_SUFFIXES = (".safetensors", ".json")
-RUN_FILES = ("policy.safetensors", "evaluations.csv", "log.csv", "policy.json")  # of every run, the manifest last
+RUN_FILES = ("policy.safetensors", "evaluations.csv", "log.csv", "policy.json")  # of each run; the manifest is last
 FIGURES = ("figure2", "figure3", "figure4", "figure5")
 TABLES = ("table1", "table2")
-# The numbers are beside the picture; the manifest, which holds the key, is written last.
+# The numbers are next to the picture; the manifest, which holds the key, is written last.
 FIGURE_SUFFIXES = (".svg", ".csv", ".json")
 TABLE_SUFFIXES = (".html", ".md", ".csv", ".json")
 
 
 def siblings(folder: Path) -> list[Path]:
-    """The folders of the same algorithm's jobs with other seeds, which may hold finished runs of this one's."""
+    """The folders of the same algorithm's jobs with other seeds, which may hold finished runs of this job."""
     return sorted(other for other in folder.parent.glob("seed*") if other != folder)
 
 
@@ -52,7 +52,7 @@ def join_seeds(seeds: Sequence[int]) -> str:
     """`[0, 1]` → `0-1`, the seeds' part of a path.
 
     Raises:
-        FLPError: too many of them for the name of a folder.
+        FLPError: too many for the name of a folder.
     """
     joined = "-".join(map(str, seeds))
     if len(joined) > MOST_CHARACTERS:
@@ -84,7 +84,7 @@ def figure_files(figure: str) -> list[str]:
 
 
 def sweep_folders(dataset: str, agent: str, seeds: Sequence[int]) -> list[Path]:
-    """Where figures train runs of an agent beside the experiment's own; only FLP's are swept."""
+    """The folders of an agent's runs that figures need in addition to the experiment's; only FLP is swept."""
     figures = FIGURES if agent == "flp" else ()
     return [Path(SWEEP.format(dataset=dataset, figure=figure, seeds=join_seeds(seeds))) for figure in figures]
 

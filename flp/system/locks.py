@@ -1,4 +1,4 @@
-"""One maker per output: locks that end with their process, and what killed makers left behind."""
+"""One process per output: locks that end with their process, and the leftovers of killed ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from flp.system.artifacts import read_json
+from flp.system.artifacts import key_of
 from flp.system.errors import FLPError, explained
 from flp.system.stopping import STOP
 
@@ -19,10 +19,10 @@ LOCKS = Path(".flp/locks")
 
 @contextmanager
 def alone(output: str, *more: str) -> Iterator[bool]:
-    """Let one process at a time make an output; a second one waits, and may find the work done.
+    """Let one process at a time make an output; a second one waits, and may then find the work done.
 
-    The lock belongs to the process: whatever ends it frees the lock, so that none is ever stale. What a killed
-    process left half-written is removed.
+    The lock belongs to the process: whatever ends it releases the lock, so that none is ever stale. Files that a killed
+    process left half-written are removed.
 
     Args:
         output: path of the output's folder, or of its files without their suffixes.
@@ -31,7 +31,7 @@ def alone(output: str, *more: str) -> Iterator[bool]:
     Yields:
         Whether another process was waited for.
     """
-    # `flock`, and never filelock's other kind, a file whose existence locks: that one outlives a killed process.
+    # `flock`, never filelock's soft locks, files whose mere existence locks: those outlive a killed process.
     lock = FileLock(LOCKS / f"{output}.lock", fallback_to_soft=False)
     waited = False
 
@@ -47,7 +47,7 @@ def alone(output: str, *more: str) -> Iterator[bool]:
     except Timeout:
         STOP.raise_if_asked()
     except OSError as error:
-        if error.filename is not None:  # of a file that cannot be opened, not of the lock
+        if error.filename is not None:  # opening the file failed, not locking it
             raise FLPError(f"cannot write {error.filename}: {explained(error)}") from error
         print(f"warning: this file system has no locks ({error}); start each job only once", file=sys.stderr)
     try:
@@ -59,35 +59,30 @@ def alone(output: str, *more: str) -> Iterator[bool]:
 
 
 def once(output: str, manifest: str, key: str, make: Callable[[], None], *more: str) -> None:
-    """Make an output (and more, as `alone`), unless another process was waited for and has just made this very one."""
+    """Make an output (and more, as `alone`), unless a process that was waited for has just made it with this key."""
     with alone(output, *more) as waited:
-        if waited:
-            try:
-                if read_json(manifest)["key"] == key:
-                    return
-            except (FLPError, KeyError, TypeError):
-                pass
-        make()
+        if not (waited and key_of(manifest) == key):
+            make()
 
 
 def held() -> list[str]:
-    """The outputs that processes are making just now, by their locks."""
-    found = []
+    """The outputs that processes are making at the moment, by their locks."""
+    outputs = []
     for file in sorted(LOCKS.rglob("*.lock")):
         lock = FileLock(file, fallback_to_soft=False)
         try:
             lock.acquire(blocking=False)
         except Timeout:
-            found.append(str(file.relative_to(LOCKS).with_suffix("")))
+            outputs.append(str(file.relative_to(LOCKS).with_suffix("")))
         except OSError:  # a file system without locks, or another user's file
             continue
         else:
             lock.release()
-    return found
+    return outputs
 
 
 def remove(path: Path) -> None:
-    """Remove a file, or a folder with all that is in it; a link, not what it leads to."""
+    """Remove a file, or a folder with its contents; of a link, only the link."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -96,8 +91,8 @@ def remove(path: Path) -> None:
 
 def leftovers(output: Path) -> list[Path]:
     """Temporary files and folders that killed writers of an output left behind."""
-    found = list(output.rglob(".*.tmp")) if output.is_dir() else []
+    paths = list(output.rglob(".*.tmp")) if output.is_dir() else []
     if output.parent.is_dir():
-        beside = (f".{output.name}{middle}.*.tmp" for middle in ("", "-val"))
-        found += [path for pattern in beside for path in output.parent.glob(pattern)]
-    return sorted(found)
+        patterns = (f".{output.name}{middle}.*.tmp" for middle in ("", "-val"))
+        paths += [path for pattern in patterns for path in output.parent.glob(pattern)]
+    return sorted(paths)

@@ -1,4 +1,4 @@
-"""One progress line for long work, by tqdm: rate, where the time goes, what is left."""
+"""A progress line for long work, by tqdm: rate, where the time goes, time left."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _LINE = "{desc} |{bar}| {n_fmt}/{total_fmt} | {elapsed} gone, {remaining} left |
 class Progress(tqdm):  # type: ignore[type-arg]
     """Counts steps and the seconds spent in each section; prints to stderr.
 
-    On a terminal the line is rewritten in place; elsewhere (a log file) a new one comes every 15 seconds at most.
+    On a terminal the line is rewritten in place; elsewhere (a log file) a new line is printed at most every 15 seconds.
 
     Args:
         label: what is running.
-        total: number of steps, if it is known.
+        total: number of steps, if known.
         unit: what a step is; bytes ("B") are written as 1.5M.
-        quiet: only speak, print no progress: for all but one of several that go the same way.
-        tell: called with every step reached, also where it is quiet.
+        quiet: print messages but no progress: for all but one of several processes that advance together.
+        tell: called with every step reached, even if quiet.
     """
 
-    monitor_interval = 0  # tqdm's thread that looks after long steps: not among those that compute
+    monitor_interval = 0  # disables tqdm's monitor thread, which would compete with computation
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class Progress(tqdm):  # type: ignore[type-arg]
             total=total,
             disable=quiet,
             bar_format=_LINE if self.tty else _LINE.replace(" |{bar}|", ""),
-            leave=self.tty,  # elsewhere the last line is not cleared, but printed (`display`)
+            leave=self.tty,  # elsewhere the last line is printed, not cleared (`display`)
             mininterval=0.2 if self.tty else 15.0,
             miniters=0,
             smoothing=0,
@@ -57,7 +57,7 @@ class Progress(tqdm):  # type: ignore[type-arg]
         )
 
     def begin(self, step: int) -> None:
-        """Say where a resumed run goes on."""
+        """Set the step from which a resumed run continues."""
         self.n = self.initial = step
         self.tell(step)
 
@@ -71,19 +71,19 @@ class Progress(tqdm):  # type: ignore[type-arg]
             self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start
 
     def say(self, text: str) -> None:
-        """Print a line of its own."""
+        """Print a message on a line of its own."""
         (self.write if self.tty else print)(f"{self.label} {text}", file=sys.stderr)
 
     def update(self, step: float) -> None:  # type: ignore[override]
-        """Report the step reached, not how many there were, and print if it is time to."""
+        """Report the step reached (not, as in tqdm, an increment), and print if it is time to."""
         self.tell(int(step))
         super().update(step - self.n)
 
     def beat(self, note: str) -> None:
-        """Show, if it is time to, that work goes on where no step is reached, and which."""
-        kept, self.notes = self.notes, note
+        """Show, if it is time to, which work continues between steps."""
+        notes, self.notes = self.notes, note
         super().update(0)
-        self.notes = kept
+        self.notes = notes
 
     def display(self, msg: str | None = None, pos: int | None = None) -> bool | None:  # type: ignore[override]
         """Show the line."""
@@ -97,7 +97,7 @@ class Progress(tqdm):  # type: ignore[type-arg]
     def format_dict(self) -> MutableMapping[str, Any]:
         """The line's parts: `label 500/1000 | 00:02 gone, 00:02 left | 250 updates/s | data 5 % update 75 % | notes`.
 
-        The speed is that of training alone, where there is any; what is left includes evaluation and all else.
+        The speed is that of training alone, if there is any; the time left includes evaluation and everything else.
         """
         values = super().format_dict
         elapsed, done = values["elapsed"] or 1e-9, self.n - self.initial
@@ -108,4 +108,4 @@ class Progress(tqdm):  # type: ignore[type-arg]
         return values
 
     def __del__(self) -> None:
-        """Print nothing: an error has the last word."""
+        """Print nothing, so that an error comes last."""

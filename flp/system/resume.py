@@ -1,8 +1,8 @@
-"""Resume state: what a killed job needs to go on, in one file named by the job's key.
+"""Resume state: what a killed job needs to resume, in one file named by the job's key.
 
-Snakemake and DVC delete a job's outputs before it runs, so this state lives where neither looks. The key
-covers everything the result depends on, hence a changed experiment never goes on from the wrong state. Beside
-the state lies what began it (`begun.json`): the runs that train together, and their threads.
+Snakemake and DVC delete a job's outputs before it runs, so this state lives where neither looks. The key covers
+everything the result depends on, so a changed experiment never resumes from the wrong state. Next to the state,
+`begun.json` records the runs that train together and their threads.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from flp.system.stopping import STOP
 
 State = tuple[dict[str, Tensor], dict[str, Any]]
 
-BEGUN = "begun.json"
+_GROUP = "begun.json"
 _SECONDS, _MADE_BY = "seconds of the job", "made by"
 
 
@@ -56,28 +56,26 @@ class Resume:
 
     Args:
         folder: where the state lives, named by the key.
-        every: seconds between checkpoints, if not `FLP_CHECKPOINT_SECONDS`.
-        clock: tells the seconds that count as the job's cost.
-        made_by: what a state depends on beside the key (JSON); one that was made by something else is not taken.
+        clock: gives the seconds that count as the job's cost.
+        made_by: what a state depends on besides the key (JSON); a state made by something else is ignored.
     """
 
     def __init__(
         self,
         folder: Path,
-        every: float | None = None,
         clock: Callable[[], float] = time.monotonic,
         made_by: dict[str, Any] | None = None,
     ) -> None:
         self.file = folder / "state.safetensors"
-        self.every, self.saved_at = checkpoint_seconds() if every is None else every, time.monotonic()
-        self.clock, self.began = clock, clock()
+        self.every, self.saved_at = checkpoint_seconds(), time.monotonic()
+        self.clock, self.started_at = clock, clock()
         self.saved_seconds = self.earlier = 0.0
         self.made_by = made_by or {}
 
     @property
     def seconds(self) -> float:
-        """What the job has cost so far by its clock, over all interruptions."""
-        return self.earlier + self.clock() - self.began
+        """What the job has cost so far by its clock, across interruptions."""
+        return self.earlier + self.clock() - self.started_at
 
     def start(self) -> State | None:
         """Listen for signals and return the last whole state, if there is one."""
@@ -85,11 +83,11 @@ class Resume:
         state = self.load()
         if state is not None:
             self.earlier = self.saved_seconds
-            print(f"going on from {self.file} (step {state[1].get('step', 0)})", file=sys.stderr)
+            print(f"resuming from {self.file} (step {state[1].get('step', 0)})", file=sys.stderr)
         return state
 
     def load(self) -> State | None:
-        """The last whole state, or None; one made by something else is passed over, an unreadable one set aside."""
+        """The last whole state, or None; one made by something else is ignored, an unreadable one set aside."""
         from safetensors import SafetensorError, safe_open
 
         if not self.file.exists():
@@ -102,7 +100,7 @@ class Resume:
                 raise ValueError("its checksum differs")
             info = json.loads(metadata["info"])
             made_by, self.saved_seconds = info.pop(_MADE_BY, {}), float(info.pop(_SECONDS, 0.0))
-        except OSError as error:  # it may be whole: nothing is begun anew for a limit or a network
+        except OSError as error:  # it may be intact: a limit or a network is no reason to start over
             raise FLPError(f"cannot read {self.file}: {explained(error)}") from error
         except (SafetensorError, KeyError, ValueError, TypeError) as error:
             aside = self.file.with_suffix(".unreadable")
@@ -112,7 +110,7 @@ class Resume:
         return (tensors, info) if made_by == self.made_by else None
 
     def maybe(self, state: Callable[[], State]) -> None:
-        """Save if it is time to, or if a signal asks for it, and then stop.
+        """Save if it is time to; if a signal asked to stop, save and stop.
 
         Raises:
             InterruptedJobError: a signal came; the state is saved.
@@ -123,7 +121,7 @@ class Resume:
         STOP.raise_if_asked()
 
     def stop_if_asked(self, state: Callable[[], State]) -> None:
-        """As `maybe`, but only if a signal asks for it: cheap enough for every step of an evaluation."""
+        """As `maybe`, but only on a signal: cheap enough for every step of an evaluation."""
         if STOP.signal is not None:
             self.maybe(state)
 
@@ -144,7 +142,7 @@ class Resume:
 
 
 def _digest(tensors: dict[str, Tensor], info: str) -> str:
-    """SHA-256 of a state: a flipped bit must not become a silent change of a result."""
+    """SHA-256 of a state: a flipped bit must not silently change a result."""
     import torch
 
     digest = hashlib.sha256(info.encode())
@@ -155,15 +153,15 @@ def _digest(tensors: dict[str, Tensor], info: str) -> str:
     return digest.hexdigest()
 
 
-def begin(folder: Path, runs: list[str], threads: int) -> None:
-    """Note in a resume folder which runs (their keys) train together there, on how many threads."""
-    write_json(folder / BEGUN, {"runs": runs, "threads": threads})
+def save_group(folder: Path, runs: list[str], threads: int) -> None:
+    """Record in a resume folder which runs (their keys) train together there, and on how many threads."""
+    write_json(folder / _GROUP, {"runs": runs, "threads": threads})
 
 
-def begun(folder: Path) -> tuple[list[str], int] | None:
-    """What `begin` noted, or None where there is nothing to read."""
+def load_group(folder: Path) -> tuple[list[str], int] | None:
+    """What `save_group` recorded, or None where there is nothing to read."""
     try:
-        found = read_json(folder / BEGUN)
-        return [str(run) for run in found["runs"]], int(found["threads"])
+        group = read_json(folder / _GROUP)
+        return [str(run) for run in group["runs"]], int(group["threads"])
     except (FLPError, KeyError, TypeError, ValueError):
         return None

@@ -14,7 +14,7 @@ from types import FrameType
 from flp.system.errors import FLPError
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-ECHO = 0.5  # seconds in which a second signal is the first one's echo: a terminal and a scheduler both send it
+ECHO = 0.5  # seconds within which a second signal is the first one's echo: a terminal and a scheduler both send it
 
 
 def end_with_parent(end: Callable[[], object] = lambda: os._exit(1)) -> None:
@@ -34,11 +34,11 @@ class InterruptedJobError(FLPError):
 
 
 class Stop:
-    """Whether this process was asked to stop: for all of its jobs, also those that have not begun.
+    """Whether this process was asked to stop, which holds for all of its jobs, including those not yet started.
 
     Attributes:
-        signal: the number of the signal that asked, or None.
-        asked_at: when, by `time.monotonic`.
+        signal: the number of the signal, or None.
+        asked_at: when it came, by `time.monotonic`.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class Stop:
         self._then: Callable[[], None] | None = None
 
     def listen(self, then: Callable[[], None] | None = None) -> None:
-        """From now on only note the first signal, and call `then`; a second one stops at once."""
+        """From now on, only record the first signal and call `then`; a second one stops immediately."""
         self._then = then
         for number in SIGNALS:
             signal.signal(number, self._on_signal)
@@ -58,7 +58,7 @@ class Stop:
             print(f"\n{signal.Signals(number).name}: saving the state, then stopping", file=sys.stderr)
             if self._then is not None:
                 self._then()
-        # A shard leaves it to its parent to lose patience, which kills it.
+        # A shard leaves that to its parent, which kills it.
         elif time.monotonic() - self.asked_at > ECHO and multiprocessing.parent_process() is None:
             sys.exit(128 + number)
 
@@ -70,7 +70,7 @@ class Stop:
         """
         if self.signal is not None:
             name = signal.Signals(self.signal).name
-            raise InterruptedJobError(f"stopped by {name}; the state is saved, run the same command again to go on")
+            raise InterruptedJobError(f"stopped by {name}; the state is saved, run the same command again to resume")
 
 
 STOP = Stop()

@@ -1,6 +1,6 @@
 """`flp check`: whether params.yaml (and presets) are valid, what they would train, and how long that takes.
 
-For a task of the user's, its data are read and its environment is opened, and the two are compared.
+For a user's task, the data are read, the environment is opened, and the two are compared.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from contextlib import closing, nullcontext
 import numpy as np
 
 from flp.data.environments import seeded_reset
+from flp.experiment.forecast import summary
 from flp.experiment.keys import Keys
-from flp.experiment.program import tool
+from flp.experiment.program import OPTIONS, tool
 from flp.own.importing import TaskSource, read_task
 from flp.supervision.foresight import EMULATED, emulates
-from flp.tools.bench import CORES, estimate
 
 
 def check(keys: Keys, args: argparse.Namespace) -> int:
-    """Say what would be trained; that the parameters could be read is the check."""
+    """Print what would be trained; the parameters were checked when they were read."""
     for name in keys.params.datasets:
         if name in keys.params.tasks:
             print(f"{name}: {task(keys.params.tasks[name].source(name))}")
     jobs, online = list(keys.jobs()), list(keys.online_jobs())
-    if any(emulates(keys.agent_params(dataset, agent)) for dataset, agent, _ in jobs):
+    if any(emulates(keys.agent_params(job.dataset, job.agent)) for job in jobs):
         print(f"warning: trained here without a GPU: {EMULATED}", file=sys.stderr)
     runs = sum(len(keys.runs(*job)) for job in jobs)
     flows = len(keys.params.datasets) * len(keys.params.seeds)
@@ -33,7 +33,7 @@ def check(keys: Keys, args: argparse.Namespace) -> int:
         f"{args.params} is valid: {len(keys.params.datasets)} datasets, {flows} flows, {runs} offline runs in "
         f"{len(jobs)} jobs, {sum(len(keys.online_runs(*job)) for job in online)} online runs in {len(online)} jobs"
     )
-    print(estimate(keys, args.cores))
+    print(summary(keys, args.cores))
     return 0
 
 
@@ -41,14 +41,14 @@ def task(asked: TaskSource) -> str:
     """What is found out of a task, in a line.
 
     Raises:
-        FLPError: its data are not whole, or do not fit its environment.
+        FLPError: its data are damaged, or do not match its environment.
     """
     found = read_task(asked)
     spec, rows = found.spec, sum(int((~part["terminals"]).sum()) for part in found.parts)
     with closing(spec.make(1)) if spec.simulated else nullcontext() as env:
         if env is not None:
             seeded_reset(env, 0)
-            env.step(np.zeros(spec.action_dim, np.float32))  # its rule of success is asked too
+            env.step(np.zeros(spec.action_dim, np.float32))  # this also evaluates its criterion of success
     units = "in [-1, 1]" if spec.in_units else f"scaled from {list(spec.low)} … {list(spec.high)}"
     place = f"{spec.environment}, {spec.horizon} steps" if spec.simulated else "no simulator"
     return (
@@ -57,4 +57,4 @@ def task(asked: TaskSource) -> str:
     )
 
 
-main = tool("check", {"cores": CORES}, check, __doc__)
+main = tool("check", {"cores": OPTIONS["cores"]}, check, __doc__)

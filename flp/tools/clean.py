@@ -1,8 +1,8 @@
-"""`flp clean`: what no job of the experiment needs any more.
+"""`flp clean`: remove what no job of the experiment needs any more.
 
-Resume states of other parameters or sources, temporary files of killed writers, and, where asked for, outputs of
-datasets, agents and seeds that are no part of the experiment. Datasets are never removed, and nothing while a job is
-under way.
+That is resume states of other parameters or sources, temporary files of killed writers and, on request, outputs of
+datasets, agents and seeds that are not part of the experiment. Datasets are never removed, nor is
+anything while a job is running.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.filesize import decimal
+
 from flp.experiment import variants
 from flp.experiment.graph import graph
 from flp.experiment.keys import Keys
@@ -18,7 +20,7 @@ from flp.experiment.program import tool
 from flp.system import layout
 from flp.system.errors import FLPError
 from flp.system.locks import held, remove
-from flp.system.resume import begun
+from flp.system.resume import load_group
 
 OPTIONS = {
     "yes": {"action": "store_true", "help": "remove stale states and temporary files without asking"},
@@ -27,12 +29,16 @@ OPTIONS = {
 
 
 def needed_keys(keys: Keys) -> dict[str, set[str]]:
-    """By stage, the keys of jobs and runs that this experiment's resume states carry."""
-    extra = {
-        keys.offline_run(d, a, run)
-        for d, a, s in keys.figure_jobs()
+    """The keys that resume states of this experiment's jobs and runs carry, by stage."""
+    swept = {
+        keys.offline_run(job.dataset, job.agent, run)
+        for job in keys.figure_jobs()
         for figure in variants.QUANTITY
-        for run in keys.extra_runs(d, figure, s)
+        for run in keys.extra_runs(job.dataset, figure, job.seeds)
+    }
+    offline = {keys.offline_run(job.dataset, job.agent, run) for job in keys.jobs() for run in keys.runs(*job)}
+    online = {
+        keys.online_run(job.dataset, job.agent, run) for job in keys.online_jobs() for run in keys.online_runs(*job)
     }
     return {
         "download-dataset": {keys.data(dataset) for dataset in keys.params.datasets},
@@ -40,65 +46,63 @@ def needed_keys(keys: Keys) -> dict[str, set[str]]:
         "invert-to-latent": {
             keys.latent(dataset, seed) for dataset in keys.params.datasets for seed in keys.params.seeds
         },
-        "offline-train": extra | {keys.offline_run(d, a, run) for d, a, s in keys.jobs() for run in keys.runs(d, a, s)},
-        "online-finetune": {
-            keys.online_run(d, a, run) for d, a, s in keys.online_jobs() for run in keys.online_runs(d, a, s)
-        },
+        "offline-train": offline | swept,
+        "online-finetune": online,
         "figure": {keys.figure("figure2")},
     }
 
 
 def stale_states(keys: Keys) -> list[Path]:
-    """Resume folders that no job would go on from: not its own, or of runs that are not all the experiment's."""
-    wanted = needed_keys(keys)
+    """Resume folders that no job would resume from: those with a key or run that is not the experiment's."""
+    needed = needed_keys(keys)
     stale = []
     for stage in sorted(layout.RESUME.glob("*")):
-        known = wanted.get(stage.name, set())
+        known = needed.get(stage.name, set())
         for folder in sorted(stage.glob("*")):
-            runs, _ = begun(folder) or ([folder.name], 1)
+            runs, _ = load_group(folder) or ([folder.name], 1)
             if not set(runs) <= known:
                 stale.append(folder)
     return stale
 
 
 def temporary_files() -> list[Path]:
-    """What killed writers left half-written."""
+    """Temporary files that killed writers left behind."""
     roots = [Path("data"), Path("results")]
     return sorted(path for root in roots if root.is_dir() for path in root.rglob(".*.tmp"))
 
 
 def orphans(keys: Keys) -> list[Path]:
-    """Result folders of datasets, agents and seeds that are no part of the experiment; the topmost of each."""
-    kept = {Path(layout.REPORT), Path("results/keys"), Path("results/bench"), layout.BOARDS, layout.WANDB}
-    kept |= {Path(layout.VIDEOS.format(dataset=dataset, agent=agent)) for dataset, agent, _ in keys.jobs()}
+    """Result folders of datasets, agents and seeds that are not part of the experiment; the topmost of each."""
+    needed = {Path(layout.REPORT), Path("results/keys"), Path("results/bench"), layout.BOARDS, layout.WANDB}
+    needed |= {Path(job.folder(layout.VIDEOS)) for job in keys.jobs()}
     for artifact in graph(keys).values():
-        kept |= {Path(path) for path in (*artifact.files, *artifact.runs)}
-    above = {parent for path in kept for parent in path.parents} | kept
+        needed |= {Path(path) for path in (*artifact.files, *artifact.runs)}
+    ancestors = {parent for path in needed for parent in path.parents}
 
     def search(folder: Path) -> list[Path]:
-        found = []
+        folders = []
         for child in sorted(folder.iterdir()):
-            if child.is_symlink() or not child.is_dir() or child in kept:
+            if child.is_symlink() or not child.is_dir() or child in needed:
                 continue
-            found += search(child) if child in above else [child]
-        return found
+            folders += search(child) if child in ancestors else [child]
+        return folders
 
     root = Path("results")
     return search(root) if root.is_dir() else []
 
 
 def command(keys: Keys, args: argparse.Namespace) -> int:
-    """Show what could go, ask, remove it; return the exit status.
+    """Show what can be removed, ask, and remove it; return the exit status.
 
     Raises:
-        FLPError: a job is under way, of this experiment or another: what it writes looks like what killed ones left.
+        FLPError: a job is running, of this experiment or another: its files look like those of a killed job.
     """
     if busy := held():
-        raise FLPError(f"being made just now: {', '.join(busy)}; nothing is removed while a job is under way")
+        raise FLPError(f"being made just now: {', '.join(busy)}; nothing is removed while a job is running")
     groups = [
         ("resume states and temporary files that no job needs", stale_states(keys) + temporary_files(), args.yes),
         (
-            "outputs that are no part of this experiment (of another preset, perhaps; made anew if needed)",
+            "outputs that are not part of this experiment (perhaps of another preset; made again if needed)",
             orphans(keys),
             args.yes and args.outputs,
         ),
@@ -122,7 +126,7 @@ def _show(title: str, paths: Sequence[Path]) -> None:
     for path in paths:
         files = [path, *path.rglob("*")]
         size = sum(file.lstat().st_size for file in files if file.is_file() and not file.is_symlink())
-        print(f"{size / 1e6:8.1f} MB  {path}")
+        print(f"{decimal(size):>8}  {path}")
 
 
 def _ask() -> bool:

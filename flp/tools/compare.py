@@ -1,8 +1,8 @@
-"""Set two experiments side by side: success, paired differences with their intervals, and what differs in parameters.
+"""Compare two experiments: success, paired differences with their intervals, and differences in parameters.
 
 A and B are checkouts, or folders such as results/report. A pair is a dataset, task and seed that both have, of the same
-method; the interval is Student's of the seeds' differences (95 %), or where there is one seed alone, of the chance of
-the episodes. Parameters are those that the reports were made with.
+method. The interval (95 %) is Student's over the seeds' differences or, with a single seed, that of the episodes'
+randomness. Parameters are those that the reports were made with.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class Experiment:
 
     Attributes:
         final: one row per run and method, as `tables.finals`.
-        params: what its report was made with; None where nothing says so.
-        versions: of the packages that made the report, likewise.
+        params: the parameters of its report; None where they are not recorded.
+        versions: the versions of the packages that made the report, likewise.
     """
 
     final: pd.DataFrame
@@ -58,8 +58,8 @@ def command(args: argparse.Namespace) -> int:
     print(f"A  {args.a}\nB  {args.b}\n")
     print(aligned(list(success(a.final, b.final))))
     for side, mine, other in (("A", a, b), ("B", b, a)):
-        if lacking := unpaired(mine.final, other.final):
-            print(f"only in {side}: {lacking}")
+        if alone := unpaired(mine.final, other.final):
+            print(f"only in {side}: {alone}")
     print()
     print("\n".join(differences(a, b)))
     return 0
@@ -89,7 +89,7 @@ def read_experiment(place: Path) -> Experiment:
         raise FLPError(f"{folder}/summary.csv has a success outside [0, 1] or no episodes; make the report again")
     manifest = read_json(folder / "manifest.json") if (folder / "manifest.json").exists() else {}
     params, versions = (_section(manifest, name) for name in ("params", "versions"))
-    if params is None:  # of an flp that did not note them
+    if params is None:  # an older flp did not record them
         params = read_yaml(place / "params.yaml") if (place / "params.yaml").exists() else None
     averaged = flat(params or {}).get("report.average_last", AVERAGED)
     last = averaged if isinstance(averaged, int) and averaged > 0 else AVERAGED
@@ -98,12 +98,12 @@ def read_experiment(place: Path) -> Experiment:
 
 
 def _section(manifest: Any, name: str) -> dict[str, Any] | None:
-    found = manifest.get(name) if isinstance(manifest, dict) else None
-    return found if isinstance(found, dict) else None
+    section = manifest.get(name) if isinstance(manifest, dict) else None
+    return section if isinstance(section, dict) else None
 
 
 def success(a: pd.DataFrame, b: pd.DataFrame) -> Iterator[list[str]]:
-    """The rows of the table, its head first: every task of every method that both have, and the means.
+    """The rows of the table, its header first: every task of every method that both have, and the means.
 
     Raises:
         FLPError: the two have nothing in common.
@@ -137,7 +137,7 @@ def _compared(pairs: pd.DataFrame) -> list[str]:
 
 
 def unpaired(mine: pd.DataFrame, other: pd.DataFrame) -> str:
-    """What one side has alone, such as `12 of FQL on cube-single-play`."""
+    """The runs that only one side has, such as `12 of FQL on cube-single-play`."""
     alone = mine.merge(other[PAIR], on=PAIR, how="left", indicator=True)
     alone = alone[alone["_merge"] == "left_only"]
     counts = Counter(zip(alone["dataset"], alone["agent"], alone["phase"], strict=True))
@@ -145,9 +145,9 @@ def unpaired(mine: pd.DataFrame, other: pd.DataFrame) -> str:
 
 
 def differences(a: Experiment, b: Experiment) -> Iterator[str]:
-    """Lines about parameters and versions that are not the same."""
+    """Lines about parameters and versions that differ."""
     for what, first, second in (("parameters", a.params, b.params), ("versions", a.versions, b.versions)):
-        missing = [side for side, found in (("A", first), ("B", second)) if found is None]
+        missing = [side for side, values in (("A", first), ("B", second)) if values is None]
         if missing:
             yield f"{what}: not known of {' and '.join(missing)}; make the report again"
             continue

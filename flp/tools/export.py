@@ -1,8 +1,8 @@
-"""Write a trained policy as one file that a machine without flp runs: observations and noise in, actions out.
+"""Write a trained policy as one file that runs without flp: observations and noise in, actions out.
 
-POLICY is a run's folder, or its policy.safetensors. A file of `torch` (.pt2) is run by PyTorch alone, one of `onnx` by
-onnxruntime. Scaling, candidates, choice and flow are inside, and the file says what goes in and comes out. Before it is
-written it is compared with the policy on observations of its environment, and timed on one core.
+POLICY is a run's folder, or its policy.safetensors. A `torch` file (.pt2) needs only PyTorch, an `onnx` file only
+onnxruntime. Scaling, candidates, selection and flow are included, and the file describes its inputs and outputs. Before
+it is written, it is compared with the policy on observations of its environment; it is also timed on one core.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.filesize import decimal
 
 from flp.experiment.program import program
 from flp.system.artifacts import atomic_write
 from flp.system.errors import FLPError
 
 ENDINGS = {"torch": ".pt2", "onnx": ".onnx"}
+SECONDS = 2.0  # of timing
 CHOICE: dict[str, dict[str, Any]] = {
     "POLICY": {"help": "a run's folder, such as results/cube-single-play/offline/flp/seed0/task2_seed0"},
     "format": {"required": True, "choices": list(ENDINGS), "help": "what will run it"},
@@ -27,7 +29,7 @@ CHOICE: dict[str, dict[str, Any]] = {
 
 
 def command(args: argparse.Namespace) -> int:
-    """Export, and say what was written; return the exit status."""
+    """Export, and report what was written; return the exit status."""
     import torch
 
     from flp.library.exporting import TOLERANCE, export, opened
@@ -43,7 +45,7 @@ def command(args: argparse.Namespace) -> int:
     with atomic_write(path) as file:
         file.write(written)
     typical, slow = latency(opened(written, args.format), contract)
-    print(f"{path}: {len(written) / 1e6:.1f} MB, {contract['format']}, the policy's actions to {TOLERANCE:g}")
+    print(f"{path}: {decimal(len(written))}, {contract['format']}, the policy's actions to {TOLERANCE:g}")
     for entry in (*contract["inputs"], *contract["outputs"]):
         about = entry.get("distribution") or entry["range"]
         print(f"  {entry['name']} [{', '.join(map(str, entry['shape']))}] {entry['dtype']}, {about}")
@@ -51,7 +53,7 @@ def command(args: argparse.Namespace) -> int:
     return 0
 
 
-def latency(run: Any, contract: dict[str, Any], seconds: float = 2.0) -> tuple[float, float]:
+def latency(run: Any, contract: dict[str, Any]) -> tuple[float, float]:
     """Milliseconds for one observation: the median and the 99th percentile."""
     generator = np.random.default_rng(0)
     shapes = [(1, *entry["shape"][1:]) for entry in contract["inputs"]]
@@ -59,13 +61,13 @@ def latency(run: Any, contract: dict[str, Any], seconds: float = 2.0) -> tuple[f
     inputs = [generator.random(shape).astype(kind) for shape, kind in zip(shapes, types, strict=True)]
     for _ in range(5):
         run(inputs)
-    taken: list[float] = []
-    until = time.perf_counter() + seconds
-    while len(taken) < 1000 and (len(taken) < 20 or time.perf_counter() < until):
+    times: list[float] = []
+    deadline = time.perf_counter() + SECONDS
+    while len(times) < 1000 and (len(times) < 20 or time.perf_counter() < deadline):
         start = time.perf_counter()
         run(inputs)
-        taken.append(1000 * (time.perf_counter() - start))
-    typical, slow = np.quantile(taken, [0.5, 0.99])
+        times.append(1000 * (time.perf_counter() - start))
+    typical, slow = np.quantile(times, [0.5, 0.99])
     return float(typical), float(slow)
 
 

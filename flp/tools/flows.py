@@ -1,11 +1,14 @@
-"""The flows at hand: which there are, how good, how large, and whether the experiment wants them."""
+"""List the flows of this checkout: quality, size, and whether the experiment needs them."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from rich.filesize import decimal
 
 from flp.experiment.graph import Artifact, graph
 from flp.experiment.keys import Keys
@@ -23,18 +26,17 @@ class FlowRow:
     Attributes:
         dataset: the dataset it was fitted to.
         seed: its seed.
-        key: the key in its manifest; None where there is no readable manifest.
-        roundtrip: mean round-trip error; None before it was inverted, or if the report is of another flow.
-        two_sample: how well its latents can be told from the prior's draws; see `flp.flow.two_sample`.
-        latent_std: standard deviation of its latents, the mean over dimensions; 1 for a perfect flow.
+        key: the key in its manifest; None without a readable manifest.
+        roundtrip: mean round-trip error; None before it was inverted, or if the quality report is of another flow.
+        two_sample: how well its latents can be distinguished from draws of the prior; see `flp.flow.two_sample`.
+        latent_std: standard deviation of its latents, averaged over dimensions; 1 for a perfect flow.
         validation_loss: flow-matching loss on the validation set.
         validation_nll: mean −log density of validation actions, in nats.
-        size: bytes, the companion files included.
+        size: bytes, companion files included.
         path: its file.
-        needed_by: how many offline jobs of the experiment start from it. 0 where the experiment wants another
-            flow in its place, or none.
-        state: `current`, `stale` (the experiment wants it made anew), `missing`, or `unused`.
-        warning: what is wrong with its latents, if anything is known to be.
+        needed_by: how many offline jobs of the experiment start from it; 0 if it needs another flow instead, or none.
+        state: `current`, `stale` (the experiment needs it made again), `missing`, or `unused`.
+        warning: what is wrong with its latents, if anything is.
     """
 
     dataset: str
@@ -58,34 +60,32 @@ def command(keys: Keys, args: argparse.Namespace) -> int:
     return 0
 
 
-def list_flows(keys: Keys, root: Path = Path()) -> list[FlowRow]:
-    """The flows under `root` and those the experiment wants, by dataset and seed."""
+def list_flows(keys: Keys) -> list[FlowRow]:
+    """The flows of this checkout and those that the experiment needs, by dataset and seed."""
     artifacts = graph(keys)
     wanted = {(a.name.split("/")[0], int(a.name.split("/seed")[1])): a for a in artifacts.values() if _is_flow(a)}
-    places = set(wanted) | set(_flows_under(root))
+    places = set(wanted) | set(_flows_here())
     jobs = [a for a in artifacts.values() if a.stage == "offline_train"]
-    return [_row(root, dataset, seed, wanted.get((dataset, seed)), jobs) for dataset, seed in sorted(places)]
+    return [_row(dataset, seed, wanted.get((dataset, seed)), jobs) for dataset, seed in sorted(places)]
 
 
 def _is_flow(artifact: Artifact) -> bool:
     return artifact.stage == "pretrain_flow"
 
 
-def _flows_under(root: Path) -> list[tuple[str, int]]:
-    found = []
-    for path in root.glob(layout.FLOW.format(dataset="*", seed="*") + ".safetensors"):
-        dataset, seed = path.relative_to(root).parts[1], path.parent.name.removeprefix("seed")
+def _flows_here() -> Iterator[tuple[str, int]]:
+    for path in Path().glob(layout.FLOW.format(dataset="*", seed="*") + ".safetensors"):
+        dataset, seed = path.parts[1], path.parent.name.removeprefix("seed")
         if seed.isdecimal():
-            found.append((dataset, int(seed)))
-    return found
+            yield dataset, int(seed)
 
 
-def _row(root: Path, dataset: str, seed: int, wanted: Artifact | None, jobs: list[Artifact]) -> FlowRow:
-    base = root / layout.FLOW.format(dataset=dataset, seed=seed)
-    path = base.with_name(base.name + ".safetensors")
-    manifest = read_entries(base.with_name(base.name + ".json"))
-    quality = read_entries(root / layout.QUALITY.format(dataset=dataset, seed=seed) / "quality.json")
-    latent = read_entries(root / (layout.LATENT.format(dataset=dataset, seed=seed) + ".json"))
+def _row(dataset: str, seed: int, wanted: Artifact | None, jobs: list[Artifact]) -> FlowRow:
+    base = layout.FLOW.format(dataset=dataset, seed=seed)
+    path = Path(base + ".safetensors")
+    manifest = read_entries(base + ".json")
+    quality = read_entries(layout.QUALITY.format(dataset=dataset, seed=seed) + "/quality.json")
+    latent = read_entries(layout.LATENT.format(dataset=dataset, seed=seed) + ".json")
     if latent.get("flow_sha256") != manifest.get("sha256"):
         quality = {}
     if not path.exists():
@@ -93,7 +93,7 @@ def _row(root: Path, dataset: str, seed: int, wanted: Artifact | None, jobs: lis
     elif wanted is None:
         state = "unused"
     else:
-        state = "current" if wanted.is_current(root) else "stale"
+        state = "current" if wanted.is_current() else "stale"
     std = quality.get("latent_std")
     return FlowRow(
         dataset=dataset,
@@ -104,7 +104,7 @@ def _row(root: Path, dataset: str, seed: int, wanted: Artifact | None, jobs: lis
         latent_std=sum(std) / len(std) if isinstance(std, list) and std else None,
         validation_loss=manifest.get("validation_loss"),
         validation_nll=quality.get("validation_nll"),
-        size=sum(file.stat().st_size for file in base.parent.glob("flow.*") if file.is_file()),
+        size=sum(file.stat().st_size for file in path.parent.glob("flow.*") if file.is_file()),
         path=path,
         needed_by=sum(wanted in job.inputs.get("flow", ()) for job in jobs) if state == "current" else 0,
         state=state,
@@ -112,44 +112,48 @@ def _row(root: Path, dataset: str, seed: int, wanted: Artifact | None, jobs: lis
     )
 
 
-COLUMNS: tuple[str, ...] = (
-    *("dataset", "seed", "key", "round trip", "distinguishable", "at ±1", "elsewhere", "R² of z, z²", "latent std"),
-    *("loss", "nats", "size", "state", "needed by"),
+COLUMNS = (
+    "dataset",
+    "seed",
+    "key",
+    "round trip",
+    "distinguishable",
+    "at ±1",
+    "elsewhere",
+    "R² of z, z²",
+    "latent std",
+    "loss",
+    "nats",
+    "size",
+    "state",
+    "needed by",
 )
 
 
 def table(rows: list[FlowRow]) -> str:
     """The rows as text, and their warnings."""
-    lines = [COLUMNS]
+    lines: list[tuple[str, ...]] = [COLUMNS]
     for row in rows:
         needed = f"{row.needed_by} offline job{'' if row.needed_by == 1 else 's'}" if row.needed_by else "-"
         key = (row.key or "-")[:8]
-        lines.append((row.dataset, str(row.seed), key, *_quality(row), _readable(row.size), row.state, needed))
+        lines.append((row.dataset, str(row.seed), key, *_quality(row), decimal(row.size), row.state, needed))
     return "\n".join([aligned(lines), *(f"warning: {row.warning}" for row in rows if row.warning)])
 
 
 def _quality(row: FlowRow) -> list[str]:
-    def shown(value: float | None, form: str) -> str:
+    def formatted(value: float | None, form: str) -> str:
         return "-" if value is None else format(value, form)
 
     parts = [row.two_sample.get(name) for name in ("all", "saturated", "other")]
     explained = [f"{max(parts[0][name]):.2f}" for name in ("r2", "r2_squares")] if parts[0] else ["-"]
     return [
-        shown(row.roundtrip, ".1e"),
+        formatted(row.roundtrip, ".1e"),
         *(percents(part) if part else "-" for part in parts),
         ", ".join(explained),
-        shown(row.latent_std, ".3f"),
-        shown(row.validation_loss, ".4f"),
-        shown(row.validation_nll, ".2f"),
+        formatted(row.latent_std, ".3f"),
+        formatted(row.validation_loss, ".4f"),
+        formatted(row.validation_nll, ".2f"),
     ]
-
-
-def _readable(size: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"
 
 
 main = tool("flows", {}, command, __doc__)

@@ -7,18 +7,18 @@ import json
 from collections.abc import Sequence
 
 from flp.params.loading import Params
-from flp.system.surroundings import settle
+from flp.system.portability import prepare_process
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the schema; return the exit status."""
-    settle()
+    prepare_process()
     argparse.ArgumentParser(prog="flp schema", description=__doc__).parse_args(argv)
     print(json_schema(), end="")
     return 0
 
 
 def json_schema() -> str:
-    """The schema as text."""
+    """The schema as JSON text."""
     schema = Params.model_json_schema()
     return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}, indent=2) + "\n"

@@ -1,8 +1,8 @@
 """`flp videos`: rollouts to look at. The frozen flow, the policy and the fine-tuned policy, side by side.
 
 For every task, the first seed's policies play the first episode of their evaluation. Writes
-results/videos/{dataset}/{agent}/: one animated WebP per task, and videos.json last. They are made on request, and no
-statistic knows of them; the report shows those that are of the policies it reports.
+results/videos/{dataset}/{agent}/: one animated WebP per task, and videos.json last. They are made on request and enter
+no statistic; the report shows those of the policies that it reports.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from flp.params.run import Run
 from flp.system import layout
 from flp.system.artifacts import atomic_write, load_manifest, read_json, write_json
 from flp.system.errors import FLPError, nearest
-from flp.system.forced import forced
+from flp.system.forced import discard_if_forced
 
 if TYPE_CHECKING:
     from flp.evaluation.film import Episode
@@ -41,7 +41,7 @@ def command(keys: Keys, args: argparse.Namespace) -> int:
         agent = args.agent or ("flp" if "flp" in agents else agents[0])
         if agent not in agents:
             raise FLPError(f"--agent {agent}: not trained in this experiment (offline.agents: {', '.join(agents)})")
-        if dataset not in keys.params.tasks:  # whose environment need not draw
+        if dataset not in keys.params.tasks:  # a user's environment may not be able to draw
             make(keys, dataset, agent, args.device)
         elif args.dataset:
             raise FLPError(f"--dataset {dataset}: videos are of OGBench's environments alone")
@@ -49,17 +49,17 @@ def command(keys: Keys, args: argparse.Namespace) -> int:
 
 
 def make(keys: Keys, dataset: str, agent: str, device: str) -> None:
-    """Make the videos of one dataset and agent, unless those at hand are of the same policies.
+    """Make the videos of one dataset and agent, unless there are some of the same policies.
 
     Raises:
-        FLPError: a policy is missing or of other parameters, or nothing can draw here.
+        FLPError: a policy is missing or of other parameters, or there is no renderer.
     """
     folder = Path(layout.VIDEOS.format(dataset=dataset, agent=agent))
     runs = dict(policies(keys, dataset, agent))
     sources = {str(path): load_manifest(path)["sha256"] for paths in runs.values() for path, _ in paths.values()}
     made_of = {"policies": sources, "source": fingerprint("flp.evaluation.film")}
     manifest = folder / "videos.json"
-    forced(folder, [manifest])
+    discard_if_forced(folder, [manifest])
     if manifest.exists() and made_of.items() <= read_json(manifest).items():
         print(f"{folder} is up to date")
         return
@@ -86,19 +86,18 @@ def outcome(episode: dict[str, Any]) -> str:
 
 
 def policies(keys: Keys, dataset: str, agent: str) -> Iterator[tuple[Run, dict[str, tuple[Path, str]]]]:
-    """The first seed's runs, each with its files (offline, online where there is one) and the keys they must have."""
+    """The first seed's runs, each with its files (offline, and online if there is one) and the keys they must carry."""
     stages = [("offline", layout.OFFLINE, keys.runs, keys.offline_run)]
     if keys.learns_online(dataset, agent):
         stages.append(("online", layout.ONLINE, keys.online_runs, keys.online_run))
-    seeds = next(seeds for d, a, seeds in keys.jobs() if (d, a) == (dataset, agent))
-    found: dict[Run, dict[str, tuple[Path, str]]] = {}
+    job = next(job for job in keys.jobs() if (job.dataset, job.agent) == (dataset, agent))
+    files: dict[Run, dict[str, tuple[Path, str]]] = {}
     for stage, pattern, runs, key in stages:
-        folder = Path(pattern.format(dataset=dataset, agent=agent, seeds=layout.join_seeds(seeds)))
-        for run in runs(dataset, agent, seeds):
-            if run.seed == seeds[0] and not run.variant:
-                file = folder / run.name / "policy.safetensors"
-                found.setdefault(run, {})[stage] = (file, key(dataset, agent, run))
-    yield from found.items()
+        for run in runs(*job):
+            if run.seed == job.seeds[0] and not run.variant:
+                file = Path(job.folder(pattern), run.name, "policy.safetensors")
+                files.setdefault(run, {})[stage] = (file, key(dataset, agent, run))
+    yield from files.items()
 
 
 def play_run(

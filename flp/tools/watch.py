@@ -1,8 +1,8 @@
 """Show all running and finished jobs of this checkout on one screen: step, success so far, speed, time left, host.
 
-It reads what the stages write anyway, also those of other machines that share the folder, and disturbs nobody. A job
-is `stopped` where its process is gone before it was done (the same command goes on from its last state), and `silent`
-where another machine's has told nothing for ten minutes.
+It only reads what the stages write anyway, including those on other machines that share the folder. A job is `stopped`
+if its process ended before it was done (the same command resumes it), and `silent` if it runs on another machine and
+has reported nothing for ten minutes.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    "once": {"action": "store_true", "help": "print every job once, for logs, as where there is no terminal"},
-    "every": {"type": positive, "default": 2, "metavar": "N", "help": "seconds between two looks (default: 2)"},
+    "once": {"action": "store_true", "help": "print every job once, as for logs or without a terminal"},
+    "every": {"type": positive, "default": 2, "metavar": "N", "help": "seconds between updates (default: 2)"},
 }
 STATES = ("running", "silent", "stopped", "failed", "done")
 COLORS = {"running": "green", "silent": "yellow", "stopped": "yellow", "failed": "red", "done": "dim"}
 SILENT = 600.0  # seconds
-# Where each stage's manifests lie; what a job makes is its manifest's path without this ending.
+# The manifests of each stage, and the ending without which a manifest's path names what the job makes.
 DONE = {
     "download-dataset": (layout.DATA, ".json"),
     "pretrain-flow": (layout.FLOW, ".json"),
@@ -54,7 +54,7 @@ STAGES = tuple(DONE)
 
 @dataclass(frozen=True)
 class Row:
-    """One job, or what one of its processes tells of it; None where nothing is known."""
+    """One job, or what one of its processes reports; None for what is unknown."""
 
     makes: str
     stage: str
@@ -67,12 +67,12 @@ class Row:
     success: float | None = None
     rate: float | None = None
     seconds: float | None = None
-    """Left of a running one, spent on one that is done."""
+    """Left for a running job, spent on a finished one."""
     host: str | None = None
 
     @property
     def order(self) -> tuple[Any, ...]:
-        """Running ones first, then by dataset and stage."""
+        """Running jobs first, then by dataset and stage."""
         return STATES.index(self.state), self.dataset, STAGES.index(self.stage), self.makes
 
 
@@ -96,45 +96,45 @@ def command(args: argparse.Namespace) -> int:
 
 
 def rows() -> list[Row]:
-    """Every job that is under way, was begun, or is done."""
-    found = {row.makes: row for row in finished()}
-    told: dict[str, list[Row]] = {}
-    for row in under_way():
-        told.setdefault(row.makes, []).append(row)
-    found |= {makes: joined(parts) for makes, parts in told.items()}
-    return sorted(found.values(), key=lambda row: row.order)
+    """Every job that is running, was interrupted, or is done."""
+    by_job = {row.makes: row for row in finished()}
+    reports: dict[str, list[Row]] = {}
+    for row in reported():
+        reports.setdefault(row.makes, []).append(row)
+    by_job |= {makes: joined(parts) for makes, parts in reports.items()}
+    return sorted(by_job.values(), key=lambda row: row.order)
 
 
-def under_way() -> Iterator[Row]:
-    """What the processes tell that are at work, or were and left a state."""
+def reported() -> Iterator[Row]:
+    """What running processes report, and interrupted ones last did."""
     for file in layout.RESUME.glob(f"*/*/{status.NAME}"):
         try:
-            told = read_json(file)
-            if told["stage"] in STAGES and isinstance(told["dataset"], str) and isinstance(told["makes"], str):
-                yield _told(told)
+            report = read_json(file)
+            if report["stage"] in STAGES and isinstance(report["dataset"], str) and isinstance(report["makes"], str):
+                yield _row(report)
         except (FLPError, KeyError, TypeError, AttributeError, ValueError):
-            continue  # just removed, or none of ours
+            continue  # just removed, or not a status
 
 
-def _told(told: dict[str, Any]) -> Row:
-    here = told.get("host") == platform.node()
-    if here and status.began(int(told["pid"])) != told["began"]:
+def _row(report: dict[str, Any]) -> Row:
+    here = report.get("host") == platform.node()
+    if here and status.process_start(int(report["pid"])) != report["began"]:
         state = "stopped"
     else:
-        state = "running" if here or time.time() - float(told["updated"]) < SILENT else "silent"
+        state = "running" if here or time.time() - float(report["updated"]) < SILENT else "silent"
     return Row(
-        makes=told["makes"],
-        stage="offline-sweep" if "/sweep/" in told["makes"] else told["stage"],
-        dataset=told["dataset"],
-        agent=_text(told.get("agent")),
+        makes=report["makes"],
+        stage="offline-sweep" if "/sweep/" in report["makes"] else report["stage"],
+        dataset=report["dataset"],
+        agent=_text(report.get("agent")),
         state=state,
-        runs=len(told["runs"]) if isinstance(told.get("runs"), list) else None,
-        step=_number(told.get("step")),
-        total=_number(told.get("total")),
-        success=_number(told.get("success")),
-        rate=_number(told.get("rate")) if state == "running" else None,
-        seconds=_number(told.get("left")) if state == "running" else None,
-        host=_text(told.get("host")),
+        runs=len(report["runs"]) if isinstance(report.get("runs"), list) else None,
+        step=_number(report.get("step")),
+        total=_number(report.get("total")),
+        success=_number(report.get("success")),
+        rate=_number(report.get("rate")) if state == "running" else None,
+        seconds=_number(report.get("left")) if state == "running" else None,
+        host=_text(report.get("host")),
     )
 
 
@@ -147,7 +147,7 @@ def _text(value: Any) -> str | None:
 
 
 def joined(parts: list[Row]) -> Row:
-    """One row of the processes that make the same thing: it is where its slowest is, and as well off as their mean."""
+    """One row for the processes of one job: the step of the slowest, and their mean success."""
     parts = [part for part in parts if part.state == min((p.state for p in parts), key=STATES.index)]
 
     def known(name: str) -> list[Any]:
@@ -156,7 +156,11 @@ def joined(parts: list[Row]) -> Row:
     scored = [(part.success, part.runs or 1) for part in parts if part.success is not None]
     first = parts[0]
     return Row(
-        *(first.makes, first.stage, first.dataset, first.agent, first.state),
+        makes=first.makes,
+        stage=first.stage,
+        dataset=first.dataset,
+        agent=first.agent,
+        state=first.state,
         runs=sum(known("runs")) or None,
         step=min(known("step"), default=None),
         total=first.total,
@@ -168,7 +172,7 @@ def joined(parts: list[Row]) -> Row:
 
 
 def finished() -> Iterator[Row]:
-    """What is done, or has failed, by what lies in the folders."""
+    """The jobs that are done or have failed, by their folders."""
     for stage, (pattern, ending) in DONE.items():
         anything = pattern.format(dataset="*", seed="*", agent="*", seeds="*", figure="*")
         for path in Path().glob(anything + ending):
@@ -182,7 +186,7 @@ def finished() -> Iterator[Row]:
 
 
 def _agent(stage: str, folder: Path) -> str | None:
-    """Of a job of several runs: `results/{dataset}/offline/{agent}/seed0`; only FLP is swept."""
+    """The agent of a job of several runs, by its path `results/{dataset}/offline/{agent}/seed0`; only FLP is swept."""
     if not DONE[stage][1].startswith("/"):
         return None
     return "flp" if stage == "offline-sweep" else folder.parts[3]
@@ -190,19 +194,24 @@ def _agent(stage: str, folder: Path) -> str | None:
 
 @cache
 def _done(stage: str, makes: str, manifest: Path, changed: int) -> Row:
-    """A job that is done, read once for each version of its manifest."""
+    """A finished job, read once for each version of its manifest."""
     folder = Path(makes)
     dataset = folder.name if stage == "download-dataset" else folder.parts[1]
-    found = read_entries(manifest)
+    entries = read_entries(manifest)
     if not DONE[stage][1].startswith("/"):
-        return Row(makes, stage, dataset, None, "done", seconds=_number(found.get("seconds")))
-    runs = [name for name in found.get("runs", {}) if (folder / name).is_dir()]
+        return Row(makes, stage, dataset, None, "done", seconds=_number(entries.get("seconds")))
+    runs = [name for name in entries.get("runs", {}) if (folder / name).is_dir()]
     manifests = [read_entries(folder / name / "policy.json") for name in runs]
     steps = [value for run in manifests if (value := _number(run.get("step"))) is not None]
     spent = [value for run in manifests if (value := _number(run.get("seconds"))) is not None]
     ends = [value for name in runs if (value := _last_success(folder / name / "evaluations.csv")) is not None]
     return Row(
-        *(makes, stage, dataset, _agent(stage, folder), "done", len(runs)),
+        makes,
+        stage,
+        dataset,
+        _agent(stage, folder),
+        "done",
+        runs=len(runs),
         step=min(steps, default=None),
         total=min(steps, default=None),
         success=sum(ends) / len(ends) if ends else None,
@@ -219,7 +228,7 @@ def _last_success(path: Path) -> float | None:
 
 
 def table(jobs: list[Row], most: int | None = None) -> Table:
-    """The jobs as a table of at most so many rows."""
+    """The jobs as a table of at most `most` rows."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -228,21 +237,25 @@ def table(jobs: list[Row], most: int | None = None) -> Table:
     title = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]) or "no jobs here yet"
     hidden = len(jobs) - len(jobs[:most])
     caption = f"and {hidden} more: flp watch --once" if hidden else None
-    shown = Table(title=f"{time.strftime('%H:%M:%S')}  {title}", caption=caption, box=box.SIMPLE, title_justify="left")
+    view = Table(title=f"{time.strftime('%H:%M:%S')}  {title}", caption=caption, box=box.SIMPLE, title_justify="left")
     for name in ("state", "stage", "dataset", "agent", "seeds", "runs", "step", "success", "rate", "time", "host"):
-        shown.add_column(name, justify="right" if name in {"runs", "step", "success", "rate", "time"} else "left")
+        view.add_column(name, justify="right" if name in {"runs", "step", "success", "rate", "time"} else "left")
     for job in jobs[:most]:
-        shown.add_row(*(Text(plain(cell)) for cell in cells(job)), style=COLORS[job.state])
-    return shown
+        view.add_row(*(Text(plain(cell)) for cell in cells(job)), style=COLORS[job.state])
+    return view
 
 
 def cells(job: Row) -> Iterable[str]:
-    """What a row shows."""
+    """The cells of a job's row."""
     seeds = re.search(r"/seed([\d-]+)", job.makes)
     step = "" if job.step is None else f"{job.step:.0f}" + ("" if job.total is None else f"/{job.total:.0f}")
     spent = {"running": " left", "done": " spent"}.get(job.state, "")
     return (
-        *(job.state, job.stage, job.dataset, job.agent or "", seeds[1] if seeds else ""),
+        job.state,
+        job.stage,
+        job.dataset,
+        job.agent or "",
+        seeds[1] if seeds else "",
         "" if job.runs is None else str(job.runs),
         step,
         "" if job.success is None else f"{100 * job.success:.0f} %",

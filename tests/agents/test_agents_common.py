@@ -12,7 +12,7 @@ from random_transitions import make_replay
 from reference import SETTINGS, make_batch, make_flow
 
 from flp.agents import make_agent as build
-from flp.params.sections import IN_LATENTS, AgentName, Offline, starts_from_flow
+from flp.params.sections import IN_LATENTS, AgentName, OfflineSettings, starts_from_flow
 from flp.parts.base import Spec
 from flp.randomness.streams import RunStreams
 from flp.runs.run_folder import parameters_of, restore_parameters
@@ -36,14 +36,14 @@ CASES = [
     ("calql", {"draws": 3}),
     ("calql", {"draws": 3, "lagrange_gap": 0.5}),
 ]
-OFFLINE = Offline(**SETTINGS)
+OFFLINE = OfflineSettings(**SETTINGS)
 every_case = pytest.mark.parametrize(("name", "own"), CASES, ids=[f"{n}-{o.get('flow', '')}" for n, o in CASES])
 
 
 def make(name, seeds, own=None, *, flow=None, observations=3, actions=2, growing=None, **changes):
     """A small baseline with one run per seed; `own` are its own hyperparameters."""
     seeds = list(seeds)
-    settings = Offline(**(SETTINGS | changes | {"baselines": {name: own} if own else {}}))
+    settings = OfflineSettings(**(SETTINGS | changes | {"baselines": {name: own} if own else {}}))
     if flow is None and starts_from_flow(name, settings):
         flow = make_flow(seeds, observations, actions)
     return build(

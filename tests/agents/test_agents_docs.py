@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
 import sys
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+import yaml
+from repository import REPO
 from test_agents_common import make
 from test_agents_learning import SMALL, actions_at, bandit, learn
 
-PAGE = Path(__file__).parents[2] / "docs" / "adding-an-algorithm.md"
+PAGE = REPO / "docs" / "adding-an-algorithm.md"
 
 
 @pytest.fixture
@@ -39,8 +43,30 @@ def test_the_example_has_runs(example):
     assert actions.shape == (3, 5, 2)
 
 
+@pytest.mark.slow(8)
+def test_the_pages_steps_make_it_one_of_the_experiments_algorithms(tmp_path):
+    """A copy of the package is changed as the page says, and asked what it would train and for how long."""
+    page = PAGE.read_text(encoding="utf-8")
+    (name,) = re.findall(r"`flp/agents/(\w+)\.py`; a test", page)
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (names,) = re.findall(r"```text\n(AgentName = .*?)```", page, re.DOTALL)
+    shutil.copytree(REPO / "flp", tmp_path / "flp", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "flp" / "agents" / f"{name}.py").write_text(code, encoding="utf-8")
+    sections = tmp_path / "flp" / "params" / "sections.py"
+    changed, count = re.subn(r"AgentName = Literal\[.*?\]\n", names, sections.read_text("utf-8"), flags=re.DOTALL)
+    assert count == 1
+    sections.write_text(changed, encoding="utf-8")
+    values = yaml.safe_load((REPO / "params.yaml").read_text())
+    values["offline"]["agents"] = [name]
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
+    command, env = [sys.executable, "-m", "flp.cli", "check"], os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"offline-train {name} " in done.stdout
+
+
 def test_the_page_names_what_exists():
     page = PAGE.read_text(encoding="utf-8")
     for path in re.findall(r"`((?:flp|tests|workflow)/[\w/.]+\.(?:py|json))`", page):
         if "filteredbc" not in path:
-            assert (PAGE.parents[1] / path).is_file(), path
+            assert (REPO / path).is_file(), path

@@ -12,11 +12,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from repository import REPO
 
 import flp
 from flp.experiment import fingerprint as module
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -24,7 +23,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     """Write modules of a package that takes flp's place."""
 
     def forget() -> None:
-        for cached in (module.fingerprint, module._read, module._data_hash, module._kept):
+        for cached in (module.fingerprint, module._read, module._data_hash, module._cache):
             cached.cache_clear()
 
     def write(name: str, text: str) -> None:
@@ -108,7 +107,7 @@ def test_a_new_file_counts_as_its_room_does(package: Callable[[str, str], None],
 def test_a_new_file_moves_the_keys_of_what_uses_it(tmp_path: Path, room: str, counts: bool) -> None:
     """In a copy of the real package: a file that the flow's stage imports moves every key from the flow on, or none."""
     shutil.copytree(Path(flp.__file__).parent, tmp_path / "flp", ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    (tmp_path / "params.yaml").write_bytes((REPO / "params.yaml").read_bytes())
     before = _keys(tmp_path)
     (tmp_path / "flp" / room).mkdir(exist_ok=True)
     (tmp_path / "flp" / room / "newcomer.py").write_text("value = 1\n")
@@ -206,7 +205,7 @@ def test_what_is_kept_is_not_parsed_again(
     assert module.fingerprint("flp.a") == found
     package("c", "value = 2\n")
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_parsed", forbidden)
+        patch.setattr(module, "_parse", forbidden)
         assert module.fingerprint("flp.a") == found
         package("b", "value = 2\n")
         with pytest.raises(AssertionError, match="parsed again"):

@@ -1,4 +1,4 @@
-"""Expected times: by hand where a piece's seconds are known, and honest beside a real training."""
+"""Expected times: by hand where an operation's seconds are known, and compared with a real training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from flp.experiment.keys import Keys
 from flp.experiment.survey import Survey
 from flp.params.loading import load_params, parse
 from flp.stages import offline_train
-from flp.supervision.speeds import CROWDING, FILE, Book, Piece, Pieces, kept
+from flp.supervision.costs import FILE, CostModel, load_costs
+from flp.supervision.operations import Operations
 
 JOB = f"offline_train/{DATASET}/flp/seed0"
 F32, BF16 = "float32", "bfloat16"
@@ -37,11 +38,11 @@ def params(request):
     return changed
 
 
-def book(params, seconds, **more):
-    """What is known of an update's seconds by setting, all else for nothing; `more` is of pieces by their kind."""
-    pieces = Pieces(params.spec(DATASET), params)
+def costs(params, seconds, contention=None, **more):
+    """An update's seconds by setting, everything else free; `more` is of operations by their kind."""
+    operations = Operations(params.spec(DATASET), params)
     every = {
-        agent: Pieces(params.spec(DATASET), Keys(params).agent_params(DATASET, agent))
+        agent: Operations(params.spec(DATASET), Keys(params).agent_params(DATASET, agent))
         for agent in params.offline.agents
     }
     known = {every[a].update(a, 1, name): took for a in every for name, took in seconds.items()}
@@ -51,10 +52,9 @@ def book(params, seconds, **more):
     free = {"act": 1e-9, "flow": 1e-9, "invert": 1e-9, "step": 1e-9, "reset": 1e-9, "generate": 1e-9} | more
     for agent, own in every.items():
         known |= {own.act(agent, 1, 1): free["act"]}
-    of_all = {"flow": pieces.flow(), "invert": pieces.inversion(), "step": pieces.step(), "reset": pieces.reset()}
-    of_all |= {"generate": pieces.generation()}
-    known |= {piece: free[kind] for kind, piece in of_all.items()}
-    return Book(known | ({Piece(CROWDING): more["crowding"]} if "crowding" in more else {}))
+    of_all = {operations.flow(), operations.inversion(), operations.step(), operations.reset(), operations.generation()}
+    known |= {operation: free[operation.kind] for operation in of_all}
+    return CostModel(known, contention)
 
 
 def seconds(params, known, cores=1, name=JOB):
@@ -63,7 +63,7 @@ def seconds(params, known, cores=1, name=JOB):
 
 def test_runs_share_a_thread_or_have_one_each(params):
     p = params()
-    known = book(p, {F32: 0.01})
+    known = costs(p, {F32: 0.01})
     alone = 8000 * 0.01
     assert seconds(p, known) == pytest.approx(START + 5 * alone, rel=1e-3)
     # Four processes on two threads, five on five; each imports what it needs.
@@ -77,9 +77,9 @@ def test_steps_are_paid_in_evaluations_and_online(params):
         online={"steps": 100},
         evaluation={"episodes": 3, "every": 5},
     )
-    known = book(p, {F32: 1.0}, step=0.01, act=0.1)
-    pieces = Pieces(p.spec(DATASET), p)
-    known.measured[pieces.act("iql", 1, 3)] = 0.2
+    known = costs(p, {F32: 1.0}, step=0.01, act=0.1)
+    operations = Operations(p.spec(DATASET), p)
+    known.measured[operations.act("iql", 1, 3)] = 0.2
     evaluation = 1000 * (0.2 + 3 * 0.01)  # a maze's horizon; one choice of actions for all episodes
     offline = seconds(p, known, name=f"offline_train/{DATASET}/iql/seed0")
     assert offline == pytest.approx(START + 10 + 2 * evaluation, rel=1e-3)
@@ -89,7 +89,7 @@ def test_steps_are_paid_in_evaluations_and_online(params):
 
 def test_all_cores_at_work_are_slower_each(params):
     p = params()
-    alone, crowded = (book(p, {F32: 0.01}, crowding=crowding) for crowding in (1.0, 1.5))
+    alone, crowded = (costs(p, {F32: 0.01}, contention=contention) for contention in (1.0, 1.5))
     assert seconds(p, crowded) == pytest.approx(seconds(p, alone))
     trained = seconds(p, alone, 2) - START * 3
     assert seconds(p, crowded, 2) == pytest.approx(START * 3 + 1.5 * trained)
@@ -97,7 +97,7 @@ def test_all_cores_at_work_are_slower_each(params):
 
 def test_the_whole_takes_what_its_longest_chain_or_its_cores_take(params):
     p = params(seeds=[0, 1, 2, 3], offline={"tasks": [1]})
-    known = book(p, {F32: 0.01}, flow=0.01)
+    known = costs(p, {F32: 0.01}, flow=0.01)
     one, four = (Forecast(Keys(p), known, cores) for cores in (1, 4))
     assert one.total == pytest.approx(sum(one.seconds.values()))
     chain = (
@@ -111,38 +111,42 @@ def test_the_whole_takes_what_its_longest_chain_or_its_cores_take(params):
     assert four.parts["offline-train flp"] == pytest.approx(four.seconds[JOB])
 
 
-def test_what_was_not_measured_is_reckoned_from_what_was(params):
+def test_what_was_not_measured_is_estimated_from_what_was(params):
     p = params(offline={"agents": ["flp", "fql"]})
-    pieces = Pieces(p.spec(DATASET), p)
-    flp, fql = pieces.update("flp"), pieces.update("fql")
-    known = Book({flp: 3 * flp.usual, pieces.update("flp", 1, BF16): 1.5 * flp.usual})
-    assert known.seconds(fql) == pytest.approx(3 * fql.usual)  # this machine is three times as slow as usual
-    assert known.seconds(pieces.update("flp", 4)) == pytest.approx(4 * 3 * flp.usual)
-    assert [known.how(piece) for piece in (flp, fql, pieces.step())] == ["measured", "reckoned", "usual"]
-    known.measured[fql] = fql.usual
-    assert known.seconds(pieces.update("fql", 1, BF16)) == pytest.approx(fql.usual / 2)  # as it is for FLP
-    known.measured[pieces.update("flp", 5)] = 7 * flp.usual
-    assert known.seconds(pieces.update("flp", 3)) == pytest.approx(5 * flp.usual)  # by a straight line
-    assert known.seconds(pieces.update("flp", 5, BF16)) == pytest.approx(3.5 * flp.usual)  # not in proportion
+    operations = Operations(p.spec(DATASET), p)
+    flp, fql = operations.update("flp"), operations.update("fql")
+    known = CostModel({flp: 3 * flp.default, operations.update("flp", 1, BF16): 1.5 * flp.default})
+    assert known.seconds(fql) == pytest.approx(3 * fql.default)  # this machine is three times as slow as a typical core
+    assert known.seconds(operations.update("flp", 4)) == pytest.approx(4 * 3 * flp.default)
+    assert [known.source(operation) for operation in (flp, fql, operations.step())] == [
+        "measured",
+        "estimated",
+        "default",
+    ]
+    known.measured[fql] = fql.default
+    assert known.seconds(operations.update("fql", 1, BF16)) == pytest.approx(fql.default / 2)  # as it is for FLP
+    known.measured[operations.update("flp", 5)] = 7 * flp.default
+    assert known.seconds(operations.update("flp", 3)) == pytest.approx(5 * flp.default)  # by a straight line
+    assert known.seconds(operations.update("flp", 5, BF16)) == pytest.approx(3.5 * flp.default)  # not in proportion
 
 
 def test_unmeasured_updates_are_shorter_compiled_and_in_bfloat16(params):
     p = params()
-    pieces = Pieces(p.spec(DATASET), p)
+    operations = Operations(p.spec(DATASET), p)
     settings = (F32, f"{F32} compiled", f"{BF16} compiled")
-    plain, compiled, both = (Book().seconds(pieces.update("flp", 1, setting)) for setting in settings)
+    plain, compiled, both = (CostModel().seconds(operations.update("flp", 1, setting)) for setting in settings)
     assert both < compiled < plain
 
 
 def test_a_weight_or_a_rate_changes_no_time_and_a_width_does(params):
     p, others = params(), [("alpha", 3.0), ("learning_rate", 0.1), ("steps", 7), ("seeds_per_job", 2)]
-    pieces = Pieces(p.spec(DATASET), p)
+    operations = Operations(p.spec(DATASET), p)
     for name, value in others:
         changed = p.model_copy(update={"offline": p.offline.model_copy(update={name: value})})
-        assert Pieces(p.spec(DATASET), changed).update("flp") == pieces.update("flp"), name
+        assert Operations(p.spec(DATASET), changed).update("flp") == operations.update("flp"), name
     for name, value in [("hidden", [64]), ("candidates", 9), ("batch_size", 7), ("precision", BF16)]:
         changed = p.model_copy(update={"offline": p.offline.model_copy(update={name: value})})
-        assert Pieces(p.spec(DATASET), changed).update("flp") != pieces.update("flp"), name
+        assert Operations(p.spec(DATASET), changed).update("flp") != operations.update("flp"), name
 
 
 @pytest.mark.parametrize(
@@ -159,57 +163,62 @@ def test_a_weight_or_a_rate_changes_no_time_and_a_width_does(params):
 )
 def test_the_fastest_setting_is_recommended_if_it_is_worth_it(params, times, compile_, expected):
     p = params()
-    best = Advisor(p, book(p, times, compile=compile_), cores=1).best
+    best = Advisor(p, costs(p, times, compile=compile_), cores=1).best
     assert (best.precision, best.compile) == expected
 
 
 def test_what_was_not_measured_is_not_advised_against(params):
     p = params(offline={"compile": True, "steps": 100})
-    assert Advisor(p, book(p, {F32: 0.01}), cores=1).best == Choice(F32, True, 1)
-    assert Advisor(p, Book(), cores=1).best == Choice(F32, True, 1)
+    assert Advisor(p, costs(p, {F32: 0.01}), cores=1).best == Choice(F32, True, 1)
+    assert Advisor(p, CostModel(), cores=1).best == Choice(F32, True, 1)
 
 
 def test_seeds_train_together_where_that_fills_the_cores(params):
     p = params(seeds=list(range(8)), offline={"tasks": [1, 2, 3], "steps": 100_000})
-    known = book(p, {F32: 0.01})
+    known = costs(p, {F32: 0.01})
     assert Advisor(p, known, cores=1).best.seeds_per_job == 1
     filled = Advisor(p, known, cores=4)  # jobs of three runs leave a core idle
     assert filled.best.seeds_per_job > 1
-    assert filled.gain(seeds_per_job=filled.best.seeds_per_job) == pytest.approx(4 / 3, rel=0.05)
+    assert filled.speedup(seeds_per_job=filled.best.seeds_per_job) == pytest.approx(4 / 3, rel=0.05)
 
 
 def test_what_does_not_fit_into_the_gpu_is_not_advised(params):
     p = params(seeds=list(range(8)), offline={"steps": 100_000, "hidden": [2048, 2048]})
-    known, pieces = book(p, {F32: 0.01}), Pieces(p.spec(DATASET), p)
-    known.measured[pieces.update("flp", 40)] = 0.02  # a GPU hardly notices
+    known, operations = costs(p, {F32: 0.01}), Operations(p.spec(DATASET), p)
+    known.measured[operations.update("flp", 40)] = 0.02  # a GPU hardly notices
     assert Advisor(p, known, cores=4, gpu=80e9).best.seeds_per_job == 8
     assert Advisor(p, known, cores=4, gpu=3e9).best.seeds_per_job == 1
 
 
-def test_a_gain_is_of_its_own_change_alone(params):
+def test_a_speedup_is_of_its_own_change_alone(params):
     p = params()
-    advisor = Advisor(p, book(p, {F32: 0.010, BF16: 0.005}), cores=1)
+    advisor = Advisor(p, costs(p, {F32: 0.010, BF16: 0.005}), cores=1)
     now = advisor.forecast(Choice(F32, False, 1)).total
-    assert advisor.gain(precision=BF16) == pytest.approx(now / advisor.forecast(Choice(BF16, False, 1)).total)
-    assert 1.5 < advisor.gain(precision=BF16) < 2
+    assert advisor.speedup(precision=BF16) == pytest.approx(now / advisor.forecast(Choice(BF16, False, 1)).total)
+    assert 1.5 < advisor.speedup(precision=BF16) < 2
 
 
 def test_a_measurement_of_another_machine_or_a_damaged_one_does_not_count(params, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     p = params()
-    assert kept() is None
-    book(p, {F32: 0.01}).keep(device="cpu")
-    found, told = kept()
-    assert found.seconds(Pieces(p.spec(DATASET), p).update("flp")) == 0.01 and told["device"] == "cpu"
+    assert load_costs() is None
+    costs(p, {F32: 0.01}).save(device="cpu")
+    found, about = load_costs()
+    assert found.seconds(Operations(p.spec(DATASET), p).update("flp")) == 0.01 and about["device"] == "cpu"
     whole = json.loads(FILE.read_text())
-    for entry, value in [("machine", whole["machine"] | {"cpu": "another"}), ("pieces", [{"kind": 1}]), ("pieces", 7)]:
+    for entry, value in [
+        ("machine", whole["machine"] | {"cpu": "another"}),
+        ("operations", [{"kind": 1}]),
+        ("operations", 7),
+        ("contention", -1),
+    ]:
         FILE.write_text(json.dumps(whole | {entry: value}))
-        assert kept() is None
-    for change in ({"seconds": -1}, {"seconds": "1e999"}, {"usual": 0}, {"runs": 0}, {"runs": "many"}):
-        FILE.write_text(json.dumps(whole | {"pieces": [whole["pieces"][0] | change]}))
-        assert kept() is None, change
+        assert load_costs() is None
+    for change in ({"seconds": -1}, {"seconds": "1e999"}, {"default": 0}, {"runs": 0}, {"runs": "many"}):
+        FILE.write_text(json.dumps(whole | {"operations": [whole["operations"][0] | change]}))
+        assert load_costs() is None, change
     FILE.write_bytes(b"\x00")
-    assert kept() is None
+    assert load_costs() is None
 
 
 @pytest.mark.slow(8)
@@ -228,6 +237,6 @@ def test_what_is_foretold_comes_to_pass(here):
     runs = [json.loads(file.read_text()) for file in Path(f"results/{DATASET}/offline").rglob("policy.json")]
     took = sum(run["seconds"] for run in runs)
     # From now on the finished runs are believed.
-    after = Forecast(keys, Book(), 1, recorded=True)
+    after = Forecast(keys, CostModel(), 1, recorded=True)
     assert after.seconds[JOB] - START == pytest.approx(took, rel=0.01)
     assert after.sources["recorded"] == 2  # the flow's too

@@ -9,21 +9,22 @@ from typing import Any, get_args
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from repository import REPO
 
-from flp.experiment.graph import ON_REQUEST, Artifact, found_key, graph
+from flp.experiment.graph import ON_REQUEST, Artifact, graph
 from flp.experiment.keys import Keys, TableKeys
-from flp.params.loading import Params, merge, parse, read_yaml
+from flp.params.loading import Params, merge, parse
 from flp.params.sections import AgentName
-from flp.system.artifacts import write_json
+from flp.params.yamlfile import read_yaml
+from flp.system.artifacts import key_of, write_json
 from flp.system.hashing import hash_of
 from flp.system.layout import RUN_FILES
 
-ROOT = Path(__file__).resolve().parents[2]
 DATASETS = ["pointmaze-medium-navigate", "cube-single-play"]
 
 
 def params(**changes: Any) -> Params:
-    base = merge(read_yaml(ROOT / "params.yaml"), {"datasets": DATASETS, "seeds": [0, 1]})
+    base = merge(read_yaml(REPO / "params.yaml"), {"datasets": DATASETS, "seeds": [0, 1]})
     return parse(merge(base, changes))
 
 
@@ -177,25 +178,46 @@ def test_no_online_stage_no_online_artifact() -> None:
     assert "online_finetune" not in stages(set(graph(Keys(params(offline={"agents": ["bc"]})))))
 
 
-def test_current_means_whole_and_of_this_key(tmp_path: Path) -> None:
+def test_an_artifact_reads_what_its_stage_reads() -> None:
+    roles: dict[str, set[str]] = {}
+    for artifact in graph(Keys(params(offline={"agents": ["flp", "bc"]}))).values():
+        roles.setdefault(f"{artifact.stage} {'bc' if '/bc/' in artifact.name else ''}".strip(), set()).update(
+            artifact.inputs
+        )
+    trained = {"data", "flow", "latent"}
+    assert roles | {"figure": set()} == {
+        "download_dataset": set(),
+        "pretrain_flow": {"data"},
+        "invert_to_latent": {"data", "flow"},
+        "offline_train": trained,
+        "offline_train bc": {"data"},
+        "online_finetune": trained | {"offline"},
+        "offline_sweep": trained,
+        "report": {"flow", "latent", "offline", "online"},
+        "figure": set(),
+    }
+
+
+def test_current_means_whole_and_of_this_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     artifact = Artifact("report", "report", "k", ("a/page.html", "a/manifest.json"), ("a/manifest.json",), ("a/run",))
-    assert not artifact.exists(tmp_path)
-    write_json(tmp_path / "a/manifest.json", {"key": "k"})
-    (tmp_path / "a/page.html").write_text("x")
-    assert not artifact.is_current(tmp_path)
-    (tmp_path / "a/run").mkdir()
+    assert not artifact.exists()
+    write_json("a/manifest.json", {"key": "k"})
+    Path("a/page.html").write_text("x")
+    assert not artifact.is_current()
+    Path("a/run").mkdir()
     for name in RUN_FILES:
-        assert not artifact.is_current(tmp_path)
-        (tmp_path / "a/run" / name).write_text("x")
-    assert artifact.is_current(tmp_path)
-    write_json(tmp_path / "a/manifest.json", {"key": "other"})
-    assert artifact.exists(tmp_path) and not artifact.is_current(tmp_path)
+        assert not artifact.is_current()
+        Path("a/run", name).write_text("x")
+    assert artifact.is_current()
+    write_json("a/manifest.json", {"key": "other"})
+    assert artifact.exists() and not artifact.is_current()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"key": 3}', "null", "\udcff"])
 def test_a_manifest_that_cannot_be_read_has_no_key(tmp_path: Path, text: str) -> None:
     (tmp_path / "m.json").write_bytes(text.encode("utf-8", "surrogateescape"))
-    assert found_key(tmp_path / "m.json") is None
+    assert key_of(tmp_path / "m.json") is None
 
 
 def test_hashes_do_not_depend_on_the_order_of_keys() -> None:

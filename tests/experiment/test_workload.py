@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from flp.experiment.forecast import dealt
+from flp.experiment.forecast import process_count
 from flp.experiment.keys import Keys
-from flp.experiment.workload import jobs
+from flp.experiment.workload import planned_jobs
 from flp.params.loading import parse
 from flp.params.run import Run
 from flp.runs.shards import deal
@@ -23,7 +23,7 @@ def work(request):
     def counted(**sections):
         for section, changes in sections.items():
             values[section] = values[section] | changes if isinstance(changes, dict) else changes
-        return {job.name: job for job in jobs(Keys(parse(values)))}
+        return {job.name: job for job in planned_jobs(Keys(parse(values)))}
 
     return counted
 
@@ -107,5 +107,5 @@ def test_runs_are_counted_as_they_are_dealt():
         numbered = [Run(1, seed, 1.0, 4) for seed in range(runs)]
         for threads in range(1, 9):
             parts = deal(numbered, threads)
-            assert dealt(runs, threads) == len(parts)
+            assert process_count(runs, threads) == len(parts)
             assert max(map(len, parts)) <= -(-runs // len(parts)) + 1

@@ -66,7 +66,7 @@ def test_a_warning_is_told_everywhere(tmp_path, monkeypatch, capsys, pytestconfi
     assert quality["two_sample"]["all"]["accuracy"] > 0.6
     assert "flow.saturation_noise" in quality["warning"] and "flow.schedule" in quality["warning"]
     said = capsys.readouterr().err
-    assert f"warning: {quality['warning']}\n" in said and "going on from" in said
+    assert f"warning: {quality['warning']}\n" in said and "resuming from" in said
     assert quality["warning"] in (folder / "quality.md").read_text()
 
 

@@ -104,7 +104,7 @@ def test_a_stopped_inversion_goes_on_with_the_same_bytes(tmp_path, signals, monk
     made = []
 
     def invert_all(folder, stop_at=None, batch_size=5):
-        resume = Resume(folder, every=1000.0, made_by={"batch_size": batch_size})
+        resume = Resume(folder, made_by={"batch_size": batch_size})
 
         def noted(*args):
             made.append(len(args[2]))

@@ -15,6 +15,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
+from repository import REPO
 from small_experiment import MAZE
 
 import flp
@@ -25,7 +26,6 @@ from flp.library.exporting import export, opened, verify
 from flp.library.noise import inputs_of, noise_of
 from flp.params.sections import AgentName
 
-ROOT = Path(__file__).resolve().parents[2]
 HAS_ONNX = all(find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
 FORMATS = ["torch", pytest.param("onnx", marks=pytest.mark.skipif(not HAS_ONNX, reason="needs the extra onnx"))]
 DETERMINISTIC = {"bc", "iql", "rebrac", "srpo", "calql", "rlpd"}
@@ -46,7 +46,7 @@ TRACES = [(agent, "onnx" if HAS_ONNX else "torch") for agent in get_args(AgentNa
 def test_every_agent_acts_from_its_file_as_from_its_folder(agent, form, run_of, tmp_path):
     policy = flp.load_policy(run_of(agent))
     written, contract = export(policy, form)
-    assert str(ROOT).encode() not in unpacked(written)  # no path of this machine
+    assert str(REPO).encode() not in unpacked(written)  # no path of this machine
     run = opened(written, form)
     for batch, seed in ((1, 0), (2, 1), (50, 2)):
         actions, inputs = inputs_of(policy, noise_of(policy), states(batch), seed)
@@ -76,13 +76,13 @@ def test_the_example_runs_it_where_there_is_no_flp(form, run_of, tmp_path):
     written, _ = export(policy, form)
     (tmp_path / f"policy.{ending}").write_bytes(written)
     lines = "".join(json.dumps(state.tolist()) + "\n" for state in states(3))
-    command = [sys.executable, "-c", ALONE, str(ROOT / "examples/run_policy.py"), f"policy.{ending}"]
+    command = [sys.executable, "-c", ALONE, str(REPO / "examples/run_policy.py"), f"policy.{ending}"]
     done = subprocess.run(command, input=lines, cwd=tmp_path, capture_output=True, text=True, check=True)
     generator, run = np.random.default_rng(0), opened(written, form)
     for line, state in zip(done.stdout.splitlines(), states(3), strict=True):
         noise = generator.standard_normal((1, policy.candidates, 2)).astype(np.float32)
         np.testing.assert_allclose(json.loads(line), run([state[None], noise])[0], rtol=0, atol=1e-6)
-    assert len((ROOT / "examples/run_policy.py").read_text().splitlines()) <= 35
+    assert len((REPO / "examples/run_policy.py").read_text().splitlines()) <= 35
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -174,7 +174,7 @@ def test_what_cannot_be_exported_is_said_in_one_line(run_of, monkeypatch, capsys
         actions = self.actor(observations)
         return actions if float(actions.sum()) > 0 else -actions
 
-    assert "its noise [1, 2] is not so much per observation" in refused(shared)
+    assert "its noise [1, 2] is not in proportion to observations" in refused(shared)
     assert "cannot be traced" in refused(branching)
 
 

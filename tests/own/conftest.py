@@ -9,29 +9,25 @@ import numpy as np
 import pytest
 import yaml
 from made_once import once
-from own_tasks import experiment, logged, run_stages
+from own_tasks import experiment, logged
+from small_experiment import run_stages
 
-from flp.stages import offline_train, report
 
-
-def finish(root: Path, name: str, task: dict[str, Any], *more: str, **changes: Any) -> None:
+def finish(root: Path, name: str, task: dict[str, Any], *, online: bool = False, **changes: Any) -> None:
     """Train and report a task on the pendulum's log."""
     np.savez(root / "mine.npz", **logged())
     task = {"data": {"path": "mine.npz"}} | task
     (root / "params.yaml").write_text(yaml.safe_dump(experiment({name: task}, **changes)))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        run_stages(name, *more)
-        for agent in changes.get("offline", {}).get("agents", ["flp"])[1:]:
-            assert offline_train.main(["--dataset", name, "--agent", agent, "--threads", "1"]) == 0
-        assert report.main(["--threads", "1"]) == 0
+        run_stages(name, changes.get("offline", {}).get("agents", ["flp"]), online=online, page=True)
 
 
 @pytest.fixture(scope="session")
 def trained_pendulum(place):
     task = {"environment": "Pendulum-v1", "kwargs": {"max_episode_steps": 50}, "success": "return >= -300"}
     task |= {"discount": 0.95, "reference": {"random": -500, "expert": -100}}
-    return once(place / "pendulum", lambda root: finish(root, "pendulum", task, "online"))
+    return once(place / "pendulum", lambda root: finish(root, "pendulum", task, online=True))
 
 
 @pytest.fixture(scope="session")

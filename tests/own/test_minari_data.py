@@ -10,7 +10,8 @@ import gymnasium
 import numpy as np
 import pytest
 import yaml
-from own_tasks import experiment, run_stages, swing
+from own_tasks import experiment, swing
+from small_experiment import run_stages
 
 import flp
 from flp.own.importing import TaskSource, read_task
@@ -57,7 +58,7 @@ def test_a_local_dataset_goes_through_all_stages_without_a_network(pendulum, tmp
     Path("params.yaml").write_text(yaml.safe_dump(experiment({"swing": task})))
     assert check.main([]) == 0
     assert "Pendulum-v1, 40 steps" in capsys.readouterr().out
-    run_stages("swing", "online")
+    run_stages("swing", online=True)
     assert report.main(["--threads", "1"]) == 0
     page = Path("results/report/index.html").read_text()
     assert "Normalised score" in page

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from own_tasks import REPO
+from repository import REPO
 from workflow_support import new_checkout
 
-from flp.params.loading import merge, parse, read_yaml
+from flp.params.loading import merge, parse
+from flp.params.yamlfile import read_yaml
 
 PAGE = (REPO / "docs" / "your-own-task.md").read_text()
 

@@ -125,7 +125,7 @@ def test_overrides_reach_a_task_but_not_what_it_is():
 
 def test_without_a_simulator_nothing_is_online():
     found = keys(TASK | {"environment": None, "kwargs": {}})
-    assert {job[0] for job in found.online_jobs()} == {"pointmaze-medium-navigate"}
+    assert {job.dataset for job in found.online_jobs()} == {"pointmaze-medium-navigate"}
     with pytest.raises(FLPError, match="it has no simulator"):
         keys(TASK | {"environment": None, "kwargs": {}}, overrides={"mine": {"online": {"steps": 5}}})
 

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from own_tasks import experiment, logged, run_stages
+from own_tasks import experiment, logged
+from small_experiment import run_stages
 
 
 @pytest.mark.slow(15)

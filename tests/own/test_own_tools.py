@@ -11,7 +11,7 @@ import pytest
 
 import flp
 from flp.library.exporting import opened
-from flp.tools import compare, export, rollouts, watch
+from flp.tools import compare, export, rollout, watch
 
 RUN = Path("results/pendulum/offline/flp/seed0/task1_seed0")
 PLANT = "results/plant/offline/flp/seed0/task1_seed0"
@@ -19,7 +19,7 @@ PLANT = "results/plant/offline/flp/seed0/task1_seed0"
 
 @pytest.mark.slow(4)
 def test_a_policy_is_recorded_in_the_environment_s_units(pendulum, tmp_path, capsys):
-    assert rollouts.main([str(RUN), "--episodes", "2", "--record", str(tmp_path), "--json", "--threads", "1"]) == 0
+    assert rollout.main([str(RUN), "--episodes", "2", "--record", str(tmp_path), "--json", "--threads", "1"]) == 0
     found = json.loads(capsys.readouterr().out)
     with np.load(tmp_path / "episodes.npz") as file:
         assert 1 < np.abs(file["actions"]).max() <= 2

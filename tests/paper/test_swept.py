@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 import yaml
+from repository import REPO
 from small_experiment import tiny
 
 from flp.experiment import variants
 from flp.experiment.graph import graph
 from flp.experiment.keys import Keys, TableKeys
 from flp.paper.sweep_figures import notes
-from flp.params.loading import load_params, merge, parse, read_yaml
+from flp.params.loading import load_params, merge, parse
+from flp.params.yamlfile import read_yaml
 from flp.runs.run_folder import adopt
 from flp.stages import download_dataset, figure, invert_to_latent, offline_sweep, offline_train, pretrain_flow
 from flp.system import layout
@@ -22,13 +24,12 @@ from flp.system.artifacts import write_json
 from flp.system.locks import alone
 from flp.tools.clean import orphans, stale_states, temporary_files
 
-ROOT = Path(__file__).resolve().parents[2]
 DATASET = "pointmaze-medium-navigate"
 
 
 def keys(**offline: Any) -> Keys:
     changes = {"offline": {"tasks": [1, 2], "candidates": 4} | offline}
-    return Keys(parse(merge(read_yaml(ROOT / "params.yaml"), changes)))
+    return Keys(parse(merge(read_yaml(REPO / "params.yaml"), changes)))
 
 
 @pytest.mark.parametrize(
@@ -98,7 +99,7 @@ def changed(before: Keys, after: Keys) -> set[str]:
 
 
 def test_a_figure_is_remade_where_its_content_changes() -> None:
-    values = read_yaml(ROOT / "params.yaml")
+    values = read_yaml(REPO / "params.yaml")
     base = parse(values)
     assert changed(Keys(base), Keys(parse(merge(values, {"figure2": {"steps": 7}})))) == {"figure2"}
     assert changed(Keys(base), Keys(parse(merge(values, {"online": {"steps": 7}})))) == {"table2"}
@@ -114,8 +115,8 @@ def test_a_figure_is_remade_where_its_content_changes() -> None:
 def test_a_table_shows_no_sweep_and_only_what_it_needs() -> None:
     values = {"agents": ["flp", "bc"], "sweep": {"alpha": [2.0]}}
     first, second = (TableKeys(keys(**values).params, table) for table in layout.TABLES)
-    assert [job[1] for job in first.jobs()] == ["flp", "bc"] and not list(first.online_jobs())
-    assert [job[1] for job in second.jobs()] == ["flp"] and len(list(second.online_jobs())) == 1
+    assert [job.agent for job in first.jobs()] == ["flp", "bc"] and not list(first.online_jobs())
+    assert [job.agent for job in second.jobs()] == ["flp"] and len(list(second.online_jobs())) == 1
     assert {run.variant for run in first.runs(DATASET, "flp", [0])} == {""}
 
 
@@ -171,7 +172,7 @@ def test_a_figures_runs_are_trained_separately_and_taken_over_by_a_sweep(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    values = tiny(read_yaml(ROOT / "params.yaml"), DATASET)
+    values = tiny(read_yaml(REPO / "params.yaml"), DATASET)
     params = tmp_path / "params.yaml"
     params.write_text(yaml.safe_dump(values))
     common = ["--dataset", DATASET, "--threads", "1", "--device", "cpu"]

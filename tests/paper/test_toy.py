@@ -13,7 +13,7 @@ import torch
 
 from flp.learner.trainer import Trainer
 from flp.paper import figure2
-from flp.params.sections import Figure2
+from flp.params.sections import Figure2Settings
 from flp.stages.figure import resumable
 from flp.system.stopping import STOP, InterruptedJobError
 
@@ -37,7 +37,7 @@ def test_the_landscape_has_one_best_mode_and_nothing_between():
 
 
 def test_picture_and_numbers_follow_the_parameters():
-    texts = figure2.make(Figure2(steps=20, flp_alpha=[1.0, 0.1], fql_alpha=[5.0]))
+    texts = figure2.make(Figure2Settings(steps=20, flp_alpha=[1.0, 0.1], fql_alpha=[5.0]))
     assert ElementTree.fromstring(texts[".svg"]).tag.endswith("svg")
     assert "FQL, α = 5" in texts[".svg"] and "FLP, α = 0.1" in texts[".svg"]
     numbers = pd.read_csv(io.StringIO(texts[".csv"]))
@@ -49,7 +49,7 @@ def test_picture_and_numbers_follow_the_parameters():
 
 
 def test_stopped_it_goes_on_to_the_same_bytes(signals, tmp_path, monkeypatch):
-    settings = Figure2(steps=30, flp_alpha=[1.0], fql_alpha=[5.0])
+    settings = Figure2Settings(steps=30, flp_alpha=[1.0], fql_alpha=[5.0])
     fit = resumable(tmp_path)
     take = Trainer.run_updates
 
@@ -73,7 +73,7 @@ def test_stopped_it_goes_on_to_the_same_bytes(signals, tmp_path, monkeypatch):
 
 @pytest.mark.slow(40)
 def test_flp_moves_between_modes_on_the_support_and_fql_does_not():
-    numbers = figure2.run(Figure2(steps=1200)).numbers().set_index("policy")
+    numbers = figure2.run(Figure2Settings(steps=1200)).numbers().set_index("policy")
     flow, flp, fql = numbers.loc["flow"], numbers.loc["flp"], numbers.loc["fql"]
     # FLP: the weaker the regularisation, the more mass on the best mode; never more off the support than the flow.
     best = flp["mode_1"].tolist()

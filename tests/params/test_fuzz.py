@@ -18,6 +18,7 @@ import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from repository import REPO
 
 from flp import cli
 from flp.data.environments import known_datasets
@@ -30,7 +31,6 @@ from flp.system.artifacts import load_tensors, save_tensors
 from flp.system.errors import FLPError
 from flp.system.resume import Resume
 
-REPO = Path(__file__).resolve().parents[2]
 DATASET = "pointmaze-medium-navigate"
 MANY = settings(max_examples=150, deadline=None)
 GIB = 2**30

@@ -7,22 +7,22 @@ import functools
 import json
 import math
 import re
-from pathlib import Path
 
 import jsonschema
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from repository import REPO
 
 from flp.params.fields import Section
-from flp.params.loading import Params, load_params, merge, parse, read_yaml
+from flp.params.loading import Params, load_params, merge, parse
+from flp.params.yamlfile import read_yaml
 from flp.system.errors import FLPError
 from flp.tools.schema import json_schema
 
-ROOT = Path(__file__).resolve().parents[2]
 MAZE = "pointmaze-medium-navigate"
-DEFAULT = read_yaml(ROOT / "params.yaml")
+DEFAULT = read_yaml(REPO / "params.yaml")
 
 
 def with_(path, value):
@@ -49,23 +49,23 @@ def refusal(values):
 
 
 def test_the_default_loads():
-    params = load_params(ROOT / "params.yaml")
+    params = load_params(REPO / "params.yaml")
     assert params.datasets == [MAZE]
     assert params.offline.candidates == 1
     assert params.for_dataset(MAZE) == params
 
 
-@pytest.mark.parametrize("preset", sorted((ROOT / "presets").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("preset", sorted((REPO / "presets").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_preset_loads(preset):
-    params = load_params(ROOT / "params.yaml", preset)
-    assert params != load_params(ROOT / "params.yaml")
+    params = load_params(REPO / "params.yaml", preset)
+    assert params != load_params(REPO / "params.yaml")
     for dataset in params.datasets:
         params.for_dataset(dataset)
 
 
 def test_every_key_of_the_default_has_a_comment():
     uncommented = []
-    for line in (ROOT / "params.yaml").read_text().splitlines():
+    for line in (REPO / "params.yaml").read_text().splitlines():
         content, _, comment = line.partition("#")
         if content.strip() and not content.rstrip().endswith(":") and len(comment.strip()) < 5:
             uncommented.append(line)
@@ -93,8 +93,8 @@ def test_the_default_is_read_as_it_stands():
 
 def test_the_schema_describes_the_default():
     schema = json.loads(json_schema())
-    assert (ROOT / "workflow/schemas/params.schema.json").read_text() == json_schema(), "run `flp schema` anew"
-    assert "KL" in schema["$defs"]["Offline"]["properties"]["alpha"]["description"]
+    assert (REPO / "workflow/schemas/params.schema.json").read_text() == json_schema(), "run `flp schema` anew"
+    assert "KL" in schema["$defs"]["OfflineSettings"]["properties"]["alpha"]["description"]
     jsonschema.validate(DEFAULT, schema)
     for path, value in [
         ("offline.alpha", 0),
@@ -265,7 +265,7 @@ def test_no_mapping_is_refused(values):
 
 
 def test_numbers_may_be_written_as_yaml_1_1_reads_them():
-    text = (ROOT / "params.yaml").read_text()
+    text = (REPO / "params.yaml").read_text()
     assert "learning_rate: 0.002 " in text
     loaded = yaml.safe_load(text.replace("learning_rate: 0.002 ", "learning_rate: 2e-3 "))
     assert loaded["offline"]["learning_rate"] == "2e-3"  # a string, alas
@@ -335,12 +335,12 @@ def test_presets_lie_over_the_default_in_order(tmp_path):
     first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"
     first.write_text("offline: {alpha: 2.0, hidden: [7]}\nseeds: [4, 5]\n")
     second.write_text("offline: {alpha: 3.0}\n")
-    params = load_params(ROOT / "params.yaml", first, second)
+    params = load_params(REPO / "params.yaml", first, second)
     assert (params.offline.alpha, params.offline.hidden, params.seeds) == (3.0, [7], [4, 5])
     assert params.offline.steps == DEFAULT["offline"]["steps"]
     second.write_text("offline: {alfa: 3.0}\n")
     with pytest.raises(FLPError, match=rf"{second}.*offline\.alfa: unknown key; did you mean 'alpha'"):
-        load_params(ROOT / "params.yaml", first, second)
+        load_params(REPO / "params.yaml", first, second)
 
 
 # Whatever comes

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
+from repository import REPO
 
 from flp.params.loading import load_params
 
-ROOT = Path(__file__).resolve().parents[2]
-PAPER = ROOT / "presets" / "paper.yaml"
+PAPER = REPO / "presets" / "paper.yaml"
 # From FQL's paper, Tables 5 and 6: discount, aggregation, α of IQL and ReBRAC (two), SRPO's β, CAC's η,
 # α of FAWAC and FBRAC, IFQL's N, FQL's α. Antsoccer's of SRPO, CAC, FAWAC and FBRAC are not known.
 TUNED = {
@@ -28,7 +26,7 @@ TUNED = {
 
 @pytest.fixture(scope="module")
 def paper():
-    return load_params(ROOT / "params.yaml", PAPER)
+    return load_params(REPO / "params.yaml", PAPER)
 
 
 def test_every_environment_has_its_tuned_values(paper):
@@ -86,7 +84,7 @@ def test_cal_ql_has_its_values_and_networks(paper):
 
 
 def test_fine_tuning_has_fql_s_other_values():
-    params = load_params(ROOT / "params.yaml", PAPER, ROOT / "presets" / "table2.yaml")
+    params = load_params(REPO / "params.yaml", PAPER, REPO / "presets" / "table2.yaml")
     alphas = {name: params.for_dataset(name).offline.baselines.fql.alpha for name in params.datasets}
     assert alphas == {
         "humanoidmaze-medium-navigate": 100,
@@ -127,8 +125,8 @@ def test_cac_is_its_authors_but_for_its_targets(paper):
 
 def test_the_papers_flow_is_one_preset_away(paper):
     assert (paper.flow.schedule, paper.flow.saturation_noise) == ("constant", 0)
-    default = load_params(ROOT / "params.yaml")
-    original = load_params(ROOT / "params.yaml", ROOT / "presets" / "original.yaml")
+    default = load_params(REPO / "params.yaml")
+    original = load_params(REPO / "params.yaml", REPO / "presets" / "original.yaml")
     assert (default.flow.schedule, default.flow.saturation_noise) == ("cosine", 0.1)
     assert original == default.model_copy(
         update={name: getattr(original, name) for name in ("flow", "offline", "online")}
@@ -163,8 +161,8 @@ def test_the_papers_flow_is_one_preset_away(paper):
     }
     assert original.online.learning_rate is paper.online.learning_rate is None
     assert paper.offline.model_dump(include=set(chosen)) == chosen
-    for preset in sorted((ROOT / "presets").glob("*.yaml")):
-        laid_over = load_params(ROOT / "params.yaml", preset, ROOT / "presets" / "original.yaml")
+    for preset in sorted((REPO / "presets").glob("*.yaml")):
+        laid_over = load_params(REPO / "params.yaml", preset, REPO / "presets" / "original.yaml")
         assert laid_over.offline.model_dump(include=set(chosen)) == chosen, preset
     theirs = default.flow.model_copy(update={"schedule": "constant", "saturation_noise": 0})
     assert original.flow == theirs
@@ -173,7 +171,7 @@ def test_the_papers_flow_is_one_preset_away(paper):
 
 @pytest.mark.parametrize("dataset", ["cube-single-play", "scene-play", "puzzle-3x3-play"])
 def test_the_fourteen_have_the_papers_tuned_values(paper, dataset):
-    whole = load_params(ROOT / "params.yaml", ROOT / "presets/fourteen.yaml", given=[f"datasets=[{dataset}]"])
+    whole = load_params(REPO / "params.yaml", REPO / "presets/fourteen.yaml", given=[f"datasets=[{dataset}]"])
     ours, theirs = (p.for_dataset(dataset).offline.baselines.model_dump() for p in (whole, paper))
     tuned = {
         "iql": {"alpha"},
@@ -194,7 +192,7 @@ def test_the_fourteen_have_the_papers_tuned_values(paper, dataset):
 
 def test_scene_lies_over_the_other_arm_s_preset():
     arm, scene = (
-        load_params(ROOT / "params.yaml", *(ROOT / "presets" / f"{name}.yaml" for name in names))
+        load_params(REPO / "params.yaml", *(REPO / "presets" / f"{name}.yaml" for name in names))
         for names in (["cube-single"], ["cube-single", "scene"])
     )
     assert scene.datasets == ["scene-play"]

@@ -16,7 +16,7 @@ from flp.agents import make_agent
 from flp.networks.values import Critic, Value
 from flp.params.loading import load_params
 from flp.params.run import Run
-from flp.params.sections import AgentName, Offline
+from flp.params.sections import AgentName, OfflineSettings
 from flp.parts.base import Spec
 from flp.parts.critics import initialize_values
 from flp.randomness.streams import RunStreams
@@ -33,7 +33,7 @@ def make(name):
             streams=RunStreams(SEEDS),
             observation_dim=3,
             action_dim=2,
-            offline=Offline(**SETTINGS),
+            offline=OfflineSettings(**SETTINGS),
             alpha=torch.ones(2),
             candidates=(3, 3),
             flow=make_flow(SEEDS, 3, 2),

@@ -39,7 +39,7 @@ def test_a_known_vulnerability_fails_and_says_what_to_pin(monkeypatch, capsys):
     answer(monkeypatch, json.dumps({"dependencies": [FINE, HARMED, UNKNOWN]}))
     assert audit.main() == 1
     first, *_, last = capsys.readouterr().out.splitlines()
-    assert first.startswith("a 1.0: PYSEC-1, mended in 1.1 or 2.0")
+    assert first.startswith("a 1.0: PYSEC-1, fixed in 1.1 or 2.0")
     assert last == "not audited: c"
 
 

@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from repository import REPO
 
 from flp.params.sections import AgentName
 
-ROOT = Path(__file__).resolve().parents[2]
-MODULES = sorted((ROOT / "flp").rglob("*.py"))
-ROOMS = sorted(path.parent for path in (ROOT / "flp").glob("*/__init__.py"))
+MODULES = sorted((REPO / "flp").rglob("*.py"))
+ROOMS = sorted(path.parent for path in (REPO / "flp").glob("*/__init__.py"))
 BESIDE_THE_ROOMS = {"workflow", "project", "benchmarks"}  # tests of what is not in flp/
 
 
 def test_every_module_lies_in_a_room() -> None:
-    assert {path.name for path in (ROOT / "flp").glob("*.py")} == {"__init__.py", "cli.py"}
-    assert {path.parent for path in MODULES} == {ROOT / "flp", *ROOMS}
+    assert {path.name for path in (REPO / "flp").glob("*.py")} == {"__init__.py", "cli.py"}
+    assert {path.parent for path in MODULES} == {REPO / "flp", *ROOMS}
 
 
 def test_rooms_and_files_are_small() -> None:
@@ -51,17 +51,17 @@ def test_a_name_tells_the_file() -> None:
 
 
 def test_every_room_says_in_one_sentence_what_belongs_there() -> None:
-    page = (ROOT / "docs" / "architecture.md").read_text()
+    page = (REPO / "docs" / "architecture.md").read_text()
     for room in ROOMS:
         assert ast.get_docstring(ast.parse((room / "__init__.py").read_text())), room.name
         assert f"`{room.name}`" in page, room.name
 
 
 def test_tests_mirror_the_rooms() -> None:
-    folders = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and list(path.glob("test_*.py"))}
+    folders = {path.name for path in (REPO / "tests").iterdir() if path.is_dir() and list(path.glob("test_*.py"))}
     assert folders - BESIDE_THE_ROOMS <= {room.name for room in ROOMS}
     assert {room.name for room in ROOMS} <= folders
-    tests = sorted((ROOT / "tests").rglob("*.py"))
+    tests = sorted((REPO / "tests").rglob("*.py"))
     assert {path.name: n for path in tests if (n := len(path.read_text().splitlines())) > 400} == {}
     names = Counter(path.name for path in tests if path.name.startswith("test_"))
     assert max(names.values()) == 1, names
@@ -81,8 +81,8 @@ BREACHES = {
 @pytest.mark.slow(20)
 def test_the_arrows_are_kept_and_a_breach_is_noticed(tmp_path: Path) -> None:
     for name in ("flp", "benchmarks"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+        shutil.copytree(REPO / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(REPO / "pyproject.toml", tmp_path)
     assert _lint(tmp_path) == (0, "")
     for what, (file, text) in BREACHES.items():
         path = tmp_path / "flp" / file

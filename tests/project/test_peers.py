@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from repository import REPO
 
-ROOT = Path(__file__).resolve().parents[2]
 AGENTS = ("__init__", "fql", "iql", "rebrac", "ifql", "sac")
 
 
 def said(checkout, *options):
     command = [sys.executable, "-m", "benchmarks.peers", "--fql", str(checkout), *options]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     return line

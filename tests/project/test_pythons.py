@@ -83,7 +83,7 @@ def test_pythons_that_are_not_at_hand_are_named(
     program(tmp_path / "python3.99", "echo 'python3.99: command not found'; exit 127")  # as version managers do
     assert installs.main() == 0
     told = capsys.readouterr().out.splitlines()
-    assert [line.partition(":")[2] for line in told[:2]] == [" not tried, it is not at hand"] * 2
+    assert [line.partition(":")[2] for line in told[:2]] == [" not tried, it is not installed"] * 2
     assert told[2].endswith(".venv is made with it")
 
 

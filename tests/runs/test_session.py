@@ -115,7 +115,7 @@ def test_a_stop_keeps_what_is_under_evaluation(foreground, here, monkeypatch, ca
     assert saved[-1]["pending"] == [["behavior", 0, []], ["offline", 30, []]]
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("evaluation")]
     assert train() == 0
-    assert "going on from" in capsys.readouterr().err
+    assert "resuming from" in capsys.readouterr().err
     assert made(here) == foreground
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from repository import REPO
 from test_pipeline import tiny
 
-ROOT = Path(__file__).resolve().parents[2]
 POINT = "pointmaze-medium-navigate"
 OF = ["--dataset", POINT, "--threads", "2"]
 STAGES = [
@@ -30,7 +30,7 @@ MADE += [f"results/{POINT}/offline/flp/seed0/task{task}_seed0/policy.safetensors
 def experiment(folder):
     """Three runs on two threads: shards, which take turns."""
     folder.mkdir()
-    params = tiny(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")), POINT)
+    params = tiny(yaml.safe_load((REPO / "params.yaml").read_text(encoding="utf-8")), POINT)
     params["download"] |= {"episodes": 12}
     params["offline"]["tasks"] = [1, 2, 4]
     params["online"]["steps"] = 0
@@ -41,7 +41,7 @@ def experiment(folder):
 def run(folder, prefix=()):
     """The files that the stages make there, by name."""
     command = [*prefix, sys.executable, "-c", RUN]
-    done = subprocess.run(command, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True)
+    done = subprocess.run(command, cwd=folder, env={**os.environ, "PYTHONPATH": str(REPO)}, capture_output=True)
     output = (done.stdout + done.stderr).decode("utf-8", "replace")
     assert done.returncode == 0, output
     assert "Traceback" not in output
@@ -61,7 +61,7 @@ for workers in (0, 1):
         pool.reset([0], [0])
 assert os.environ["MUJOCO_GL"] == "bogus"
 """
-    given = {**os.environ, "PYTHONPATH": str(ROOT), "MUJOCO_GL": "bogus"}
+    given = {**os.environ, "PYTHONPATH": str(REPO), "MUJOCO_GL": "bogus"}
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=given, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
 
@@ -116,7 +116,7 @@ def test_processes_share_without_names(tmp_path):
     prefix = in_own_mounts(MISSING, tmp_path)
     if not permitted(prefix):
         pytest.skip("mounts of one's own are not permitted here")
-    given = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": "/nonexistent"}
+    given = {**os.environ, "PYTHONPATH": str(REPO), "TMPDIR": "/nonexistent"}
     done = subprocess.run([*prefix, sys.executable, "share.py"], cwd=tmp_path, env=given, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
 
@@ -129,7 +129,7 @@ CAPABILITY = "+dac_read_search"  # the tests' Python may lie where only root may
 NOBODY = ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups"]
 NOBODY += [f"--inh-caps={CAPABILITY}", f"--ambient-caps={CAPABILITY}"]
 # A user whom the machine does not know, in an empty environment.
-NOBODY += ["env", "-i", f"PATH={Path(sys.executable).parent}:{os.defpath}", f"PYTHONPATH={ROOT}"]
+NOBODY += ["env", "-i", f"PATH={Path(sys.executable).parent}:{os.defpath}", f"PYTHONPATH={REPO}"]
 
 
 @pytest.fixture
@@ -159,8 +159,8 @@ def test_both_front_ends_are_given_a_name_and_a_place(tmp_path, as_nobody, front
         words = ["dvc", "init", "--no-scm", "--quiet"]
     else:
         words = ["snakemake", "download_dataset_all", "--cores", "1", "--quiet", "--configfile", "params.yaml"]
-        words += ["--snakefile", str(ROOT / "workflow/Snakefile"), "--directory", str(folder)]
-    command = [*as_nobody, home, "sh", str(ROOT / "workflow/in-venv"), *words]
+        words += ["--snakefile", str(REPO / "workflow/Snakefile"), "--directory", str(folder)]
+    command = [*as_nobody, home, "sh", str(REPO / "workflow/in-venv"), *words]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (folder / (".dvc" if front_end == "dvc" else f"data/{POINT}.npz")).exists()
@@ -218,7 +218,7 @@ subprocess.run([sys.executable, "-c", "print('a child says f' + chr(0x207b))"], 
 @pytest.mark.parametrize("locale", LOCALES[1::2])
 def test_everything_is_said_in_any_locale(tmp_path, locale):
     given = {name: value for name, value in os.environ.items() if name not in {"LANG", "PYTHONIOENCODING"}}
-    given |= {"PYTHONPATH": str(ROOT)} | locale
+    given |= {"PYTHONPATH": str(REPO)} | locale
     done = subprocess.run([sys.executable, "-c", SPEAK], cwd=tmp_path, env=given, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode("utf-8", "replace")
     assert b"a child says f\\u207b" in done.stdout and b"\nsaid f\\u207b" in done.stdout
@@ -240,7 +240,7 @@ def test_the_stages_need_none_of_all_this(tmp_path):
 
 @pytest.mark.parametrize("program", ["flp.cli", "flp.stages.report"])
 def test_a_module_run_as_a_program_speaks_too(program):
-    given = {**os.environ, "PYTHONPATH": str(ROOT)} | LOCALES[0]
+    given = {**os.environ, "PYTHONPATH": str(REPO)} | LOCALES[0]
     done = subprocess.run([sys.executable, "-m", program, "--help"], env=given, capture_output=True, check=False)
     assert done.returncode == 0 and b"usage: flp" in done.stdout, done.stderr
 
@@ -252,6 +252,6 @@ def test_a_users_path_may_have_letters_that_the_locale_lacks(tmp_path):
     (folder / "params.yaml").write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
     (folder / "wür\u0301fel.npz").write_bytes(b"no archive")
     command = [sys.executable, "-m", "flp.cli", "download-dataset", "--dataset", POINT]
-    given = {**os.environ, "PYTHONPATH": str(ROOT)} | LOCALES[0]
+    given = {**os.environ, "PYTHONPATH": str(REPO)} | LOCALES[0]
     done = subprocess.run(command, cwd=folder, env=given, capture_output=True, check=False)
     assert done.returncode == 2 and b"is not a whole .npz file (File is not a zip file)" in done.stderr, done.stderr

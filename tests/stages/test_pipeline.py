@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 from made_once import once
-from small_experiment import MAZE, run_all, tiny, train
+from small_experiment import MAZE, run_stages, tiny, train
 
 from flp.data.environments import specification
 from flp.experiment.graph import graph
@@ -51,7 +51,7 @@ def test_the_six_stages_on_the_papers_environments(dataset, default, tmp_path, m
     # One task: that several train together is tried in the maze below.
     params = tiny(default, dataset, download={"source": "generate", "policy": policy}, offline={"tasks": [4]})
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
-    run_all(dataset)
+    run_stages(dataset, online=True, page=True)
     label = json.loads((tmp_path / f"data/{dataset}.json").read_text())["label"]
     assert ("random actions" in label) == (dataset in LOCOMOTION)
     latents, manifest = load_tensors(layout.LATENT.format(dataset=dataset, seed=0) + ".safetensors")
@@ -104,7 +104,7 @@ def test_what_was_begun_otherwise_is_begun_again(here, tmp_path, stage, main, fi
     Resume(folder, made_by=made_by).save({"streams": torch.zeros(16, dtype=torch.uint8)}, {"step": 1})
     assert main(["--dataset", MAZE, "--seed", "0", "--threads", "1", "--device", "cpu"]) == 0
     assert output.read_bytes() == made
-    assert "going on from" not in capsys.readouterr().err
+    assert "resuming from" not in capsys.readouterr().err
 
 
 @pytest.mark.slow(10)
@@ -167,7 +167,7 @@ def test_a_finished_run_is_kept_where_those_that_began_with_it_go_on(here, capsy
     alone = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in here.glob("task4_seed0/*")}
     capsys.readouterr()
     assert offline_train.main(of) == 0
-    assert "going on from" in capsys.readouterr().err and (here / "task1_seed0/policy.json").exists()
+    assert "resuming from" in capsys.readouterr().err and (here / "task1_seed0/policy.json").exists()
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in here.glob("task4_seed0/*")} == alone
 
 

@@ -22,7 +22,7 @@ def _stand_in(stage: str, argv: list[str], log: str) -> None:
     from flp.experiment.graph import graph
     from flp.experiment.keys import Keys
     from flp.params.loading import load_params
-    from flp.system.forced import forced
+    from flp.system.forced import discard_if_forced
     from flp.system.layout import RUN_FILES
 
     given = dict(zip(argv[::2], argv[1::2], strict=True))
@@ -62,7 +62,7 @@ def _stand_in(stage: str, argv: list[str], log: str) -> None:
         time.sleep(float(os.environ.get("FLP_STAND_IN_SECONDS", "600")))
     if os.environ.get("FLP_STAND_IN_FAIL", "nothing") in place:
         fail(f"{place}: told to fail", int(os.environ.get("FLP_STAND_IN_STATUS", "1")))
-    forced(Path(artifact.files[0]).parent, map(Path, artifact.runs))
+    discard_if_forced(Path(artifact.files[0]).parent, map(Path, artifact.runs))
     run_keys = {}
     for run in map(Path, artifact.runs):
         run_keys[run.name] = artifact.key

@@ -213,7 +213,7 @@ def test_a_board_that_fails_stops_nobody(here, capsys):
     layout.BOARDS.write_text("a file is in the way")
     trained("--tensorboard")
     said = capsys.readouterr().err
-    assert said.count(f"warning: results/{DATASET}/{JOB} is not shown any more") == 1
+    assert said.count(f"warning: results/{DATASET}/{JOB} is no longer shown") == 1
     assert len(pd.read_csv(here / "task1_seed0/log.csv")) == 6
 
 

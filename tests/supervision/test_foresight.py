@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from prepared_maze import DATASET
+from repository import REPO
 
 from flp import cli
 from flp.params.loading import load_params, parse
@@ -18,7 +19,6 @@ from flp.stages import offline_train
 from flp.supervision import foresight
 from flp.supervision.foresight import Needs, check, foresee_training, generate_needs, memory, train_needs
 
-REPO = Path(__file__).resolve().parents[2]
 GIB = 2**30
 GPU = torch.device("cuda", 2)
 Usage = namedtuple("Usage", ["total", "used", "free"])

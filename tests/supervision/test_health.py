@@ -13,13 +13,13 @@ import yaml
 from prepared_maze import DATASET, train
 from random_transitions import make_replay
 from reference import make_agent
+from repository import REPO
 
 from flp.agents.flp import FLP
 from flp.params.loading import load_params
 from flp.stages import online_finetune, pretrain_flow
 from flp.supervision.health import Health, HopelessError
 
-REPO = Path(__file__).resolve().parents[2]
 OFFLINE = load_params(REPO / "params.yaml").offline.model_copy(update={"discount": 0.99})
 FINE = {"q": -3.0, "q_max": -0.5, "actor_q": -2.0, "critic_loss": 0.1, "policy_std": 0.8, "kl": 1.0, "latent_norm": 1.5}
 

@@ -133,7 +133,7 @@ def test_an_older_format_is_read_or_says_what_to_do(saved, monkeypatch):
     monkeypatch.setattr(artifacts, "FORMAT_VERSION", artifacts.FORMAT_VERSION + 2)
     assert torch.equal(load_tensors(saved)[0]["weights"], TENSORS["weights"])
     monkeypatch.setattr(artifacts, "OLDEST_FORMAT", artifacts.OLDEST_FORMAT + 1)
-    assert "format version 1, this flp reads from 2 on; run snakemake to make it anew" in refused(saved)
+    assert "format version 1, this flp reads from 2 on; run snakemake to make it again" in refused(saved)
 
 
 def test_a_missing_file_is_refused(saved):

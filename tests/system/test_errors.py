@@ -151,4 +151,4 @@ def test_a_limit_of_open_files_is_named(folder):
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read and write everything")
 def test_permissions_are_named(folder, capsys):
     (folder / "params.yaml").chmod(0)
-    assert "Permission denied; mend the permissions" in stage(capsys, *DOWNLOAD)
+    assert "Permission denied; fix the permissions" in stage(capsys, *DOWNLOAD)

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from flp.runs.run_folder import adopt, write_trajectories
+from flp.supervision.profile import profiled
 from flp.system.artifacts import atomic_write, save_tensors, write_csv, write_json, write_text, write_verified
 from flp.system.layout import RUN_FILES
 from flp.system.locks import alone
-from flp.system.profile import profiled
 from flp.system.resume import Resume
 
 TENSORS = {"weights": torch.arange(6.0)}

@@ -6,13 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from repository import REPO
 
-from flp.system.surroundings import printing
-
-REPO = Path(__file__).resolve().parents[2]
+from flp.system.portability import run_printing
 
 
 @pytest.fixture(params=["", "1"], ids=["as-it-is", "unbuffered"])
@@ -58,4 +56,4 @@ def test_other_broken_pipes_are_not_hushed_up():
         raise BrokenPipeError("a worker's")
 
     with pytest.raises(BrokenPipeError, match="a worker's"):
-        printing(broken)
+        run_printing(broken)

@@ -110,7 +110,7 @@ def test_a_state_is_saved_when_it_is_time(tmp_path):
         asked.append(1)
         return make_state()
 
-    resume = Resume(tmp_path / "key", every=1000)
+    resume = Resume(tmp_path / "key")
     resume.maybe(state)
     assert not asked
     resume.saved_at -= 1001
@@ -122,7 +122,7 @@ def test_a_state_is_saved_when_it_is_time(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_at_the_next_opportunity_and_stops(tmp_path, signals, capsys, number):
-    resume = Resume(tmp_path / "key", every=1000)
+    resume = Resume(tmp_path / "key")
     assert resume.start() is None
     os.kill(os.getpid(), number)
     for _ in range(100):
@@ -138,7 +138,7 @@ def test_a_signal_saves_at_the_next_opportunity_and_stops(tmp_path, signals, cap
 
 def test_a_signal_between_two_jobs_of_a_process_stops_the_second(tmp_path, signals):
     """Shards train one after the other on a GPU: one is ending, the next one is still loading its data."""
-    first, second = Resume(tmp_path / "first", every=1000), Resume(tmp_path / "second", every=1000)
+    first, second = Resume(tmp_path / "first"), Resume(tmp_path / "second")
     first.start()
     STOP._on_signal(signal.SIGTERM, None)
     second.start()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from repository import REPO
 
 from flp import cli
 from flp.experiment.keys import Keys
@@ -16,7 +17,6 @@ from flp.system.artifacts import atomic_write
 from flp.system.locks import alone, held
 from flp.tools.clean import orphans, stale_states
 
-REPO = Path(__file__).resolve().parents[2]
 DATASET = "pointmaze-medium-navigate"
 
 

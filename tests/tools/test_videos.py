@@ -22,7 +22,7 @@ from flp.data.environments import make_environment
 from flp.evaluation import headless
 from flp.evaluation.evaluator import Evaluator
 from flp.evaluation.film import STRIP, Episode, film, pictures_apart, play
-from flp.params.sections import Evaluation
+from flp.params.sections import EvaluationSettings
 from flp.stages import download_dataset, invert_to_latent, offline_train, pretrain_flow, report
 from flp.system.errors import FLPError
 
@@ -36,7 +36,7 @@ def drift(observations, streams):
 
 
 def test_the_episode_is_the_one_that_the_evaluation_played():
-    settings = Evaluation(every=1, episodes=2, seed=5)
+    settings = EvaluationSettings(every=1, episodes=2, seed=5)
     with Evaluator(POINT, [4, 2], episodes=2, seed=5, record=2) as evaluator:
         evaluated = evaluator.evaluate(drift)
     scene = make_environment(POINT, 2)

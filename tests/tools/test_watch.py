@@ -54,7 +54,7 @@ def test_a_job_runs_is_stopped_and_is_done(prepared, tmp_path, monkeypatch, caps
     command = [sys.executable, "-m", "flp.cli", "offline-train", *COMMON, "--threads", "2"]
     job = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
-        wait_for(lambda: sum(row.rate is not None for row in watch.under_way()) == 2)
+        wait_for(lambda: sum(row.rate is not None for row in watch.reported()) == 2)
         training = [row for row in once(capsys) if row[1] == "offline-train"]
         ((state, _, dataset, agent, seeds, runs, step, rate, left, host),) = training  # of two processes
         assert (state, dataset, agent, seeds, runs, host) == ("running", DATASET, "flp", "0", "2", platform.node())
@@ -65,7 +65,7 @@ def test_a_job_runs_is_stopped_and_is_done(prepared, tmp_path, monkeypatch, caps
     finally:
         os.killpg(job.pid, signal.SIGKILL)
         job.wait()
-    wait_for(lambda: {row.state for row in watch.under_way()} == {"stopped"})
+    wait_for(lambda: {row.state for row in watch.reported()} == {"stopped"})
     (row,) = [row for row in once(capsys) if row[1] == "offline-train"]
     assert row[0] == "stopped" and "left" not in str(row)
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 from made_once import once
+from repository import REPO
 
-REPO = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPO))
 
-from benchmarks.torture import (  # noqa: E402
+from benchmarks.torture import (
     DATASET,
     STAGES,
     before,

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from repository import REPO
 
 from flp.experiment.graph import graph
 from flp.experiment.keys import Keys
@@ -18,22 +19,20 @@ from flp.system.artifacts import write_json
 from flp.tools import flows
 from flp.tools.schema import json_schema
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 @pytest.fixture
 def lib(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make workflow/lib importable."""
-    monkeypatch.syspath_prepend(str(ROOT / "workflow" / "lib"))
+    monkeypatch.syspath_prepend(str(REPO / "workflow" / "lib"))
 
 
 def test_the_schema_for_editors_is_current() -> None:
     """If this fails: flp schema > workflow/schemas/params.schema.json."""
-    assert (ROOT / "workflow" / "schemas" / "params.schema.json").read_text() == json_schema()
+    assert (REPO / "workflow" / "schemas" / "params.schema.json").read_text() == json_schema()
 
 
 def environment() -> dict[str, Any]:
-    values: dict[str, Any] = yaml.safe_load((ROOT / "workflow" / "envs" / "flp.yaml").read_text())
+    values: dict[str, Any] = yaml.safe_load((REPO / "workflow" / "envs" / "flp.yaml").read_text())
     return values
 
 
@@ -56,14 +55,14 @@ def test_condas_environment_is_current(lib: None) -> None:
     """If this fails: python workflow/lib/write_env.py."""
     from write_env import environment as written
 
-    assert (ROOT / "workflow" / "envs" / "flp.yaml").read_text() == written()
+    assert (REPO / "workflow" / "envs" / "flp.yaml").read_text() == written()
 
 
 def test_condas_environment_holds_all_that_the_stages_import() -> None:
     """But for the front ends, every direct requirement of pyproject.toml is there."""
     import tomllib
 
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
     names = {entry.split(">")[0].split("[")[0].split("=")[0].strip().lower() for entry in project["dependencies"]}
     *plain, pip = environment()["dependencies"]
     there = {line.split("=")[0].replace("pytorch", "torch") for line in plain}
@@ -73,7 +72,7 @@ def test_condas_environment_holds_all_that_the_stages_import() -> None:
 
 def test_both_profiles_let_keys_decide() -> None:
     for name in ("default", "slurm"):
-        profile = yaml.safe_load((ROOT / "workflow" / "profiles" / name / "config.yaml").read_text())
+        profile = yaml.safe_load((REPO / "workflow" / "profiles" / name / "config.yaml").read_text())
         assert profile["rerun-triggers"] == ["mtime"] and profile["max-checksum-file-size"] == 0
         assert profile["rerun-incomplete"] is True
 
@@ -117,30 +116,31 @@ def test_visible_gpus_are_counted_as_cuda_counts_them(lib: None, text: str, here
 # --- flp flows ---------------------------------------------------------------------------------------------------
 
 
-def test_flows_at_hand_are_listed(tmp_path: Path) -> None:
-    keys = Keys(load_params(ROOT / "params.yaml"))
+def test_flows_at_hand_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    keys = Keys(load_params(REPO / "params.yaml"))
     dataset = keys.params.datasets[0]
     wanted = graph(keys)[f"pretrain_flow/{dataset}/seed0"]
-    assert [(row.state, row.needed_by) for row in flows.list_flows(keys, tmp_path)] == [("missing", 0)]
+    assert [(row.state, row.needed_by) for row in flows.list_flows(keys)] == [("missing", 0)]
 
     def put(name: str, seed: int, key: str) -> None:
-        folder = tmp_path / f"results/{name}/flow/model/seed{seed}"
+        folder = Path(f"results/{name}/flow/model/seed{seed}")
         folder.mkdir(parents=True)
         for suffix in (".safetensors", ".csv", ".md"):
             (folder / f"flow{suffix}").write_text("x" * 10)
         write_json(folder / "flow.json", {"key": key, "validation_loss": 1.5, "sha256": "s"})
-        quality = tmp_path / f"results/{name}/flow/quality/seed{seed}/quality.json"
+        quality = Path(f"results/{name}/flow/quality/seed{seed}/quality.json")
         part = {"accuracy": 0.63, "interval": [0.61, 0.65], "r2": [0.07, 0.01], "r2_squares": [0.02, 0.0]}
         found = {"all": part, "saturated": part | {"accuracy": 0.78}, "other": None}
         told = {"two_sample": found, "warning": "train longer", "validation_nll": -4.25}
         write_json(quality, {"roundtrip_mean": 1e-5, "latent_std": [1.0, 1.1]} | told)
-        write_json(tmp_path / f"results/{name}/latent/seed{seed}/latent.json", {"flow_sha256": "s"})
+        write_json(Path(f"results/{name}/latent/seed{seed}/latent.json"), {"flow_sha256": "s"})
 
     put(dataset, 0, wanted.key)
     put(dataset, 7, "k7")
     put("scene-play", 0, "other")
-    (tmp_path / f"results/{dataset}/flow/model/seedx").mkdir()
-    rows = {(row.dataset, row.seed): row for row in flows.list_flows(keys, tmp_path)}
+    Path(f"results/{dataset}/flow/model/seedx").mkdir()
+    rows = {(row.dataset, row.seed): row for row in flows.list_flows(keys)}
     assert rows[dataset, 0].state == "current" and rows[dataset, 0].needed_by == 1
     assert rows[dataset, 0].latent_std == pytest.approx(1.05) and rows[dataset, 0].roundtrip == 1e-5
     assert rows[dataset, 7].state == rows["scene-play", 0].state == "unused"
@@ -150,11 +150,11 @@ def test_flows_at_hand_are_listed(tmp_path: Path) -> None:
     assert "63 % [61, 65]" in text and "78 %" in text and "0.07, 0.02" in text and "-4.25" in text
     assert text.splitlines()[-1] == "warning: train longer"
     write_json(rows[dataset, 0].path.with_suffix(".json"), {"key": wanted.key, "sha256": "trained anew"})
-    anew = next(row for row in flows.list_flows(keys, tmp_path) if row.seed == 0)
+    anew = next(row for row in flows.list_flows(keys) if row.seed == 0)
     assert (anew.state, anew.roundtrip, anew.latent_std) == ("current", None, None)  # those were its predecessor's
     assert (anew.two_sample, anew.warning) == ({}, None)
     write_json(rows[dataset, 0].path.with_suffix(".json"), {"key": "older"})
-    assert next(row for row in flows.list_flows(keys, tmp_path) if row.seed == 0).state == "stale"
+    assert next(row for row in flows.list_flows(keys) if row.seed == 0).state == "stale"
 
 
 @pytest.mark.usefixtures("lib")

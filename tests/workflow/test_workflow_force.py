@@ -51,18 +51,18 @@ def test_what_is_forced_is_made_again(small: Checkout, command: tuple[str, ...],
 def test_only_the_first_attempt_discards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that is tried again within the same forced run goes on, and still takes nothing over from others."""
     from flp.system.artifacts import write_text
-    from flp.system.forced import PLACE, forced, word
+    from flp.system.forced import VARIABLE, discard_if_forced, marker
 
     monkeypatch.chdir(tmp_path)
     run = Path("results/run")
     run.mkdir(parents=True)
-    assert not forced(Path("results"), [run]) and run.exists()
-    monkeypatch.setenv(PLACE, str(tmp_path / "words"))
-    assert not forced(Path("results"), [run]) and run.exists()
-    write_text(word(tmp_path / "words", "results"), "asked")
-    assert forced(Path("results"), [run]) and not run.exists()
+    assert not discard_if_forced(Path("results"), [run]) and run.exists()
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "markers"))
+    assert not discard_if_forced(Path("results"), [run]) and run.exists()
+    write_text(marker(tmp_path / "markers", "results"), "asked")
+    assert discard_if_forced(Path("results"), [run]) and not run.exists()
     run.mkdir()
-    assert forced(Path("results"), [run]) and run.exists()
+    assert discard_if_forced(Path("results"), [run]) and run.exists()
 
 
 @pytest.mark.slow(40)

@@ -1,4 +1,4 @@
-"""What the workflow writes for its jobs, and what it knows of files and of the machine."""
+"""The parameter file that the workflow writes for its jobs, and checks of files and of the machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FOLDER = Path(".flp")
 
 
 def write_params(params: Params) -> str:
-    """Write the checked parameters where the stages read them, named by their content; return the path."""
+    """Write the checked parameters for the stages, in a file named by its content; return the path."""
     values = params.model_dump(mode="json")
     path = FOLDER / "params" / f"{hash_of(values)}.json"
     if not path.exists():
@@ -25,10 +25,10 @@ def write_params(params: Params) -> str:
 
 
 def require_no_links(files: Iterable[str]) -> None:
-    """Refuse before the work what DVC would refuse after it.
+    """Refuse before the work what DVC would refuse afterwards.
 
     Raises:
-        FLPError: a folder that leads to one of the files is a link.
+        FLPError: a parent folder of one of the files is a symbolic link.
     """
     for folder in sorted({parent for file in files for parent in Path(file).parents}):
         if folder.is_symlink():
@@ -57,10 +57,10 @@ def machine_gpus() -> int:
 
 
 def visible_gpus(text: str, here: int) -> int:
-    """How many devices a CUDA_VISIBLE_DEVICES shows, of those that are here (0: unknown).
+    """How many devices a CUDA_VISIBLE_DEVICES shows, of `here` devices in the machine (0: unknown).
 
-    As CUDA reads it: numbers, or identifiers of one kind, up to the first that is none ("-1", Slurm's "NoDevFiles");
-    nothing at all where one comes twice; and of slices of a GPU (MIG) only the first.
+    As CUDA reads it: numbers, or identifiers of one kind, up to the first invalid one ("-1", Slurm's "NoDevFiles");
+    none at all if one is repeated; and of slices of a GPU (MIG) only the first.
     """
     names = [name.strip() for name in text.split(",")]
     kind = next((kind for kind in ("GPU-", "MIG-") if names[0].startswith(kind)), "")
@@ -70,7 +70,7 @@ def visible_gpus(text: str, here: int) -> int:
             return name.startswith(kind) and name != kind
         return name.isdecimal() and (not here or int(name) < here)
 
-    shown = list(takewhile(is_device, names))
-    if len(set(shown)) < len(shown):
+    devices = list(takewhile(is_device, names))
+    if len(set(devices)) < len(devices):
         return 0
-    return min(len(shown), 1) if kind == "MIG-" else len(shown)
+    return min(len(devices), 1) if kind == "MIG-" else len(devices)

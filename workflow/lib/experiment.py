@@ -1,4 +1,4 @@
-"""The experiment as the rules see it: which jobs there are, what each reads, and which must run."""
+"""The experiment as the rules see it: its jobs, what each reads, and which must run."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+import snakemake_patches as patches
 import yaml
 from bookkeeping import machine_cores, machine_gpus, require_no_links, write_params
-from forcing import PLACE, Forced, tell
+from forcing import Forced, write_markers
 from snakemake.exceptions import WorkflowError
 from snakemake.io import ancient
 from snakemake.logging import logger
-from snakemake.settings.enums import RerunTrigger
 
 from flp.experiment.graph import ON_REQUEST, Artifact, graph
 from flp.experiment.keys import Keys
 from flp.params import loading as parameters
 from flp.params.loading import Params
+from flp.params.yamlfile import read_yaml
 from flp.system import layout
 from flp.system.errors import FLPError, user_error
-from flp.system.locks import remove
-from flp.system.surroundings import name_user
+from flp.system.forced import VARIABLE
+from flp.system.portability import name_user
 
 _NAMES = {
     "download_dataset": "{w.dataset}",
@@ -38,7 +38,7 @@ _NAMES = {
 
 
 def _typed(value: Any) -> Any:
-    """What --config says, as a parameter file would: Snakemake leaves numbers inside brackets strings."""
+    """Values of --config as a parameter file would have them: Snakemake leaves numbers in brackets as strings."""
     if isinstance(value, dict):
         return {name: _typed(inner) for name, inner in value.items()}
     if isinstance(value, list):
@@ -50,25 +50,21 @@ def _typed(value: Any) -> Any:
 
 
 def log_file(stage: str, name: str) -> str:
-    """Where a job's output is kept."""
+    """The log of a job."""
     return f".flp/logs/{stage}/{name}.log"
 
 
 def _folder(artifact: Artifact) -> str:
-    """Where an artifact with runs, or the report, has all that it consists of."""
+    """The folder of an artifact with runs, or of the report, with everything it consists of."""
     return str(Path(artifact.files[0]).parent)
 
 
-async def _at_any_time(job: Any, outputs: Any) -> None:
-    """In place of a check that would fail jobs whose inputs seem to be from the future: clocks differ."""
-
-
 class Experiment:
-    """The parameters, checked; the artifacts, judged.
+    """The checked parameters, and the artifacts with whether they are current.
 
     Args:
         workflow: Snakemake's.
-        config: what params.yaml, --configfile and --config say together.
+        config: params.yaml, --configfile and --config merged.
 
     Exits with one line if the parameters are wrong.
     """
@@ -78,12 +74,12 @@ class Experiment:
         self.root = str(Path(workflow.basedir).parent)
         self.gpus = machine_gpus()
         self.forced: set[Artifact] = set()
-        self._decided = False
+        self._keys_applied = False
         try:
             files = [os.path.relpath(file) for file in workflow.configfiles]
-            files = files[-1:] + files[:-1]  # params.yaml, then what is laid over it
+            files = files[-1:] + files[:-1]  # params.yaml first, then its overlays
             for file in files:
-                parameters.read_yaml(file)
+                read_yaml(file)
             given = _typed(dict(workflow.config_settings.config))
             files += ["--config"] if given else []
             self.params = parameters.parse(parameters.merge(config, given), " + ".join(files))
@@ -91,7 +87,7 @@ class Experiment:
             self.artifacts = graph(self.keys)
             if "DVC_STAGE" in os.environ:
                 require_no_links(file for artifact in self.artifacts.values() for file in artifact.files)
-            # Jobs parse the workflow again (on a cluster, in a subprocess): only the main process judges.
+            # Jobs parse the workflow again (on a cluster, in a subprocess): only the main process checks.
             self.current = {a: workflow.is_main_process and a.is_current() for a in self.artifacts.values()}
             self._set_environment(write_params(self.params))
         except FLPError as error:
@@ -102,9 +98,9 @@ class Experiment:
             self._bound_cores()
 
     def _set_environment(self, params_file: str) -> None:
-        """Give the jobs this checkout's flp, this Python (but where conda has one for them) and the parameters.
+        """Give the jobs this checkout's flp, this Python (unless conda has one for them) and the parameters.
 
-        The parameters' path is no `params:` of a rule: --cache would hash it, and the whole experiment with it.
+        The parameters' path is not in a rule's `params:`, where --cache would hash it, and so the whole experiment.
         """
         programs = str(Path(sys.executable).parent)
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [self.root, os.environ.get("PYTHONPATH")]))
@@ -113,13 +109,13 @@ class Experiment:
         name_user()  # Snakemake asks for it
 
     def _bound_cores(self) -> None:
-        """Take `--cores 8` on a smaller machine for what it has: more threads than cores make everything slower."""
+        """Lower `--cores` to what the machine has: more threads than cores make everything slower."""
         given = self.workflow.global_resources["_cores"].value
         if given is not None and given > machine_cores():
             self.workflow.global_resources["_cores"] = machine_cores()
 
     def artifact(self, stage: str, wildcards: Any, name: str | None = None) -> Artifact:
-        """The artifact a job makes; a rule without wildcards gives its name."""
+        """The artifact that a job makes; a rule without wildcards gives its name."""
         place = f"{stage}/{name or _NAMES[stage].format(w=wildcards)}"
         if place not in self.artifacts:
             raise WorkflowError(f"{place} is no part of this experiment; see datasets, seeds and agents in params.yaml")
@@ -130,15 +126,15 @@ class Experiment:
         return self.keys.dataset_params(wildcards.dataset)
 
     def all(self, *stages: str) -> list[str]:
-        """One file of each artifact (of these stages, or of all but those made on request): what to ask for."""
+        """A target for each artifact of these stages, or of all stages except those made on request."""
         return [
-            found.files[0]
-            for found in self.artifacts.values()
-            if (found.stage in stages if stages else found.stage not in ON_REQUEST)
+            artifact.files[0]
+            for artifact in self.artifacts.values()
+            if (artifact.stage in stages if stages else artifact.stage not in ON_REQUEST)
         ]
 
     def key(self, stage: str, name: str | None = None) -> Callable[[Any], str]:
-        """A job's key, as a `params:` so that --cache tells jobs apart (it hashes no wildcards)."""
+        """A job's key, as a `params:` by which --cache distinguishes jobs (it does not hash wildcards)."""
         return lambda wildcards: self.artifact(stage, wildcards, name).key
 
     def runs(self, stage: str) -> Callable[[Any], int]:
@@ -148,12 +144,12 @@ class Experiment:
     def inputs(self, stage: str, name: str | None = None) -> Callable[[Any], dict[str, Any]]:
         """The files a job reads, by role.
 
-        A job that need not run names only those at hand. Files are `ancient` where their times could move Snakemake:
-        whether a job must run, its key has said before. Those that are made again first pass on that they are.
+        A job that need not run names only those that exist. Files are `ancient` where their times could make Snakemake
+        run a job: the keys decide that. Files that are made again first are not, and so rerun the jobs that read them.
         """
 
         def inputs(wildcards: Any) -> dict[str, Any]:
-            self._let_keys_decide()
+            self._apply_keys()
             artifact = self.artifact(stage, wildcards, name)
             settled = self._settled(artifact)
             return {
@@ -170,45 +166,43 @@ class Experiment:
     def _settled(self, artifact: Artifact) -> bool:
         return self.current[artifact] and artifact not in self.forced
 
-    def _let_keys_decide(self) -> None:
-        """Once, when Snakemake builds its graph: force what is there and stale, or was asked for, and nothing else.
-
-        Also without our profile: records of earlier runs know nothing of files that DVC or git has swapped.
-        """
-        if self._decided:
+    def _apply_keys(self) -> None:
+        """When Snakemake builds its graph, let it run exactly what is missing, stale or forced."""
+        if self._keys_applied:
             return
-        self._decided = True
+        self._keys_applied = True
         dag, settings = self.workflow.dag, self.workflow.dag_settings
-        dag.check_output_mtime = _at_any_time
-        if not self.workflow.is_main_process:  # a job of a cluster: it is told what to make
+        patches.accept_any_clock(dag)
+        if not self.workflow.is_main_process:  # a job on a cluster was told what to make
             return
-        settings.rerun_triggers = frozenset({RerunTrigger.MTIME})
-        dag.max_checksum_file_size = 0
-        dag.clean = partial(self._delete, dag.clean)
-        asked = Forced(settings)
-        self.forced = asked.artifacts(self.artifacts.values())
+        patches.ignore_records(dag, settings)
+        patches.delete_undeclared(dag, self._undeclared_folders)
+        requested = Forced(settings)
+        self.forced = requested.artifacts(self.artifacts.values())
         stale = [a for a in self.artifacts.values() if not self.current[a] and any(map(os.path.lexists, a.files))]
-        dag.forcefiles.update(file for artifact in {*stale, *self.forced} for file in artifact.files)
-        if stale:
-            counts = Counter(artifact.stage for artifact in stale)
-            said = ", ".join(f"{stage} {count}" for stage, count in counts.items())
-            logger.info(f"Stale, by their keys: {said}. Where a target needs them, they are made again (forced).")
-        kept = [layout.VIDEOS.format(dataset=d, agent=a) for d, a, _ in self.keys.jobs() if asked.rule("videos")]
-        kept += [_folder(artifact) for artifact in self.forced if artifact.runs]
-        os.environ.pop(PLACE, None)
-        if kept:
-            tell(kept)
-            self.workflow.register_envvars(PLACE)  # for jobs that inherit no environment
+        patches.force(dag, {file for artifact in {*stale, *self.forced} for file in artifact.files})
+        _log_stale(stale)
+        self._mark_forced(requested)
 
-    async def _delete(self, declared: Any, only_temp: bool = False, dryrun: bool = False) -> None:
-        """`--delete-all-output`: also what no rule declares (policies, tables, videos), and the next run would keep."""
-        await declared(only_temp, dryrun)
-        jobs = [] if only_temp else list(self.workflow.dag.jobs)
+    def _mark_forced(self, requested: Forced) -> None:
+        """Tell the jobs whose finished runs must be made again; they would keep them."""
+        folders = [job.folder(layout.VIDEOS) for job in self.keys.jobs() if requested.rule("videos")]
+        folders += [_folder(artifact) for artifact in self.forced if artifact.runs]
+        os.environ.pop(VARIABLE, None)
+        if folders:
+            write_markers(folders)
+            self.workflow.register_envvars(VARIABLE)  # for jobs that do not inherit the environment
+
+    def _undeclared_folders(self, jobs: list[Any]) -> list[str]:
+        """The folders of these jobs' outputs that hold more than the rules declare."""
         files = {file for job in jobs for file in job.output}
-        whole = [a for a in self.artifacts.values() if (a.runs or a.stage == "report") and a.files[0] in files]
-        folders = [_folder(artifact) for artifact in whole]
-        folders += [str(Path(layout.VIDEOS).parents[1]) for job in jobs if job.rule.name == "videos"]
-        for folder in filter(os.path.lexists, folders):
-            logger.info(f"{'Would delete' if dryrun else 'Deleting'} {folder}")
-            if not dryrun:
-                remove(Path(folder))
+        artifacts = [a for a in self.artifacts.values() if (a.runs or a.stage == "report") and a.files[0] in files]
+        videos = [str(Path(layout.VIDEOS).parents[1]) for job in jobs if job.rule.name == "videos"]
+        return [*map(_folder, artifacts), *videos]
+
+
+def _log_stale(artifacts: list[Artifact]) -> None:
+    if artifacts:
+        counts = Counter(artifact.stage for artifact in artifacts)
+        text = ", ".join(f"{stage} {count}" for stage, count in counts.items())
+        logger.info(f"Stale, by their keys: {text}. Where a target needs them, they are made again (forced).")

@@ -1,4 +1,4 @@
-"""What the shell of every job begins with."""
+"""The prefix of every job's shell commands."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from snakemake.settings.types import DeploymentMethod
 
 from flp.experiment.interpreter import GIVEN
 
-# A stage that fails is a failed job, whoever keeps its log (`set`: this takes the place of Snakemake's own prefix).
-# A stage that is asked to stop saves its state first. When a whole process group is asked, the shell waits for the
-# stage (`trap :`, which children do not inherit), and what keeps its log stays until it has spoken (`trap ''`). A log
-# that cannot be shown or written any more (a terminal that was closed, a full disk) fails no job.
+# A stage that fails is a failed job although its output is piped (`set`, as in Snakemake's own prefix, which this
+# replaces). A stage that is asked to stop saves its state first: when a whole process group is signalled, the shell
+# waits for the stage (`trap :`, which children do not inherit), and the process that writes its log stays until the
+# stage has ended (`trap ''`). A log that can no longer be shown or written (a closed terminal, a full disk) does not
+# fail the job.
 ALWAYS = """set -euo pipefail; trap : INT TERM; keep() { trap '' INT TERM PIPE; tee "$1" || cat > /dev/null; }; """
 
 
@@ -25,11 +26,11 @@ def prefix(root: str, deployment: Any) -> str:
 
 
 def _in_conda(root: str, environments: str) -> str:
-    """Put the environment that Snakemake has just activated first, and in it this checkout's flp.
+    """Put the environment that Snakemake has just activated first, with this checkout's flp.
 
-    Where conda's `base` is active, activation swaps folders in the middle of PATH, behind those of the Python that
-    runs Snakemake. And Snakemake takes PYTHONPATH away from conda's jobs, for the sake of packages that would come
-    before conda's; so it gets nothing but this checkout, and the packages of the user's own folder stay out.
+    Where conda's `base` is active, activation swaps folders in the middle of PATH, behind those of the Python that runs
+    Snakemake. And Snakemake clears PYTHONPATH for conda's jobs, so that other packages do not shadow conda's; hence it
+    holds only this checkout, and the user's own site packages are disabled.
     """
     lost = shlex.quote(f"error: conda has not activated this job's environment, which is in {environments}")
     return (

@@ -1,8 +1,8 @@
 """Write workflow/envs/flp.yaml, the environment of `--use-conda`, with the pins of constraints.txt.
 
-What conda must choose for the machine (Python, and PyTorch with or without CUDA) is conda's; the rest is pip's, so
-that both ways of installing have the same versions.
-Run it again when constraints.txt changes: python workflow/lib/write_env.py
+What depends on the machine (Python, and PyTorch with or without CUDA) comes from conda; the rest comes from pip, so
+that both ways of installing have the same versions. Run it again when constraints.txt changes:
+python workflow/lib/write_env.py
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 CONDA = {"torch": "pytorch", "numpy": "numpy"}
-# Not needed by a stage: these run the stages.
+# Not needed by a stage: they run the stages.
 FRONT_ENDS = {"snakemake", "dvc"}
 HEADER = """# The stages' environment under --use-conda, written by workflow/lib/write_env.py from constraints.txt.
 # `pytorch` is conda-forge's: it takes the CUDA build where there is a CUDA driver (the virtual package __cuda), and
@@ -32,24 +32,24 @@ def normal(name: str) -> str:
 def pins() -> dict[str, str]:
     """constraints.txt: name → version."""
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    found = [line.split("==") for line in lines if "==" in line and not line.startswith("#")]
-    return {normal(name): version.split("+")[0].strip() for name, version in found}
+    pinned = [line.split("==") for line in lines if "==" in line and not line.startswith("#")]
+    return {normal(name): version.split("+")[0].strip() for name, version in pinned}
 
 
 def requirements(name: str) -> set[str]:
-    """What a distribution needs on this platform, extras included where it asks for them."""
+    """What a distribution requires on this platform, with the extras that it asks for."""
     from packaging.requirements import Requirement
 
-    found = set()
+    names = set()
     for text in distribution(name).requires or []:
         need = Requirement(text)
         if normal(need.name) in FRONT_ENDS:
             continue
         if need.marker is None or need.marker.evaluate({"extra": ""}):
-            found.add(normal(need.name))
+            names.add(normal(need.name))
             for extra in need.extras:
-                found |= _of_extra(normal(need.name), extra)
-    return found
+                names |= _of_extra(normal(need.name), extra)
+    return names
 
 
 def _of_extra(name: str, extra: str) -> set[str]:
@@ -61,14 +61,14 @@ def _of_extra(name: str, extra: str) -> set[str]:
 
 def closure() -> list[str]:
     """Every distribution the stages need, but for what conda brings."""
-    found: set[str] = set()
+    names: set[str] = set()
     pending = sorted(requirements("flp"))
     while pending:
         name = pending.pop()
-        if name not in found and name not in CONDA:
-            found.add(name)
+        if name not in names and name not in CONDA:
+            names.add(name)
             pending.extend(sorted(requirements(name)))
-    return sorted(found)
+    return sorted(names)
 
 
 def environment() -> str:

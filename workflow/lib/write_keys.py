@@ -1,6 +1,6 @@
 """Write the keys of one dataset's artifacts to results/keys/{dataset}.json, for DVC.
 
-DVC's report stage cannot name the outputs of every dataset one by one; it depends on the folder of these files.
+DVC's report stage cannot name the outputs of every dataset one by one; it depends on the folder with these files.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from flp.experiment.keys import Keys
 from flp.params.loading import load_params
 from flp.system.artifacts import write_json
 from flp.system.errors import FLPError
-from flp.system.surroundings import settle
+from flp.system.portability import prepare_process
 
 
 def main(dataset: str) -> int:
     """Write the file; return the exit status."""
-    settle()
+    prepare_process()
     try:
-        found = graph(Keys(load_params("params.yaml"))).values()
-        artifacts = [a for a in found if a.name.split("/")[0] == dataset and a.stage not in ON_REQUEST]
+        artifacts = graph(Keys(load_params("params.yaml"))).values()
+        artifacts = [a for a in artifacts if a.name.split("/")[0] == dataset and a.stage not in ON_REQUEST]
         keys = {f"{a.stage}/{a.name}": a.key for a in artifacts}
         write_json(f"results/keys/{dataset}.json", keys)
     except FLPError as error:

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-# The flp of this checkout, in this file and (lib/experiment.py) in the stages.
+# Import this checkout's flp, here and (by lib/experiment.py) in the stages.
 sys.path[:0] = [str(Path(workflow.basedir).parent), str(Path(workflow.basedir, "lib"))]
 
 from flp.experiment.workload import MOST_THREADS, flow_threads
@@ -12,7 +12,7 @@ from experiment import Experiment, log_file
 from job_shell import prefix
 
 EXPERIMENT = Experiment(workflow, config)
-# Where there is no GPU, training jobs need not queue for one. On a cluster, its profile says what a job gets.
+# Without a GPU, training jobs need not queue for one. On a cluster, its profile decides what a job gets.
 GPUS = min(1, EXPERIMENT.gpus)
 
 
@@ -24,7 +24,7 @@ wildcard_constraints:
     figure=r"figure\d",
 
 
-# Snakemake formats it.
+# Snakemake formats the prefix, so its braces are doubled.
 shell.prefix(
     prefix(EXPERIMENT.root, workflow.deployment_settings)
     .replace("{", "{{")

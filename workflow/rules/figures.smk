@@ -1,4 +1,4 @@
-# The paper's figures and tables, each by its name: `snakemake --cores 8 figure4`. They are no part of `all`.
+# The paper's figures and tables, each by its name: `snakemake --cores 8 figure4`. They are not part of `all`.
 for _figure in layout.FIGURES + layout.TABLES:
 
     rule:

@@ -1,5 +1,5 @@
 rule invert_to_latent:
-    """Map the actions of one dataset to latents with one flow, and judge the flow."""
+    """Map the actions of one dataset to latents with one flow, and test the flow's quality."""
     input:
         unpack(EXPERIMENT.inputs("invert_to_latent")),
     output:

@@ -1,6 +1,6 @@
-# Made when a figure asks for it: no part of `all`. As in offline_train, only the manifest is declared.
+# Made when a figure needs it: not part of `all`. As in offline_train, only the manifest is declared.
 rule offline_sweep:
-    """Train the runs that a figure needs beside the experiment's own."""
+    """Train the runs that a figure needs in addition to the experiment's own."""
     input:
         unpack(EXPERIMENT.inputs("offline_sweep")),
     output:

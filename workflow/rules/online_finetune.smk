@@ -1,5 +1,5 @@
-# Only the manifest is declared: Snakemake deletes what it declares before a job starts, and runs that are finished
-# shall stay when a task, a seed or a value of the sweep joins them. The stage writes the manifest last.
+# Only the manifest, which is written last, is declared: Snakemake deletes declared outputs before a job starts, and
+# finished runs must stay when a task, a seed or a value of the sweep is added.
 rule online_finetune:
     """Continue the runs of one offline job in the environment."""
     input:

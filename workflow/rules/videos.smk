@@ -1,7 +1,7 @@
-# On request only: `snakemake videos`. The program skips the videos that are of the policies at hand, and the page,
-# which shows what videos there are, is made again.
+# On request only: `snakemake videos`. The program skips videos of the present policies, and the page, which shows the
+# videos that exist, is made again.
 rule videos:
-    """Draw a rollout of every task, flow and policies side by side, and show it on the page."""
+    """Film a rollout of every task, flow and policies side by side, and show it on the page."""
     input:
         EXPERIMENT.all("report"),
     log:

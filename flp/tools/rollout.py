@@ -1,8 +1,8 @@
-"""Let a trained policy play: success and return with their intervals.
+"""Roll out a trained policy: success and return with their intervals.
 
-POLICY is a run's folder, or its policy.safetensors; neither params.yaml nor a dataset is needed. With the seed and the
-number of episodes of params.yaml (evaluation) these are the pipeline's own episodes. The 95 % interval of the success
-rate is Wilson's, that of the return a bootstrap's over the episodes.
+POLICY is a run's folder, or its policy.safetensors; neither params.yaml nor a dataset is needed. With the seed and
+number of episodes of params.yaml (evaluation), these are the pipeline's own episodes. The 95 % interval of the success
+rate is Wilson's, that of the return a bootstrap over the episodes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CHOICE: dict[str, dict[str, Any]] = {
     "task": {"type": positive, "metavar": "N", "help": "OGBench's task (default: the one it was trained for)"},
     "episodes": {"type": positive, "default": 50, "metavar": "N", "help": "how many, all at once (default: 50)"},
     "seed": {"type": natural, "default": 0, "metavar": "N", "help": "of episodes and noise (default: 0)"},
-    "record": {"metavar": "DIR", "help": "write what happened there: episodes.npz, and a film of each episode"},
+    "record": {"metavar": "DIR", "help": "write the episodes there: episodes.npz, and a film of each episode"},
     "json": {"action": "store_true", "help": "print everything as one JSON object"},
     "threads": OPTIONS["threads"],
     "device": OPTIONS["device"],
@@ -35,7 +35,7 @@ CHOICE: dict[str, dict[str, Any]] = {
 
 
 def command(args: argparse.Namespace) -> int:
-    """Play, and say how it went; return the exit status."""
+    """Roll out the policy and print the outcome; return the exit status."""
     films = args.record is not None and _can_draw()
     from flp.evaluation.recording import Recording
     from flp.learner.devices import set_up
@@ -47,7 +47,7 @@ def command(args: argparse.Namespace) -> int:
     task = policy.task if args.task is None else args.task
     timing = policy.manifest["model"]["offline"]["success_timing"]
     spec = policy.spec
-    films = films and spec.of_ogbench  # of a user's environment nothing is known that draws
+    films = films and spec.of_ogbench  # a user's environment may not be able to draw
     recording = Recording(spec, task, args.seed, args.episodes, timing)
     with ExitStack() as stack:
         line = stack.enter_context(Progress(f"{policy.agent} {policy.dataset} task {task}", args.episodes, "episodes"))
@@ -63,13 +63,13 @@ def command(args: argparse.Namespace) -> int:
     if args.record is not None:
         for path in recording.save(Path(args.record), films=films):
             print(path, file=sys.stderr)
-    found = summary(policy, task, args.seed, trial)
-    print(json.dumps(found) if args.json else told(found))
+    outcome = summary(policy, task, args.seed, trial)
+    print(json.dumps(outcome) if args.json else formatted(outcome))
     return 0
 
 
 def _can_draw() -> bool:
-    """Whether there can be films; choose how, before MuJoCo is imported."""
+    """Whether films can be drawn; choose the renderer before MuJoCo is imported."""
     try:
         choose_renderer()
     except FLPError as error:
@@ -79,7 +79,7 @@ def _can_draw() -> bool:
 
 
 def summary(policy: Policy, task: int, seed: int, trial: Trial) -> dict[str, Any]:
-    """What there is to know of a trial."""
+    """The outcome of a trial, as `--json` prints it."""
     success, returns = trial.success_interval, trial.return_interval
     return {
         "agent": policy.agent,
@@ -95,13 +95,14 @@ def summary(policy: Policy, task: int, seed: int, trial: Trial) -> dict[str, Any
     }
 
 
-def told(found: dict[str, Any]) -> str:
-    """The same in a line."""
-    (low, high), (least, most) = found["success"]["interval"], found["return"]["interval"]
+def formatted(summary: dict[str, Any]) -> str:
+    """A summary in one line."""
+    success, returns = summary["success"], summary["return"]
+    (low, high), (least, most) = success["interval"], returns["interval"]
     return (
-        f"{found['agent']} {found['dataset']} task {found['task']}: success {100 * found['success']['mean']:.0f} % "
-        f"[{100 * low:.0f}, {100 * high:.0f}], return {found['return']['mean']:.1f} [{least:.1f}, {most:.1f}], "
-        f"{found['episodes']} episodes of {found['length']:.0f} steps (95 %: Wilson, bootstrap)"
+        f"{summary['agent']} {summary['dataset']} task {summary['task']}: success {100 * success['mean']:.0f} % "
+        f"[{100 * low:.0f}, {100 * high:.0f}], return {returns['mean']:.1f} [{least:.1f}, {most:.1f}], "
+        f"{summary['episodes']} episodes of {summary['length']:.0f} steps (95 %: Wilson, bootstrap)"
     )
 
 

@@ -1,4 +1,4 @@
-"""A trace of where a stage's time goes, for chrome://tracing or ui.perfetto.dev."""
+"""A trace of where a stage spends its time, for chrome://tracing or ui.perfetto.dev."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flp.system.artifacts import write_verified
 
 @contextmanager
 def profiled(folder: Path) -> Iterator[None]:
-    """Record all that PyTorch runs inside and write `trace.json.gz` to the folder. Keep such runs short."""
+    """Record everything that PyTorch runs in the block to `trace.json.gz` in the folder. Keep such runs short."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     if torch.cuda.is_available():
         activities.append(torch.profiler.ProfilerActivity.CUDA)

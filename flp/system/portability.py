@@ -1,4 +1,4 @@
-"""What a process may lack around it: a user's name, a home, a locale that has all letters, a reader."""
+"""What a process may lack: a user name, a home, a locale with all characters, a reader of its output."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from typing import TextIO
 from flp.system.errors import FLPError
 
 
-def settle() -> None:
-    """What every program does first, for itself and for the processes it starts.
+def prepare_process() -> None:
+    """Prepare this process and those it starts; every program does this first.
 
-    Letters that the locale lacks are printed as escapes; a user without a name (`docker -u 1234`) gets one, which
-    libraries ask for.
+    Characters that the locale lacks are printed as escapes; a user without a name (`docker -u 1234`) gets one, because
+    libraries ask for it.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -30,11 +30,11 @@ def settle() -> None:
     name_user()
 
 
-def printing(run: Callable[[], int]) -> int:
-    """Run a program whose output may come to an end before it does; return the exit status.
+def run_printing(run: Callable[[], int]) -> int:
+    """Run a program whose output may end before it does; return the exit status.
 
-    Where the reader leaves, as `head` does, it ends in silence, as SIGPIPE ends other programs; where there is no room
-    for what it prints, it says so.
+    If the reader leaves, as `head` does, it ends silently, as SIGPIPE ends other programs; if there is no space for its
+    output, it reports that.
     """
     try:
         try:
@@ -53,14 +53,14 @@ def printing(run: Callable[[], int]) -> int:
 
 
 def _lost(stream: TextIO) -> bool:
-    """Whether what is printed does not arrive; the rest then goes nowhere, also at Python's own end."""
-    asked = select.poll()
+    """Whether output to a stream is lost; if so, redirect the rest to /dev/null, for Python's exit flushes too."""
+    poll = select.poll()
     try:
         stream.flush()
-        asked.register(stream.fileno(), 0)  # errors and readers that left are told unasked
-        if not asked.poll(0):
+        poll.register(stream.fileno(), 0)  # errors and hang-ups are always reported
+        if not poll.poll(0):
             return False
-    except io.UnsupportedOperation:  # no file of the system's
+    except io.UnsupportedOperation:  # not a file of the operating system
         return False
     except OSError:
         pass
@@ -79,10 +79,10 @@ def name_user() -> None:
 
 
 def user_path(text: str) -> Path:
-    """A path that a user wrote into a file, `~` and letters that the locale lacks included.
+    """A path from a user's file, which may contain `~` and characters that the locale lacks.
 
     Raises:
-        FLPError: there is no such home.
+        FLPError: the home folder is unknown.
     """
     try:
         os.fsencode(text)
@@ -96,7 +96,7 @@ def user_path(text: str) -> Path:
 
 @contextmanager
 def environment_variable(name: str, value: str) -> Iterator[None]:
-    """Give a variable this value in the block, for this process and those it starts."""
+    """Set a variable in the block, for this process and those it starts."""
     old = os.environ.get(name)
     os.environ[name] = value
     try:
