@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from flp.networks.operations import NARROW, gelu_derivative, gelu_gate, linear, normalize, normalize_backward
+from flp.networks.layers import NARROW, gelu_derivative, gelu_gate, linear, normalize, normalize_backward
 from flp.networks.products import product
 
 

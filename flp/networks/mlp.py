@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from flp.networks.backprop import perceptrons
-from flp.networks.operations import gelu, head, is_plain, layer_norm, linear
+from flp.networks.layers import gelu, head, is_plain, layer_norm, linear
 from flp.randomness.streams import RunStreams
 
 
