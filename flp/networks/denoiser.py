@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flp.networks.mlp import MLP
 from flp.networks.layers import LAYER_NORM_EPSILON, head
+from flp.networks.mlp import MLP
 from flp.networks.products import affine
 from flp.randomness.streams import RunStreams
 

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flp.networks.mlp import MLP
 from flp.networks.layers import LAYER_NORM_EPSILON
+from flp.networks.mlp import MLP
 from flp.networks.values import Critic, Value
 from flp.randomness.streams import RunStreams
 
