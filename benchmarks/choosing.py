@@ -78,7 +78,7 @@ def measure(arguments: argparse.Namespace) -> None:
     """Train and act in all ways; write one row per network, rate, N of the target, task and way."""
     params = load_params("params.yaml", *arguments.configfile)
     dataset, device = params.datasets[0], set_up(arguments.threads, "cpu")
-    params = params.for_dataset(dataset)
+    params = params.for_dataset(dataset).for_agent("flp")
     tasks = arguments.tasks or params.offline.tasks
     runs = [Run(task, params.seeds[0], params.offline.alpha, count, f"n{count}") for count in TARGETS for task in tasks]
     table = []

@@ -60,8 +60,7 @@ class Keys:
     def agent_params(self, dataset: str, agent: str) -> Params:
         """The parameters of one algorithm on one dataset, with its own values."""
         if (dataset, agent) not in self._agents:
-            params = self.dataset_params(dataset)
-            self._agents[dataset, agent] = params.for_agent(agent) if agent in params.agents else params
+            self._agents[dataset, agent] = self.dataset_params(dataset).for_agent(agent)
         return self._agents[dataset, agent]
 
     def data(self, dataset: str) -> str:

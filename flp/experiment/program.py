@@ -32,7 +32,8 @@ class Job:
 
     Attributes:
         args: the parsed options.
-        params: the experiment; with `--dataset` its values for that dataset, with `--agent` for that algorithm.
+        params: the experiment; with `--dataset` its values for that dataset. What trains needs an algorithm's values:
+            `keys.agent_params`.
         keys: the experiment's keys.
     """
 
@@ -45,7 +46,7 @@ class Job:
         self.params: Params = whole
         if dataset := getattr(args, "dataset", None):
             whole.require_known(dataset)
-            self.params = self.keys.agent_params(dataset, getattr(args, "agent", ""))
+            self.params = self.keys.dataset_params(dataset)
 
     def require(self, option: str, known: Iterable[str]) -> str:
         """The value of `--option`, which must be one of the known (`FLPError`)."""

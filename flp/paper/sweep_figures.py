@@ -75,7 +75,7 @@ def notes(keys: Keys, figure: str) -> list[str]:
     """What the figure shows and at which scale, a sentence or two each."""
     quantity = variants.QUANTITY[figure]
     other, symbol = ("candidates", "N") if quantity == "alpha" else ("alpha", "α")
-    sections = [keys.dataset_params(dataset).offline for dataset, _, _ in keys.figure_jobs()]
+    sections = [keys.agent_params(dataset, "flp").offline for dataset, _, _ in keys.figure_jobs()]
     fixed = ", ".join(exact(value) for value in sorted({getattr(section, other) for section in sections}))
     steps = ", ".join(charts.thousands(value) for value in sorted({section.steps for section in sections}))
     count = len(keys.params.seeds)

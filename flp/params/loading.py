@@ -147,8 +147,10 @@ class Params(Section):
         discount = {} if task.discount is None else {"discount": task.discount}
         return {"offline": {"tasks": [1], **discount}, "online": online}
 
-    def for_agent(self, agent: AgentName) -> Params:
+    def for_agent(self, agent: str) -> Params:
         """The parameters of one algorithm: its own values are applied and all algorithms' values removed."""
+        if agent not in self.agents:
+            return self.model_copy(update={"agents": {}})
         values = self.model_dump(mode="json")
         return parse(merge(values | {"agents": {}}, values["agents"].get(agent, {})), f"agents.{agent}")
 

@@ -10,7 +10,7 @@ import html
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -153,7 +153,7 @@ def draw_lines(
     xlabel: str = "",
     percent: bool = False,
     level: float | None = None,
-    border: float | None = None,
+    borders: Iterable[float] = (),
     ticks: Sequence[float] | None = None,
     steps: bool = True,
 ) -> None:
@@ -166,7 +166,7 @@ def draw_lines(
         xlabel: label of the x axis.
         percent: whether y is a success rate in [0, 1].
         level: where to draw a dotted horizontal reference.
-        border: where to draw a dotted vertical line: the start of fine-tuning.
+        borders: where to draw dotted vertical lines: the starts of fine-tuning.
         ticks: the swept values.
         steps: whether x counts steps (`15k`).
     """
@@ -177,7 +177,7 @@ def draw_lines(
             axes.fill_between(line.x, line.low, line.high, color=line.color, alpha=0.18, linewidth=0)
     if level is not None:
         axes.axhline(level, color=mpl.rcParams["text.color"], linewidth=0.9, linestyle=":")
-    if border is not None:
+    for border in borders:
         axes.axvline(border, color=mpl.rcParams["text.color"], linewidth=0.9, linestyle=":")
     if percent:
         axes.set_ylim(-0.03, 1.03)

@@ -72,6 +72,10 @@ class Results:
         """The parameters of one dataset."""
         return self.keys.dataset_params(dataset)
 
+    def offline_steps(self, dataset: str, agent: str) -> int:
+        """The length of an algorithm's offline stage, after which fine-tuning starts; as long for those without one."""
+        return self.keys.agent_params(dataset, agent).offline.steps
+
     @cached_property
     def measures(self) -> dict[str, Measure]:
         """How each dataset's policies are judged."""

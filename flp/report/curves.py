@@ -28,7 +28,7 @@ LOG_TITLES = {
     "latent_norm": "|z| of the policy's latents",
 }
 SWEPT = {"alpha": "α", "candidates": "N"}
-FINE_TUNING = "The dotted vertical line marks the start of fine-tuning. "
+FINE_TUNING = "A dotted vertical line marks the start of fine-tuning. "
 
 
 @dataclass(frozen=True)
@@ -72,17 +72,27 @@ def _over_seeds(rows: pd.DataFrame, value: str, color: str, offset: int = 0, **s
     return Line(x, y, color, low=low, high=high, **style)
 
 
-def _learning_lines(rows: pd.DataFrame, agents: Sequence[str], offline_steps: int) -> list[Line]:
+def _starts(results: Results, dataset: str, rows: pd.DataFrame) -> dict[str, int]:
+    """The step at which each algorithm's fine-tuning starts, for those in `rows`."""
+    return {str(agent): results.offline_steps(dataset, str(agent)) for agent in rows["agent"].unique()}
+
+
+def _borders(rows: pd.DataFrame, starts: dict[str, int], phase: str = "phase") -> list[int]:
+    """The starts of fine-tuning, each once, of the algorithms that are fine-tuned."""
+    return sorted({starts[agent] for agent in rows.loc[rows[phase] == "online", "agent"].unique()})
+
+
+def _learning_lines(rows: pd.DataFrame, agents: Sequence[str], starts: dict[str, int]) -> list[Line]:
     """The score of each agent against steps, offline then online, and the frozen flow's as a dashed level."""
     lines = []
-    online = rows[rows["phase"] == "online"]
-    end = offline_steps + (int(online["step"].max()) if len(online) else 0)
+    steps = rows["step"] + rows["agent"].map(starts).where(rows["phase"] == "online", 0)
+    end = max(*starts.values(), int(steps.max()))
     flow = of_method(rows, FLOW)
     if len(flow):
         level = np.full(2, flow["score"].mean())
         lines.append(Line(np.array([0, end]), level, FLOW_COLOR, dashed=True))
     for agent in agents:
-        for phase, offset in (("offline", 0), ("online", offline_steps)):
+        for phase, offset in (("offline", 0), ("online", starts.get(agent, 0))):
             part = of_method(rows, Method(agent, phase))
             if len(part):
                 few = part["step"].nunique() < 12
@@ -94,19 +104,19 @@ def learning_curves(results: Results, dataset: str) -> Panels:
     """The score against steps, one panel per task and one for their mean."""
     params, rows = results.of(dataset), base(results.scores)
     rows = rows[rows["dataset"] == dataset]
-    steps = params.offline.steps
-    border = steps if "online" in set(rows["phase"]) else None
+    starts = _starts(results, dataset, rows)
+    borders = _borders(rows, starts)
     tasks = sorted(rows["task"].unique())
     parts = [("mean over tasks", rows)] if len(tasks) > 1 else []
     parts += [(f"task {task}", rows[rows["task"] == task]) for task in tasks]
     svgs = []
     for i, (title, part) in enumerate(parts):
-        lines = _learning_lines(part, params.offline.agents, steps)
+        lines = _learning_lines(part, params.offline.agents, starts)
         name = f"curve-{dataset}-{i}"
         percent = results.measures[dataset].rate
-        svgs.append(charts.line_panel(lines, name=name, title=title, percent=percent, border=border))
+        svgs.append(charts.line_panel(lines, name=name, title=title, percent=percent, borders=borders))
     note = f"{results.measures[dataset].title} against training steps. "
-    note += (FINE_TUNING if border else "") + _band_note(results)
+    note += (FINE_TUNING if borders else "") + _band_note(results)
     return Panels("Learning curves", svgs, _learning_legend(rows, params.offline.agents), note)
 
 
@@ -126,12 +136,13 @@ def overview(results: Results) -> Panels:
     for dataset in results.params.datasets:
         params, part = results.of(dataset), rows[rows["dataset"] == dataset]
         agents += [agent for agent in params.offline.agents if agent not in agents]
-        border = params.offline.steps if "online" in set(part["phase"]) else None
-        lines = _learning_lines(part, params.offline.agents, params.offline.steps)
+        starts = _starts(results, dataset, part)
+        borders = _borders(part, starts)
+        lines = _learning_lines(part, params.offline.agents, starts)
         measure = results.measures[dataset]
         title = dataset if measure.rate else f"{dataset}: {_short_title(measure)}"
         name = f"overview-{dataset}"
-        svgs.append(charts.line_panel(lines, name=name, title=title, percent=measure.rate, border=border))
+        svgs.append(charts.line_panel(lines, name=name, title=title, percent=measure.rate, borders=borders))
     note = "Means over tasks against training steps. "
     note += (FINE_TUNING if "online" in set(rows["phase"]) else "") + _band_note(results)
     return Panels("Learning curves", svgs, _learning_legend(rows, agents), note)
@@ -144,10 +155,11 @@ def _short_title(measure: Measure) -> str:
 
 def diagnostics(results: Results, dataset: str, agent: str) -> Panels:
     """The training log of one agent: one panel per quantity, one line per task."""
-    params, rows = results.of(dataset), results.logs
+    rows = results.logs
     rows = rows[(rows["dataset"] == dataset) & (rows["agent"] == agent) & (rows["variant"] == "")]
-    rows = rows.assign(step=rows["step"] + np.where(rows["stage"] == "online", params.offline.steps, 0))
-    border = params.offline.steps if "online" in set(rows["stage"]) else None
+    starts = _starts(results, dataset, rows)
+    rows = rows.assign(step=rows["step"] + np.where(rows["stage"] == "online", starts[agent], 0))
+    borders = _borders(rows, starts, "stage")
     colors = task_colors(sorted(rows["task"].unique()))
     known = [name for name in LOG_TITLES if name in rows]
     others = [str(name) for name in rows.select_dtypes("number") if name not in known]
@@ -166,10 +178,10 @@ def diagnostics(results: Results, dataset: str, agent: str) -> Panels:
         title = LOG_TITLES.get(name, name.replace("_", " "))
         svgs.append(
             charts.line_panel(
-                lines, name=f"log-{dataset}-{agent}-{name}", title=title, level=prior.get(name), border=border
+                lines, name=f"log-{dataset}-{agent}-{name}", title=title, level=prior.get(name), borders=borders
             )
         )
-    note = FINE_TUNING if border else ""
+    note = FINE_TUNING if borders else ""
     note += (
         "Dotted horizontal lines are the values of the prior N(0, I), from which the policy starts." if prior else ""
     )

@@ -25,7 +25,7 @@ class JobSpec:
         stage: the stage's name, such as "offline-train".
         dataset: the dataset's name.
         agent: the algorithm's name.
-        params: the dataset's parameters.
+        params: the algorithm's parameters on the dataset.
         device: the argument `--device`.
         folder: where the runs' folders are written.
         keys: every run's key by its name.

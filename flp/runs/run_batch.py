@@ -43,7 +43,7 @@ class RunBatch:
         dataset: the dataset's name.
         agent: the algorithm's name.
         runs: the runs, in the order of the run axis.
-        params: the dataset's parameters.
+        params: the algorithm's parameters on the dataset (`Params.for_agent`); else `ValueError`.
         device: the device of the agent and its replay.
     """
 
@@ -52,6 +52,11 @@ class RunBatch:
     runs: Sequence[Run]
     params: Params
     device: torch.device
+
+    def __post_init__(self) -> None:
+        """Refuse parameters without the algorithm's own values: its keys have them."""
+        if self.params.agents:
+            raise ValueError(f"these are a dataset's parameters; take for_agent({self.agent!r}) of them")
 
     def streams(self, purpose: str, *, place: torch.device | None = None) -> RunStreams:
         """A random stream per run, independent of the other runs; with `place`, drawn on the CPU and copied there."""

@@ -27,18 +27,18 @@ def run(job: Job) -> None:
         FLPError: the experiment's own runs are all that the figure shows.
     """
     figure, name, seeds = job.require("figure", variants.QUANTITY), job.args.dataset, job.seeds
-    runs = job.keys.extra_runs(name, figure, seeds)
+    params, runs = job.keys.agent_params(name, "flp"), job.keys.extra_runs(name, figure, seeds)
     quantity = variants.QUANTITY[figure]
     if not runs:
         raise FLPError(f"{figure} needs no run of {name} but those that offline.{quantity} and offline.sweep ask for")
     require_current(job.keys, name, seeds, latents=True)
-    values = ", ".join(layout.exact(value) for value in variants.extra_values(figure, job.params.offline))
+    values = ", ".join(layout.exact(value) for value in variants.extra_values(figure, params.offline))
     print(
         f"{figure} compares what params.yaml does not sweep: {quantity} {values}, trained in addition to its own runs"
     )
     folder = Path(layout.SWEEP.format(dataset=name, figure=figure, seeds=layout.join_seeds(seeds)))
     keys = {run.name: job.keys.offline_run(name, "flp", run) for run in runs}
-    spec = JobSpec("offline-train", name, "flp", job.params, job.args.device, folder, keys)
+    spec = JobSpec("offline-train", name, "flp", params, job.args.device, folder, keys)
     run_job(spec, runs, job.keys.job_of(name, "flp", runs), partial(train, spec), job.args.threads)
 
 

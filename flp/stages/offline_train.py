@@ -26,11 +26,11 @@ def run(job: Job) -> None:
     name, agent, seeds = job.args.dataset, job.require_agent(), job.seeds
     require_current(job.keys, name, seeds if job.keys.reads_flow(name, agent) else (), latents=True)
     folder = Path(layout.OFFLINE.format(dataset=name, agent=agent, seeds=layout.join_seeds(seeds)))
-    runs = job.keys.runs(name, agent, seeds)
+    params, runs = job.keys.agent_params(name, agent), job.keys.runs(name, agent, seeds)
     keys = {run.name: job.keys.offline_run(name, agent, run) for run in runs}
     key = job.keys.offline_job(name, agent, seeds)
     lenders = [*layout.siblings(folder), *layout.sweep_folders(name, agent, seeds)]
-    spec = JobSpec("offline-train", name, agent, job.params, job.args.device, folder, keys)
+    spec = JobSpec("offline-train", name, agent, params, job.args.device, folder, keys)
     run_job(spec, runs, key, partial(train, spec), job.args.threads, lenders=lenders)
 
 

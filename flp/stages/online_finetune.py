@@ -28,7 +28,9 @@ from flp.system.errors import FLPError
 
 def run(job: Job) -> None:
     """Fine-tune the job's missing runs."""
-    name, agent, seeds, steps = job.args.dataset, job.require_agent(), job.seeds, job.params.online.steps
+    name, agent, seeds = job.args.dataset, job.require_agent(), job.seeds
+    params = job.keys.agent_params(name, agent)
+    steps = params.online.steps
     if agent in OFFLINE_ONLY:
         able = ", ".join(name for name in get_args(AgentName) if name not in OFFLINE_ONLY)
         raise FLPError(f"--agent {agent} learns offline only; those that learn online too are {able}")
@@ -43,7 +45,7 @@ def run(job: Job) -> None:
         run.name: (source / run.name / "policy.safetensors", job.keys.offline_run(name, agent, run)) for run in runs
     }
     key = job.keys.online_job(name, agent, seeds)
-    spec = JobSpec("online-finetune", name, agent, job.params, job.args.device, folder, keys)
+    spec = JobSpec("online-finetune", name, agent, params, job.args.device, folder, keys)
     train, lenders = partial(finetune, spec, before), layout.siblings(folder)
     run_job(spec, runs, key, train, job.args.threads, capacity=steps, lenders=lenders)
 

@@ -111,7 +111,7 @@ def play_run(
     from flp.runs.run_folder import restore_parameters
     from flp.system.artifacts import load_tensors
 
-    params = keys.dataset_params(dataset)
+    params = keys.agent_params(dataset, agent_name)
     work = RunBatch(dataset, agent_name, [run], params, set_up(1, device, params.offline.precision))
     agent, _ = work.load()
     every = pictures_apart(work.spec)

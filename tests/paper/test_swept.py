@@ -20,7 +20,7 @@ from flp.params.yamlfile import read_yaml
 from flp.runs.run_folder import adopt
 from flp.stages import download_dataset, figure, invert_to_latent, offline_sweep, offline_train, pretrain_flow
 from flp.system import layout
-from flp.system.artifacts import write_json
+from flp.system.artifacts import read_json, write_json
 from flp.system.locks import alone
 from flp.tools.clean import orphans, stale_states, temporary_files
 
@@ -173,6 +173,7 @@ def test_a_figures_runs_are_trained_separately_and_taken_over_by_a_sweep(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     values = tiny(read_yaml(REPO / "params.yaml"), DATASET)
+    values["agents"] = {"flp": {"offline": {"hidden": [8], "steps": 10}}}  # FLP's own, which its keys have
     params = tmp_path / "params.yaml"
     params.write_text(yaml.safe_dump(values))
     common = ["--dataset", DATASET, "--threads", "1", "--device", "cpu"]
@@ -186,6 +187,9 @@ def test_a_figures_runs_are_trained_separately_and_taken_over_by_a_sweep(
     beside = Path(layout.SWEEP.format(dataset=DATASET, figure="figure3", seeds="0"))
     trained = {path.parent.name: path.read_bytes() for path in beside.glob("task*/policy.safetensors")}
     assert set(trained) == {"task1_seed0_candidates=1", "task4_seed0_candidates=1"}
+    keyed = Keys(load_params(params)).agent_params(DATASET, "flp").offline.model_dump(mode="json")
+    for manifest in (*own.glob("task*/policy.json"), *beside.glob("task*/policy.json")):
+        assert read_json(manifest)["model"]["offline"] == keyed and read_json(manifest)["step"] == 10
     assert figure.main(["--figure", "figure3", "--threads", "1"]) == 0
     found = graph(Keys(load_params(params)))
     for name in (f"offline_train/{DATASET}/flp/seed0", f"offline_sweep/{DATASET}/figure3/seed0", "figure/figure3"):
@@ -218,6 +222,11 @@ def test_runs_that_would_not_differ_are_not_trained_and_the_figure_says_so(
     shown = known.figure_runs(DATASET, figure, [0]).values()
     assert len({getattr(run, variants.QUANTITY[figure]) for run in shown}) == 1
     assert any(note.startswith("Nothing is compared: with ") for note in notes(known, figure))
+
+
+def test_a_figure_notes_the_values_that_its_runs_have() -> None:
+    known = Keys(parse(merge(keys().params.model_dump(), {"agents": {"flp": {"offline": {"steps": 7, "alpha": 2.0}}}})))
+    assert notes(known, "figure5")[0].startswith("α = 2, 7 offline steps")
 
 
 def test_a_figure_notes_how_acting_differs_from_the_paper() -> None:

@@ -11,7 +11,7 @@ import yaml
 from prepared_maze import DATASET, train
 
 from flp.learner.optimizers import Adam
-from flp.params.loading import load_params
+from flp.params.loading import load_params, merge, parse
 from flp.params.run import Run
 from flp.runs.run_batch import RunBatch
 from flp.stages import online_finetune
@@ -119,3 +119,12 @@ def test_who_learns_online_alone_starts_where_the_discount_has_grown_to(here):
     agent, replay = RunBatch(DATASET, "rlpd", [Run(1, 0, 1.0, 1)], load_params(), torch.device("cpu")).load()
     first = agent.critic(replay.observations[None, :50], torch.zeros(1, 50, 2)).mean().item()
     assert first == pytest.approx(replay.average_reward().item() / (1 - 0.99), abs=5)
+
+
+def test_runs_are_refused_a_datasets_parameters():
+    """Their keys have the algorithm's own values."""
+    params = parse(merge(load_params().model_dump(), {"agents": {"flp": {"offline": {"steps": 5}}}}))
+    with pytest.raises(ValueError, match="take for_agent"):
+        RunBatch(DATASET, "flp", [Run(1, 0, 1.0, 1)], params, torch.device("cpu"))
+    assert RunBatch(DATASET, "flp", [], params.for_agent("flp"), torch.device("cpu")).params.offline.steps == 5
+    assert not params.for_agent("bc").agents

@@ -102,6 +102,7 @@ def test_videos_of_trained_policies_enter_the_page_and_no_statistic(request, tmp
     params["flow"] |= {"solver": "euler", "solver_steps": 2}
     params["offline"]["tasks"] = [4]
     params["online"]["steps"] = 0
+    params["agents"] = {"flp": {"offline": {"hidden": [8]}}}
     Path("params.yaml").write_text(yaml.safe_dump(params))
     of = ["--dataset", POINT, "--threads", "1"]
     assert download_dataset.main(of) == pretrain_flow.main([*of, "--seed", "0"]) == 0
