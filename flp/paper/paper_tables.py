@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flp.experiment.keys import Keys, TableKeys
 from flp.report import quoted
-from flp.report.collect import Results, collect
+from flp.report.collect import Results, collect, stale_note
 from flp.report.quoted import GroupedTable
 from flp.report.tables import finals
 from flp.report.templating import render
@@ -23,8 +23,8 @@ QUOTED = (
 )
 
 
-def make(keys: Keys, table: str) -> dict[str, str]:
-    """The table's texts by suffix.
+def make(keys: Keys, table: str) -> tuple[dict[str, str], list[str]]:
+    """The table's texts by suffix, and the stale artifacts that it shows.
 
     Raises:
         FLPError: a result in the table is missing or unreadable.
@@ -34,11 +34,12 @@ def make(keys: Keys, table: str) -> dict[str, str]:
     final = finals(results.scores, last)
     cells = (quoted.table1 if table == "table1" else quoted.table2)(results, final)
     notes, grouped = [RULES[table].format(last=last), QUOTED], quoted.grouped(cells)
-    return {
+    texts = {
         ".html": render("table.html", {"mark": quoted.mark}, title=TITLES[table], notes=notes, table=grouped),
         ".md": _markdown(TITLES[table], notes, grouped, results),
         ".csv": cells.to_csv(index=False, lineterminator="\n"),
     }
+    return texts, results.stale
 
 
 def _markdown(title: str, notes: list[str], table: GroupedTable, results: Results) -> str:
@@ -51,5 +52,5 @@ def _markdown(title: str, notes: list[str], table: GroupedTable, results: Result
     lines += ["", *(f"{text}\n" for text in table.footnotes)]
     lines += [f"- {row['environment']}: {row['scale']}" for row in table.rows if row["scale"]]
     if results.stale:
-        lines.append(f"- {len(results.stale)} of the artifacts are stale: made with other parameters or source code")
+        lines.append(f"- {stale_note(results.stale)}")
     return "\n".join(lines) + "\n"

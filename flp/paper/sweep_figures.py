@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 import textwrap
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -23,11 +24,12 @@ from flp.experiment.keys import Keys
 from flp.params.sections import OfflineSettings
 from flp.report import charts
 from flp.report.charts import AGENT_COLORS, FLOW_COLOR, Interval, LegendEntry, Line
-from flp.report.collect import EVALUATED, identity_of, read_table
+from flp.report.collect import EVALUATED, identity_of, read_table, stale_note
 from flp.report.curves import SWEPT, sweep_colors, sweep_legend, sweep_lines, sweep_numbers
 from flp.report.measures import scored_by_success
 from flp.report.tables import FLOW, Method, finals, of_method
 from flp.report.templating import counted
+from flp.system.artifacts import key_of
 from flp.system.layout import exact
 
 TITLES = {
@@ -39,8 +41,8 @@ PANELS_PER_ROW = 3
 CHARACTERS_PER_INCH = 15  # of the notes, whose font has 7 points
 
 
-def make(keys: Keys, figure: str) -> dict[str, str]:
-    """The figure's texts by suffix: the picture and its numbers.
+def make(keys: Keys, figure: str) -> tuple[dict[str, str], list[str]]:
+    """The figure's texts by suffix, the picture and its numbers; and the stale runs that it shows.
 
     Raises:
         FLPError: a run in the figure is missing or unreadable.
@@ -51,7 +53,19 @@ def make(keys: Keys, figure: str) -> dict[str, str]:
     flow = of_method(final, FLOW)
     flow = flow[flow["variant"] == ""]
     levels = {str(name): float(part.mean()) for name, part in flow.groupby("dataset")["score"]}
-    return {".svg": draw(keys, figure, table, levels), ".csv": table.round(6).to_csv(index=False, lineterminator="\n")}
+    stale = [str(folder) for folder, key in shown(keys, figure).items() if key_of(folder / "policy.json") != key]
+    notes_ = [*notes(keys, figure), *filter(None, [stale_note(stale)])]
+    picture = draw(figure, table, levels, notes_)
+    return {".svg": picture, ".csv": table.round(6).to_csv(index=False, lineterminator="\n")}, stale
+
+
+def shown(keys: Keys, figure: str) -> dict[Path, str]:
+    """The folders of the runs that the figure compares, with the keys that they must carry."""
+    return {
+        folder: keys.offline_run(dataset, agent, run)
+        for dataset, agent, seeds in keys.figure_jobs()
+        for folder, run in keys.figure_runs(dataset, figure, seeds).items()
+    }
 
 
 def evaluations(keys: Keys, figure: str) -> pd.DataFrame:
@@ -109,14 +123,14 @@ def _unlike_the_paper(offline: OfflineSettings) -> list[str]:
     return sentences
 
 
-def draw(keys: Keys, figure: str, table: pd.DataFrame, levels: dict[str, float]) -> str:
+def draw(figure: str, table: pd.DataFrame, levels: dict[str, float], sentences: list[str]) -> str:
     """The picture as SVG: a panel per dataset, under the heading, the legend and the notes.
 
     Args:
-        keys: the experiment's keys.
         figure: which figure.
         table: its numbers.
         levels: the frozen flow's success by dataset.
+        sentences: the notes.
     """
     parts = {str(name): part for name, part in table.groupby("dataset", sort=False)}
     columns = min(PANELS_PER_ROW, len(parts))
@@ -125,7 +139,7 @@ def draw(keys: Keys, figure: str, table: pd.DataFrame, levels: dict[str, float])
     if figure == "figure3":
         height = max(charts.interval_height(part.groupby("task").ngroups * 2) for part in parts.values())
     width *= max(columns, 2)  # room for the legend
-    lines = [line for note in notes(keys, figure) for line in textwrap.wrap(note, int(width * CHARACTERS_PER_INCH))]
+    lines = [line for note in sentences for line in textwrap.wrap(note, int(width * CHARACTERS_PER_INCH))]
     with mpl.rc_context(charts.PRINT_STYLE):
         canvas = Figure(figsize=(width, rows * height + 0.6 + 0.13 * len(lines)), layout="constrained")
         canvas.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=7)

@@ -180,6 +180,16 @@ def collect(keys: Keys) -> Results:
     )
 
 
+def stale_note(stale: list[str]) -> str:
+    """A line on the artifacts that were made with other parameters or another version of the source; empty if none."""
+    return f"{len(stale)} of the artifacts are stale: made with other parameters or source code" if stale else ""
+
+
+def key_of_page(key: str, stale: list[str]) -> str | None:
+    """The key that a page or figure carries: none if it shows anything stale, so that the workflow remakes it."""
+    return None if stale else key
+
+
 def _folders(
     pattern: str, dataset: str, agent: str, seeds: list[int], runs: Iterable[Run]
 ) -> Iterable[tuple[Path, Run]]:

@@ -15,7 +15,7 @@ from flp.flow.card import percents
 from flp.params.sections import OFFLINE_ONLY, ONLINE_ONLY
 from flp.report import comparisons, curves, quoted, tables
 from flp.report.charts import thousands
-from flp.report.collect import FlowRecord, Results, collect
+from flp.report.collect import FlowRecord, Results, collect, key_of_page, stale_note
 from flp.report.curves import Panels
 from flp.report.measures import SUCCESS, Measure
 from flp.report.recordings import Maze, Video, mazes, videos
@@ -71,7 +71,7 @@ def build(keys: Keys) -> str:
     (folder / "manifest.json").unlink(missing_ok=True)
     table = tables.plain([view.success for view in views])
     if results.stale:
-        table += f"note: {len(results.stale)} of the artifacts are stale: made with other parameters or source code\n"
+        table += f"note: {stale_note(results.stale)}\n"
     table += f"\nreport: {folder / 'index.html'}\n"
     texts = _companions(results, final, views) | _pages(results, final, views) | {"table.txt": table}
     for page in folder.glob("*.html") if folder.exists() else ():
@@ -81,7 +81,7 @@ def build(keys: Keys) -> str:
         write_text(folder / name, text)
     write_json(folder / "metrics.json", tables.metrics([view.success for view in views]))
     files = {name: sha256_of(folder / name) for name in sorted([*texts, "metrics.json"])}
-    manifest = {"format_version": FORMAT_VERSION, "kind": "report", "key": keys.report}
+    manifest = {"format_version": FORMAT_VERSION, "kind": "report", "key": key_of_page(keys.report, results.stale)}
     manifest |= {"files": files, "params": results.params.model_dump(mode="json"), **made_with()}
     write_json(folder / "manifest.json", manifest)
     return table

@@ -16,6 +16,7 @@ import torch
 from flp.experiment.program import Job, stage
 from flp.learner.trainer import Trainer
 from flp.paper import figure2, paper_tables, sweep_figures
+from flp.report.collect import key_of_page, stale_note
 from flp.system import layout
 from flp.system.artifacts import FORMAT_VERSION, made_with, write_json, write_text
 from flp.system.hashing import sha256_of
@@ -30,17 +31,19 @@ def run(job: Job) -> None:
     states = layout.resume_folder("figure", key)
     if figure == "figure2":
         torch.set_num_threads(1)  # the networks are too small for more
-        texts = figure2.make(keys.params.figure2, resumable(states))
+        texts, stale = figure2.make(keys.params.figure2, resumable(states)), list[str]()
     else:
-        texts = (paper_tables if figure in layout.TABLES else sweep_figures).make(keys, figure)
+        texts, stale = (paper_tables if figure in layout.TABLES else sweep_figures).make(keys, figure)
     base = layout.FIGURE.format(figure=figure)
     Path(base + ".json").unlink(missing_ok=True)
     for suffix, text in texts.items():
         write_text(base + suffix, text)
-    manifest = {"format_version": FORMAT_VERSION, "kind": "figure", "figure": figure, "key": key}
+    manifest = {"format_version": FORMAT_VERSION, "kind": "figure", "figure": figure}
     files = {suffix: sha256_of(base + suffix) for suffix in texts}
-    write_json(base + ".json", manifest | {"files": files, **made_with()})
+    write_json(base + ".json", manifest | {"key": key_of_page(key, stale), "files": files, **made_with()})
     shutil.rmtree(states, ignore_errors=True)
+    if stale:
+        print(f"note: {stale_note(stale)}", file=sys.stderr)
     print(texts[".md" if figure in layout.TABLES else ".csv"], end="")
 
 

@@ -17,6 +17,7 @@ from report_inputs import make_inputs, write_run
 from flp.experiment.graph import graph
 from flp.experiment.keys import Keys
 from flp.paper import sweep_figures
+from flp.params.loading import load_params
 from flp.params.run import Run
 from flp.stages import figure as stage
 from flp.system import layout
@@ -152,7 +153,25 @@ def test_a_missing_input_is_reported_in_one_line(capsys: pytest.CaptureFixture[s
 
 def test_numbers_need_no_second_task() -> None:
     keys = experiment({"offline": {"tasks": [2]}})
-    texts = sweep_figures.make(keys, "figure3")
+    texts, _ = sweep_figures.make(keys, "figure3")
     table = pd.read_csv(io.StringIO(texts[".csv"]))
     assert table["mean"].tolist() == pytest.approx([0.211, 0.214] * 2)
     assert yaml.safe_load(Path("params.yaml").read_text())["offline"]["tasks"] == [2]
+
+
+@pytest.mark.parametrize("figure", ["figure3", "figure4", "table1", "table2"])
+def test_what_shows_stale_results_says_so_and_does_not_pass_for_current(
+    figure: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Made by hand before the runs are trained again, it would otherwise never be remade."""
+    keys = experiment({})
+    make(figure)
+    assert graph(keys)[f"figure/{figure}"].is_current()
+    values = yaml.safe_load(Path("params.yaml").read_text())
+    values["offline"]["discount"] = 0.9
+    Path("params.yaml").write_text(yaml.safe_dump(values))
+    capsys.readouterr()
+    make(figure)
+    assert "of the artifacts are stale" in capsys.readouterr().err
+    assert "are stale" in (FOLDER / f"{figure}{'.svg' if figure.startswith('f') else '.md'}").read_text()
+    assert not graph(Keys(load_params()))[f"figure/{figure}"].is_current()

@@ -14,7 +14,10 @@ import pytest
 import yaml
 from report_inputs import make_inputs, write
 
-from flp.report import comparisons, page, quoted, tables
+from flp.experiment.graph import graph
+from flp.experiment.keys import Keys
+from flp.params.loading import load_params
+from flp.report import comparisons, curves, page, quoted, tables
 from flp.report.collect import collect
 from flp.report.tables import FLOW, Method
 from flp.stages import report as stage
@@ -295,6 +298,17 @@ def test_results_of_another_configuration_are_marked(capsys: pytest.CaptureFixtu
     assert stage.main([]) == 0
     assert "Stale results" in (REPORT / "index.html").read_text()
     assert "4 of the artifacts are stale" in capsys.readouterr().out
+    assert not graph(Keys(load_params()))["report/report"].is_current(), "the workflow would never remake the page"
+
+
+def test_fine_tuning_starts_where_an_algorithms_own_steps_end() -> None:
+    own = {"rebrac": {"offline": {"steps": 900}}}
+    keys = make_inputs({"offline": {"agents": ["flp", "rebrac"]}, "agents": own})
+    rows = curves.base(collect(keys).scores)
+    starts = curves._starts(collect(keys), "cube-single-play", rows)
+    assert starts == {"flp": 400, "rebrac": 900} and curves._borders(rows, starts) == [400, 900]
+    lines = curves._learning_lines(rows, ["flp", "rebrac"], starts)
+    assert sorted(line.x.max() for line in lines) == [400, 400, 500, 1000, 1000]
 
 
 def test_mazes_show_the_recorded_paths() -> None:
