@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -68,6 +69,33 @@ def test_after_kill_9_one_command_unlocks_and_the_next_goes_on(small: Checkout, 
     small.ran()
     small.run(*command)
     assert small.ran() + finished == BELOW_OFFLINE_OF_ONE
+    assert small.planned() == NOTHING
+
+
+def test_only_what_is_half_written_is_made_again_after_kill_9(small: Checkout) -> None:
+    """Snakemake marks both as incomplete, also what its job finished after its death."""
+    small.change(flow__steps=30)
+    victim = "pretrain_flow/cube-single-play/seed0"
+
+    def start(seconds: str) -> subprocess.Popen[bytes]:
+        names = ("FLP_STAND_IN_SLOW", "FLP_STAND_IN_HALF")
+        slow = dict.fromkeys(names, victim) | {"FLP_STAND_IN_SECONDS": seconds}
+        process = small.start("snakemake", "--cores", "4", **slow)
+        wait_until(lambda: small.log.exists() and f"start {victim}" in small.log.read_text())
+        time.sleep(0.5)
+        return process
+
+    kill_group(start("600"))
+    small.follow("locked")
+    assert small.planned() == jobs(pretrain_flow=1, invert_to_latent=1) + BELOW_OFFLINE_OF_ONE
+    small.ran()
+    process = start("3")
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    wait_until(lambda: f"end {victim}" in small.log.read_text())
+    small.follow("locked")
+    assert small.planned() == jobs(invert_to_latent=1) + BELOW_OFFLINE_OF_ONE
+    assert small.snakemake() == jobs(invert_to_latent=1) + BELOW_OFFLINE_OF_ONE
     assert small.planned() == NOTHING
 
 

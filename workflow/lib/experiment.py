@@ -176,6 +176,7 @@ class Experiment:
         if not self.workflow.is_main_process:  # a job on a cluster was told what to make
             return
         patches.ignore_records(dag, settings)
+        patches.trust_whole(dag, {file for a in self.artifacts.values() if self.current[a] for file in a.files})
         patches.delete_undeclared(dag, self._undeclared_folders)
         requested = Forced(settings)
         self.forced = requested.artifacts(self.artifacts.values())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,19 @@ def ignore_records(dag: Any, settings: Any) -> None:
 def force(dag: Any, files: Iterable[str]) -> None:
     """Snakemake would take an existing file for a current one; force the jobs that make these."""
     dag.forcefiles.update(files)
+
+
+def trust_whole(dag: Any, files: Container[str]) -> None:
+    """Snakemake would make again what it did not see finished, as where it was killed while its jobs lived on.
+
+    These files are whole: their manifests, which are written last, carry the keys. Half-written ones are not among them.
+    """
+    incomplete_files = dag.incomplete_files
+
+    async def other_files() -> list[Any]:
+        return [file for file in await incomplete_files() if file not in files]
+
+    dag.incomplete_files = other_files
 
 
 def delete_undeclared(dag: Any, folders_of: Callable[[list[Any]], Iterable[str]]) -> None:
