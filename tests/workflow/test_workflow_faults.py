@@ -193,6 +193,29 @@ def test_parameters_may_stand_on_the_command_line(work: Checkout) -> None:
     assert "+ --config: offline.alpha: input should be a valid number, got 'high'" in done.stdout + done.stderr
 
 
+def test_jobs_ask_for_the_time_of_their_algorithms_own_steps(work: Checkout) -> None:
+    own = (
+        "agents={flp: {offline: {steps: 400000}}, calql: {offline: {steps: 40000000}}, rlpd: {online: {steps: 4000}}}"
+    )
+    given = ("offline={agents: [flp, calql, rlpd], tasks: [1]}", "online={steps: 0}", own)
+    said = work.run("snakemake", "-n", "all", "figure4", "--config", *given).stdout
+    asked = {
+        (rule, agent or ""): int(minutes)
+        for rule, agent, minutes in re.findall(
+            r"^rule (offline_\w+|online_\w+):$.*?wildcards: dataset=[\w-]+, (?:agent=(\w+))?.*?runtime=(\d+)",
+            said,
+            re.MULTILINE | re.DOTALL,
+        )
+    }
+    assert asked == {
+        ("offline_train", "flp"): 1060,
+        ("offline_train", "calql"): 100060,
+        ("offline_train", "rlpd"): 60,
+        ("online_finetune", "rlpd"): 70,
+        ("offline_sweep", ""): 1060,
+    }
+
+
 def test_what_the_experiment_does_not_hold_is_refused(work: Checkout) -> None:
     for target in ("data/scene-play.npz", "results/cube-single-play/flow/model/seed9/flow.safetensors"):
         done = work.run("snakemake", "-n", target, check=False)

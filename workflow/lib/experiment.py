@@ -125,6 +125,10 @@ class Experiment:
         """The parameters of a job's dataset."""
         return self.keys.dataset_params(wildcards.dataset)
 
+    def agent(self, wildcards: Any) -> Params:
+        """The parameters of a job's algorithm on its dataset; the figures' runs are FLP's."""
+        return self.keys.agent_params(wildcards.dataset, getattr(wildcards, "agent", "flp"))
+
     def all(self, *stages: str) -> list[str]:
         """A target for each artifact of these stages, or of all stages except those made on request."""
         return [

@@ -15,7 +15,7 @@ rule offline_train:
         gpu=GPUS,
         mem_mb=lambda w: 8000 + 500 * EXPERIMENT.runs("offline_train")(w),
         runtime=lambda w, attempt: attempt
-        * (60 + EXPERIMENT.dataset(w).offline.steps // 400),
+        * (60 + EXPERIMENT.agent(w).offline.steps // 400),
     params:
         key=EXPERIMENT.key("offline_train"),
     shell:

@@ -15,7 +15,7 @@ rule online_finetune:
         gpu=GPUS,
         mem_mb=lambda w: 8000 + 500 * EXPERIMENT.runs("online_finetune")(w),
         runtime=lambda w, attempt: attempt
-        * (60 + EXPERIMENT.dataset(w).online.steps // 400),
+        * (60 + EXPERIMENT.agent(w).online.steps // 400),
     params:
         key=EXPERIMENT.key("online_finetune"),
     shell:
