@@ -30,7 +30,8 @@ from flp.experiment.graph import graph
 from flp.experiment.keys import Keys
 from flp.params.loading import load_params
 from flp.system import layout
-from flp.system.artifacts import write_json
+from flp.system.artifacts import read_json, write_json
+from flp.system.hashing import hash_of
 
 pytestmark = pytest.mark.slow(8)
 
@@ -191,6 +192,23 @@ def test_parameters_may_stand_on_the_command_line(work: Checkout) -> None:
     done = work.run("snakemake", "-n", "--config", "offline={alpha: high}", check=False)
     assert done.returncode != 0
     assert "+ --config: offline.alpha: input should be a valid number, got 'high'" in done.stdout + done.stderr
+
+
+def test_the_command_line_is_read_as_flp_reads_it(work: Checkout) -> None:
+    """Snakemake's own reading turns all into strings, which a second reading would take for comments and numbers."""
+    file = work.root / "over.yaml"
+    file.write_text("offline: {alpha: 2.5}\nreport: {title: over}\n")
+    path = "/d/a #1.npz"
+    for title in ("a # 1: b", "12", ""):
+        given = [f"report={{title: '{title}'}}", f"download={{path: '{path}'}}", "offline={kl_budget: null}"]
+        work.run("snakemake", "-n", "--quiet", "--configfile", "over.yaml", "--config", *given)
+        wanted = load_params(work.root / "params.yaml", file, given=given)
+        assert (wanted.report.title, wanted.download.path, wanted.offline.alpha) == (title, path, 2.5)
+        values = wanted.model_dump(mode="json")
+        assert read_json(work.root / f".flp/params/{hash_of(values)}.json") == values
+    for given in ("offline={alpha: 1, alpha: 2}", "offline={compile: 'True'}"):
+        done = work.run("snakemake", "-n", "--quiet", "--config", given, check=False)
+        assert done.returncode != 0 and "error: " in done.stdout + done.stderr
 
 
 def test_jobs_ask_for_the_time_of_their_algorithms_own_steps(work: Checkout) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import snakemake_patches as patches
-import yaml
 from bookkeeping import machine_cores, machine_gpus, require_no_links, write_params
 from forcing import Forced, write_markers
 from snakemake.exceptions import WorkflowError
@@ -19,9 +18,8 @@ from snakemake.logging import logger
 
 from flp.experiment.graph import ON_REQUEST, Artifact, graph
 from flp.experiment.keys import Keys
-from flp.params import loading as parameters
-from flp.params.loading import Params
-from flp.params.yamlfile import read_yaml
+from flp.params.loading import Params, merge, parse
+from flp.params.yamlfile import read_given, read_yaml
 from flp.system import layout
 from flp.system.errors import FLPError, user_error
 from flp.system.forced import VARIABLE
@@ -37,16 +35,24 @@ _NAMES = {
 }
 
 
-def _typed(value: Any) -> Any:
-    """Values of --config as a parameter file would have them: Snakemake leaves numbers in brackets as strings."""
-    if isinstance(value, dict):
-        return {name: _typed(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_typed(inner) for inner in value]
-    try:
-        return yaml.safe_load(value) if isinstance(value, str) else value
-    except yaml.YAMLError:
-        return value
+def _read(workflow: Any) -> Params:
+    """The experiment, read as `flp` reads it.
+
+    Snakemake's own `config` will not do: it has the first of two equal keys forgotten, and the numbers inside brackets
+    as strings, which cannot be told from strings that look like numbers.
+
+    Raises:
+        FLPError: as `parse` does.
+    """
+    settings = workflow.config_settings
+    count = len(settings.configfiles)  # of --configfile, which come before params.yaml and are overlays on it
+    files = [] if settings.replace_workflow_config else workflow.configfiles[count:]
+    names = [os.path.relpath(file) for file in [*files, *workflow.configfiles[:count]]]
+    given = list(settings.config_args)
+    values: dict[str, Any] = {}
+    for name in names:
+        values = merge(values, read_yaml(name))
+    return parse(merge(values, read_given(given)), " + ".join([*names, *(["--config"] if given else [])]))
 
 
 def log_file(stage: str, name: str) -> str:
@@ -63,26 +69,19 @@ class Experiment:
     """The checked parameters, and the artifacts with whether they are current.
 
     Args:
-        workflow: Snakemake's.
-        config: params.yaml, --configfile and --config merged.
+        workflow: Snakemake's, with params.yaml, --configfile and --config.
 
     Exits with one line if the parameters are wrong.
     """
 
-    def __init__(self, workflow: Any, config: dict[str, Any]) -> None:
+    def __init__(self, workflow: Any) -> None:
         self.workflow = workflow
         self.root = str(Path(workflow.basedir).parent)
         self.gpus = machine_gpus()
         self.forced: set[Artifact] = set()
         self._keys_applied = False
         try:
-            files = [os.path.relpath(file) for file in workflow.configfiles]
-            files = files[-1:] + files[:-1]  # params.yaml first, then its overlays
-            for file in files:
-                read_yaml(file)
-            given = _typed(dict(workflow.config_settings.config))
-            files += ["--config"] if given else []
-            self.params = parameters.parse(parameters.merge(config, given), " + ".join(files))
+            self.params = _read(workflow)
             self.keys = Keys(self.params)
             self.artifacts = graph(self.keys)
             if "DVC_STAGE" in os.environ:

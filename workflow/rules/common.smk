@@ -11,7 +11,7 @@ from flp.system import layout
 from experiment import Experiment, log_file
 from job_shell import prefix
 
-EXPERIMENT = Experiment(workflow, config)
+EXPERIMENT = Experiment(workflow)
 # Without a GPU, training jobs need not queue for one. On a cluster, its profile decides what a job gets.
 GPUS = min(1, EXPERIMENT.gpus)
 
