@@ -108,13 +108,6 @@ class Params(Section):
                 raise ValueError(f"offline.seeds_per_job is {self.offline.seeds_per_job}: {error}") from error
         return self
 
-    @model_validator(mode="after")
-    def _something_learns(self) -> Params:
-        idle = set(self.offline.agents) <= set(ONLINE_ONLY) and self.online.steps == 0
-        if idle and not (self.overrides or self.agents):
-            raise ValueError(f"online.steps is 0, and {', '.join(self.offline.agents)} learns online only; set it")
-        return self
-
     def require_known(self, dataset: str) -> None:
         """Refuse a name that is neither OGBench's nor one of `tasks` (`FLPError`)."""
         if dataset not in self.tasks:
@@ -152,7 +145,7 @@ class Params(Section):
         if agent not in self.agents:
             return self.model_copy(update={"agents": {}})
         values = self.model_dump(mode="json")
-        return parse(merge(values | {"agents": {}}, values["agents"].get(agent, {})), f"agents.{agent}")
+        return _validated(merge(values | {"agents": {}}, values["agents"][agent]), f"agents.{agent}")
 
 
 def merge(base: dict[str, Any], overlay: dict[str, Any]) -> dict[str, Any]:
@@ -170,12 +163,7 @@ def parse(values: object, source: str = "params.yaml") -> Params:
     Raises:
         FLPError: one line with the source, the key's path, what is wrong and the nearest valid name.
     """
-    try:
-        params = Params.model_validate(values)
-    except ValidationError as error:
-        raise FLPError(f"{source}: {_first_problem(error)}") from None
-    except UnicodeEncodeError as error:
-        raise FLPError(f"{source}: {error.object!a} holds half a character; write it again") from None
+    params = _validated(values, source)
     for dataset, overlay in params.overrides.items():
         place = f"{source}: overrides.{dataset}"
         try:
@@ -186,11 +174,35 @@ def parse(values: object, source: str = "params.yaml") -> Params:
             raise FLPError(f"{place}.{min(forbidden)}: cannot differ between datasets; set it at the top level")
         values_without = params.model_dump(mode="json", exclude={"overrides"})
         parse(merge(merge(values_without, params._of_task(dataset)), overlay), place)
-    values = params.model_dump(mode="json", exclude={"overrides", "agents"})
-    for agent, overlay in params.agents.items():
-        _check_own(overlay, f"{source}: agents.{agent}")
-        parse(merge(values, overlay), f"{source}: agents.{agent}")
+    _check_agents(params, source)
     return params
+
+
+def _validated(values: object, source: str) -> Params:
+    """The parameters, each section checked by itself (`FLPError`)."""
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        raise FLPError(f"{source}: {_first_problem(error)}") from None
+    except UnicodeEncodeError as error:
+        raise FLPError(f"{source}: {error.object!a} holds half a character; write it again") from None
+
+
+def _check_agents(params: Params, source: str) -> None:
+    """Refuse what an algorithm cannot train with, judged by its own values (`FLPError`)."""
+    values = params.model_dump(mode="json", exclude={"overrides", "agents"})
+    own: dict[str, Params] = {}
+    for agent, overlay in params.agents.items():
+        place = f"{source}: agents.{agent}"
+        _check_own(overlay, place)
+        own[agent] = _validated(merge(values, overlay), place)
+    trained = {agent: own.get(agent, params) for agent in params.offline.agents}
+    for agent, values_of in trained.items():
+        if reason := values_of.offline.unfit(agent):
+            raise FLPError(f"{source}: {f'agents.{agent}.' if agent in own else ''}offline: {reason}")
+    idle = all(agent in ONLINE_ONLY and values_of.online.steps == 0 for agent, values_of in trained.items())
+    if idle and not params.overrides:
+        raise FLPError(f"{source}: online.steps is 0, and {', '.join(trained)} learns online only; set it")
 
 
 def _check_overlay(params: Params, dataset: str, overlay: dict[str, Any]) -> None:

@@ -199,18 +199,19 @@ class OfflineSettings(Section):
     def _discount_grows(self) -> OfflineSettings:
         if self.discount_start is not None and self.discount_start > self.discount:
             raise ValueError(f"discount_start must not be above discount, {self.discount}: it grows to that")
-        if self.discount_start is not None and "calql" in self.agents:
-            raise ValueError(
-                "discount_start must be null for calql, which holds values against returns at one discount"
-            )
         return self
 
-    @model_validator(mode="after")
-    def _sweep_changes_something(self) -> OfflineSettings:
-        for quantity in ("candidates", "alpha"):
+    def unfit(self, agent: str) -> str:
+        """Why an algorithm cannot train with these, its own values, and what to do about it; empty if it can."""
+        if agent == "calql" and self.discount_start is not None:
+            return (
+                "discount_start must be null for calql, which holds values against returns at one discount; "
+                "set agents.calql.offline.discount_start to null"
+            )
+        for quantity in ("candidates", "alpha") if agent == "flp" else ():
             if getattr(self.sweep, quantity) and (why := self.without_effect(quantity)):
-                raise ValueError(f"sweep.{quantity} would train one policy again and again: {why}")
-        return self
+                return f"sweep.{quantity} would train one policy again and again: {why}"
+        return ""
 
     def without_effect(self, quantity: str) -> str:
         """Why sweeping a quantity would not change the policies, and what to do about it; empty if it would."""

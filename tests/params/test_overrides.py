@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from test_params import DEFAULT, MAZE, with_
+from test_params import DEFAULT, MAZE, refusal, with_
 
 from flp.experiment.keys import Keys
-from flp.params.loading import parse
+from flp.params.loading import merge, parse
 from flp.system.errors import FLPError
 
 
@@ -50,3 +50,37 @@ def test_overrides_change_one_dataset():
     assert changed.offline.alpha == plain.offline.alpha
     assert (plain.offline.discount, plain.flow.hidden) == (DEFAULT["offline"]["discount"], DEFAULT["flow"]["hidden"])
     assert changed.overrides == plain.overrides == {}
+
+
+@pytest.mark.parametrize("shared", [0.9, None])
+@pytest.mark.parametrize("own", [0.9, None])
+@pytest.mark.parametrize("agent", ["flp", "calql"])
+def test_an_algorithm_is_judged_by_its_own_values(agent, own, shared):
+    values = {"discount_start": shared, "agents": ["flp", "calql"]}
+    changes = {"offline": values, "agents": {agent: {"offline": {"discount_start": own}}}}
+    for place in (changes, {"overrides": {DEFAULT["datasets"][0]: changes | {"agents": {}}}, "agents": {}}):
+        agents = place["agents"]
+        of_calql = agents["calql"]["offline"]["discount_start"] if "calql" in agents else shared
+        if of_calql is None:
+            known = parse(merge(DEFAULT, place)).for_dataset(DEFAULT["datasets"][0])
+            assert known.for_agent("calql").offline.discount_start is None
+        else:
+            assert "discount_start must be null for calql" in refusal(merge(DEFAULT, place))
+
+
+def test_only_flps_own_values_make_a_sweep_idle():
+    swept = {"offline": {"agents": ["flp", "bc"], "sweep": {"alpha": [1.0, 2.0]}}}
+    budget = {"offline": {"kl_budget": 0.5}}
+    parse(merge(DEFAULT, swept | {"agents": {"bc": budget}}))
+    parse(merge(merge(DEFAULT, swept), budget | {"agents": {"flp": {"offline": {"kl_budget": None}}}}))
+    message = refusal(merge(DEFAULT, swept | {"agents": {"flp": budget}}))
+    assert message.startswith("params.yaml: agents.flp.offline: sweep.alpha would train one policy again")
+
+
+def test_an_online_only_algorithms_own_steps_count():
+    """As in presets/fourteen.yaml with `offline={agents: [rlpd]}`."""
+    alone = {"offline": {"agents": ["rlpd"]}, "online": {"steps": 0}}
+    own = {"rlpd": {"online": {"steps": 5}}, "calql": {"offline": {"steps": 5}}}
+    assert parse(merge(DEFAULT, alone | {"agents": own})).for_agent("rlpd").online.steps == 5
+    for agents in ({}, {"calql": own["calql"]}, {"rlpd": {"offline": {"steps": 5}}}):
+        assert "rlpd learns online only" in refusal(merge(DEFAULT, alone | {"agents": agents}))

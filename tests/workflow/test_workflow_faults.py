@@ -212,9 +212,7 @@ def test_the_command_line_is_read_as_flp_reads_it(work: Checkout) -> None:
 
 
 def test_jobs_ask_for_the_time_of_their_algorithms_own_steps(work: Checkout) -> None:
-    own = (
-        "agents={flp: {offline: {steps: 400000}}, calql: {offline: {steps: 40000000}}, rlpd: {online: {steps: 4000}}}"
-    )
+    own = "agents={flp: {offline: {steps: 400000}}, calql: {offline: {steps: 40000000}}, rlpd: {online: {steps: 4000}}}"
     given = ("offline={agents: [flp, calql, rlpd], tasks: [1]}", "online={steps: 0}", own)
     said = work.run("snakemake", "-n", "all", "figure4", "--config", *given).stdout
     asked = {

@@ -40,7 +40,7 @@ def force(dag: Any, files: Iterable[str]) -> None:
 def trust_whole(dag: Any, files: Container[str]) -> None:
     """Snakemake would make again what it did not see finished, as where it was killed while its jobs lived on.
 
-    These files are whole: their manifests, which are written last, carry the keys. Half-written ones are not among them.
+    These files are whole: their manifests, which are written last, carry the keys. Half-written ones are not in them.
     """
     incomplete_files = dag.incomplete_files
 
