@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import copy
 import os
-import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from flp.data.environments import EnvironmentSpec, specification
 from flp.own.task import spec_from
-from flp.params.fields import Distinct, Section, Seed, number
+from flp.params.fields import Distinct, Section, Seed
 from flp.params.own_tasks import OwnTask, named
+from flp.params.problems import first_problem
 from flp.params.sections import (
     ONLINE_ONLY,
     AgentName,
@@ -183,7 +183,7 @@ def _validated(values: object, source: str) -> Params:
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        raise FLPError(f"{source}: {_first_problem(error)}") from None
+        raise FLPError(f"{source}: {first_problem(Params, error)}") from None
     except UnicodeEncodeError as error:
         raise FLPError(f"{source}: {error.object!a} holds half a character; write it again") from None
 
@@ -226,48 +226,6 @@ def _check_own(overlay: dict[str, Any], place: str) -> None:
         for name in values if isinstance(values, dict) else ():
             if name in _SHARED or (section == "evaluation" and name != "every"):
                 raise FLPError(f"{place}.{section}.{name}: cannot differ between algorithms")
-
-
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors(include_url=False, include_context=False)[0]
-    path = [str(part) for part in problem["loc"]]
-    place = ".".join(path) or "the file"
-    if problem["type"] == "extra_forbidden":
-        return f"{place}: unknown key{nearest(path[-1], _keys_at(path[:-1]))}"
-    if problem["type"] == "missing":
-        return f"{place}: missing; see the default params.yaml for its meaning and a sensible value"
-    if problem["type"] == "value_error":
-        return f"{place}: {problem['msg'].removeprefix('Value error, ')}"
-    value = _shortened(problem["input"])
-    message = problem["msg"][0].lower() + problem["msg"][1:]
-    hint = nearest(problem["input"], _literals(problem["msg"])) if isinstance(problem["input"], str) else ""
-    if problem["type"] in ("int_type", "int_from_float") and isinstance(real := number(problem["input"]), float):
-        hint = f"; write {int(real)}" if real.is_integer() and abs(real) < 1e15 else ""
-    return f"{place}: {message}, got {value}{hint}"
-
-
-def _shortened(value: object) -> str:
-    """A short representation, however large or deep the value is."""
-    short = reprlib.Repr()
-    short.maxstring = short.maxother = short.maxlong = 60
-    try:
-        return short.repr(value)
-    except ValueError:  # an integer of more digits than Python prints
-        return "an integer too large to show"
-
-
-def _literals(message: str) -> list[str]:
-    return message.split("'")[1::2]
-
-
-def _keys_at(path: list[str]) -> list[str]:
-    model: Any = Params
-    for part in path:
-        field = model.model_fields.get(part)
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
-            return []
-        model = field.annotation
-    return list(model.model_fields)
 
 
 def load_params(path: Path | str = "params.yaml", *overlays: Path | str, given: Sequence[str] = ()) -> Params:

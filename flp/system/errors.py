@@ -86,6 +86,7 @@ def user_error(error: OSError) -> FLPError | None:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return `"; did you mean 'x'?"` for the closest known name, or an empty string."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean '{close[0]}'?" if close else ""
+    """Return `"; did you mean 'x'?"` for the closest known name, in upper or lower case, or an empty string."""
+    names = {known_name.casefold(): known_name for known_name in known}
+    close = difflib.get_close_matches(name.casefold(), list(names), n=1, cutoff=0.5)
+    return f"; did you mean '{names[close[0]]}'?" if close else ""
