@@ -72,7 +72,7 @@ def obtain(name: str, settings: DownloadSettings, train: Path, validation: Path,
     """Write both files from the source in `settings`."""
     if settings.source == "generate":
         remedy = "lower download.episodes, or use fewer --threads"
-        check(f"generating {name}", generate_needs(name, settings, workers), remedy)
+        check(f"generating {name}", generate_needs(name, settings, workers), "data", remedy)
         generate(
             name,
             train,

@@ -37,11 +37,24 @@ EMULATED = (
 
 @dataclass(frozen=True)
 class Needs:
-    """Bytes."""
+    """Bytes.
+
+    Attributes:
+        memory: of the machine.
+        device: memory of the GPU.
+        states: on the disk of `.flp`, to resume from.
+        outputs: on the disk of the folder that the stage writes.
+    """
 
     memory: float
     device: float
-    disk: float
+    states: float
+    outputs: float = 0.0
+
+    @property
+    def disk(self) -> float:
+        """On all disks."""
+        return self.states + self.outputs
 
 
 def train_needs(
@@ -85,10 +98,10 @@ def train_needs(
         for shard in shards
     ]
     # A state is replaced only once the new one is complete.
-    disk = 2 * runs * (buffer + weights) + runs * weights
+    states, outputs = 2.0 * runs * (buffer + weights), float(runs * weights)
     if cuda:
-        return Needs(_PROCESS + whole, _CUDA + max(training, default=0), disk)
-    return Needs(len(shards) * (_PROCESS + whole) + sum(training), 0, disk)
+        return Needs(_PROCESS + whole, _CUDA + max(training, default=0), states, outputs)
+    return Needs(len(shards) * (_PROCESS + whole) + sum(training), 0, states, outputs)
 
 
 def _actions_per_transition(params: Params, agent: str, run: Run) -> int:
@@ -104,11 +117,11 @@ def _actions_per_transition(params: Params, agent: str, run: Run) -> int:
 
 
 def generate_needs(dataset: str, settings: DownloadSettings, workers: int) -> Needs:
-    """What generating a dataset needs: every row in memory, and twice on disk, in shards and in the files."""
+    """What generating a dataset needs: every row in memory, and on disk in shards and in the files."""
     spec = specification(dataset)
     rows = generated_rows(spec, settings)
     size = 4.0 * rows * (3 * spec.observation_dim + spec.action_dim + 1)  # positions and velocities too
-    return Needs(2 * size + workers * _PROCESS, 0, 2 * size)
+    return Needs(2 * size + workers * _PROCESS, 0, size, size)
 
 
 def generated_rows(spec: OGBenchSpec, settings: DownloadSettings) -> int:
@@ -133,7 +146,8 @@ def foresee_training(
     remedy = "train fewer runs together (offline.seeds_per_job, offline.tasks) or on fewer --threads"
     if capacity:
         remedy += ", or lower online.steps"
-    check(f"training {sum(map(len, shards))} runs of {dataset}", needs, remedy, device if cuda else None)
+    what = f"training {sum(map(len, shards))} runs of {dataset}"
+    check(what, needs, "results", remedy, device if cuda else None)
 
 
 def emulates(params: Params) -> bool:
@@ -146,12 +160,13 @@ def has_bfloat16() -> bool:
     return bool(set(_read("/proc/cpuinfo").split()) & {"avx512_bf16", "amx_bf16"})
 
 
-def check(what: str, needs: Needs, remedy: str, gpu: torch.device | None = None) -> None:
+def check(what: str, needs: Needs, folder: str, remedy: str, gpu: torch.device | None = None) -> None:
     """Compare needs with what is available.
 
     Args:
         what: what is about to start.
         needs: its needs.
+        folder: where it writes its outputs; a link to another disk, perhaps.
         remedy: what to do if they are too large.
         gpu: the GPU in use, if any.
 
@@ -159,13 +174,30 @@ def check(what: str, needs: Needs, remedy: str, gpu: torch.device | None = None)
         FLPError: it can never fit: more memory than the machine has, or than is free on the disk.
     """
     free, total = memory()
-    disk = shutil.disk_usage(".").free
     _compare(what, "memory", needs.memory, free, total, remedy)
-    _compare(what, "disk", needs.disk, disk, disk, "free some space")
+    for place, need in _by_disk({str(layout.RESUME.parent): needs.states, folder: needs.outputs}).items():
+        disk = shutil.disk_usage(_existing(place)).free
+        _compare(what, f"disk at {place}", need, disk, disk, "free some space")
     if gpu is not None:
         import torch
 
         _compare(what, "GPU memory", needs.device, *torch.cuda.mem_get_info(gpu), remedy)
+
+
+def _by_disk(needs: dict[str, float]) -> dict[str, float]:
+    """Bytes by folder, where folders on the same disk are one: the first, with what all of them need."""
+    disks: dict[int, str] = {}
+    total: dict[str, float] = {}
+    for folder, need in needs.items():
+        first = disks.setdefault(_existing(folder).stat().st_dev, folder)
+        total[first] = total.get(first, 0.0) + need
+    return total
+
+
+def _existing(folder: str) -> Path:
+    """A folder, through links, or its nearest parent that is there."""
+    path = Path(folder).resolve()
+    return next(place for place in (path, *path.parents) if place.exists())
 
 
 def _compare(what: str, kind: str, need: float, free: float, total: float, remedy: str) -> None:

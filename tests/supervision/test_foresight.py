@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,31 +43,53 @@ def limits(monkeypatch):
 
 
 def test_what_fits_is_silent(limits, capsys):
-    check("training", Needs(GIB, 0, GIB), "remedy")
+    check("training", Needs(GIB, 0, GIB), "results", "remedy")
     assert capsys.readouterr().err == ""
 
 
 def test_what_does_not_fit_now_is_a_warning(limits, capsys):
-    check("training", Needs(5 * GIB, 0, GIB), "train fewer runs")
+    check("training", Needs(5 * GIB, 0, GIB), "results", "train fewer runs")
     assert capsys.readouterr().err == (
         "warning: training needs about 5.0 GiB of memory, but only 4.0 GiB are free now; train fewer runs\n"
     )
 
 
-@pytest.mark.parametrize(("needs", "kind"), [(Needs(9 * GIB, 0, 0), "memory"), (Needs(0, 0, 11 * GIB), "disk")])
+@pytest.mark.parametrize(
+    ("needs", "kind"), [(Needs(9 * GIB, 0, 0), "memory"), (Needs(0, 0, 6 * GIB, 5 * GIB), r"disk at \.flp")]
+)
 def test_what_can_never_fit_is_refused(limits, needs, kind):
     with pytest.raises(foresight.FLPError, match=rf"^training needs about .* GiB of {kind}, but there are .*; .+$"):
-        check("training", needs, "remedy")
+        check("training", needs, "results", "remedy")
+
+
+@pytest.mark.parametrize(("folder", "linked"), [("results", True), ("data", True), ("results", False)])
+def test_the_disk_behind_a_link_is_asked(tmp_path, monkeypatch, limits, folder, linked):
+    """Each disk has 10 GiB free."""
+    other = Path("/dev/shm") if linked else tmp_path
+    if linked and not (other.is_dir() and other.stat().st_dev != tmp_path.stat().st_dev):
+        pytest.skip("needs a second disk")
+    monkeypatch.chdir(tmp_path)
+    Path(folder).symlink_to(other)
+    asked = []
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: asked.append(path) or Usage(0, 0, 10 * GIB))
+    if linked:
+        check("training", Needs(0, 0, 8 * GIB, 9 * GIB), folder, "remedy")
+        assert asked == [tmp_path.resolve(), other.resolve()]
+    else:
+        with pytest.raises(foresight.FLPError, match=r"17\.0 GiB of disk at \.flp"):
+            check("training", Needs(0, 0, 8 * GIB, 9 * GIB), folder, "remedy")
+    with pytest.raises(foresight.FLPError, match=f"GiB of disk at {folder if linked else '.flp'}, but there are 10"):
+        check("training", Needs(0, 0, 0, 11 * GIB), folder, "remedy")
 
 
 def test_a_gpu_is_asked_for_its_memory(limits, monkeypatch, capsys):
     asked = []
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda gpu: asked.append(gpu) or (20 * GIB, 80 * GIB))
-    check("training", Needs(0, 30 * GIB, 0), "remedy", GPU)
+    check("training", Needs(0, 30 * GIB, 0), "results", "remedy", GPU)
     assert asked == [GPU]
     assert "30.0 GiB of GPU memory, but only 20.0 GiB are free" in capsys.readouterr().err
     with pytest.raises(foresight.FLPError, match=r"90\.0 GiB of GPU memory"):
-        check("training", Needs(0, 90 * GIB, 0), "remedy", GPU)
+        check("training", Needs(0, 90 * GIB, 0), "results", "remedy", GPU)
 
 
 def test_the_machine_is_asked_for_its_memory():
@@ -107,7 +130,7 @@ def test_on_a_gpu_the_largest_n_counts_for_its_own_shard_alone():
         return train_needs(params, "flp", Path("none.npz"), 69, 21, dealt, 0, cuda=True)
 
     few, many = ([Run(task, 0, 1.0, n) for task in range(8)] for n in (1, 32))
-    assert needs(few, many) == Needs(needs(many).memory, needs(many).device, 2 * needs(many).disk)
+    assert needs(few, many) == replace(needs(many), states=2 * needs(many).states, outputs=2 * needs(many).outputs)
     assert needs(many).device > needs(few).device + 8 * 31 * 256 * 4 * 4 * 256
 
 
