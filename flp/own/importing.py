@@ -14,7 +14,8 @@ from flp.data.archive import pieces, write_npz
 from flp.data.load import OWN_FORMAT
 from flp.own.log_file import Rows, read_file, unused
 from flp.own.minari_data import environment_of, local_folder, open_minari, read_minari, reference_of
-from flp.own.reading import REMEDY, column_scales
+from flp.own.precision import spacing_at
+from flp.own.reading import REMEDY
 from flp.own.splitting import own_files, validation_split
 from flp.own.task import OwnSpec
 from flp.system.errors import FLPError
@@ -95,9 +96,9 @@ def read_task(task: TaskSource) -> TaskData:
     """
     raw = _from_minari(task) if task.path is None else _from_files(task, task.path)
     spec = _spec(task, raw)
+    _check_range(spec)
     for rows in raw.parts:
         _fit(task.source, spec, rows)
-    _warn_of_coarse(task.source, raw.parts[0]["observations"])
     return TaskData(spec, raw.parts, raw.reference)
 
 
@@ -190,23 +191,28 @@ def _fit(source: str, spec: OwnSpec, rows: Rows) -> None:
     if rows["terminals"].all():
         raise FLPError(f"{source}: an episode ends in every row, so there are no transitions; {REMEDY}")
     rows["actions"][rows["terminals"]] = spec.low  # no action is taken there, and 0 may be out of range
-    for piece in pieces(rows["actions"]):
-        piece[:] = _scaled(source, spec, piece)
-    rows["actions"][rows["terminals"]] = 0
+    scaled = np.empty(rows["actions"].shape, np.float32)
+    for target, piece in zip(pieces(scaled), pieces(rows["actions"]), strict=True):
+        target[:] = _scaled(source, spec, piece)
+    scaled[rows["terminals"]] = 0
+    rows["actions"] = scaled
 
 
-def _warn_of_coarse(source: str, observations: NDArray[np.float32]) -> None:
-    """Warn of columns in which float32, the networks' type, has fewer than 100 steps to a standard deviation."""
-    std, largest = column_scales(observations)
-    for column in np.flatnonzero((std > 0) & (np.spacing(largest) > 0.01 * std)):
-        print(
-            f"warning: {source}: column {column} of the observations reaches {largest[column]:g} and varies by "
-            f"{std[column]:g}, of which float32 keeps little; subtract an offset in your file",
-            file=sys.stderr,
+def _check_range(spec: OwnSpec) -> None:
+    """Warn of a range of actions of which float32, the policies' type, has fewer than 100 steps; refuse one step."""
+    low, high = map(np.array, spec.bounds)
+    steps = (high - low) / spacing_at(np.maximum(abs(low), abs(high)))
+    for column in np.flatnonzero(steps < 100):
+        problem = (
+            f"{spec.dataset}: float32 keeps {{}} of the range of actions {low[column]:.10g} to {high[column]:.10g}"
         )
+        remedy = "subtract an offset from the actions, and add it in the environment"
+        if steps[column] <= 1:
+            raise FLPError(f"{problem.format('nothing')}; {remedy}")
+        print(f"warning: {problem.format('little')}; {remedy}", file=sys.stderr)
 
 
-def _scaled(source: str, spec: OwnSpec, actions: NDArray[np.float32]) -> NDArray[np.float64]:
+def _scaled(source: str, spec: OwnSpec, actions: NDArray[Any]) -> NDArray[np.float64]:
     scaled = spec.scaled(actions)
     if (np.abs(scaled) > 1 + 1e-6 + spec.rounding).any():
         column = int(np.abs(scaled).max(0).argmax())

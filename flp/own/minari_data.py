@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flp.own.log_file import Rows
+from flp.own.precision import narrowed
 from flp.own.reading import REMEDY
 from flp.system.errors import FLPError, one_line
 from flp.system.portability import user_path
@@ -96,14 +98,24 @@ def read_minari(data: Any, name: str, space: Any = None) -> Rows:
     for key, array in rows.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise FLPError(f"{name}: '{key}' holds NaN or infinite values")
-    return rows
+    return rows | {key: narrowed(_Named(name), key, rows[key]) for key in ("observations", "rewards")}
+
+
+@dataclass(frozen=True)
+class _Named:
+    """Names the problems of a dataset."""
+
+    name: str
+
+    def bad(self, problem: str) -> FLPError:
+        return FLPError(f"{self.name}: {problem}; {REMEDY}")
 
 
 def _rows(episode: Any, space: Any) -> Rows:
     """One episode: one row more than it has steps; `ValueError` for unequal lengths or bad flags."""
     steps = len(episode)
-    rewards, ended = (np.asarray(part, np.float32) for part in (episode.rewards, episode.terminations))
-    actions = np.asarray(episode.actions, np.float32).reshape(steps, -1)
+    rewards, actions = _real(episode.rewards), _real(episode.actions).reshape(steps, -1)
+    ended = np.asarray(episode.terminations, np.float32)
     observations = _flat(episode.observations, space, steps + 1)
     lengths = {"observations": len(observations) - 1, "rewards": len(rewards), "terminations": len(ended)}
     if wrong := {key: length for key, length in lengths.items() if length != steps}:
@@ -119,17 +131,23 @@ def _rows(episode: Any, space: Any) -> Rows:
     }
 
 
-def _padded(array: NDArray[np.float32], value: float) -> NDArray[np.float32]:
-    return np.concatenate([array, np.full((1, *array.shape[1:]), value, np.float32)])
+def _real(array: Any) -> NDArray[Any]:
+    """Numbers in their own type, float32 or wider."""
+    array = np.asarray(array)
+    return array.astype(np.result_type(array.dtype, np.float32), copy=False)
 
 
-def _flat(observations: Any, space: Any, rows: int) -> NDArray[np.float32]:
+def _padded(array: NDArray[Any], value: float) -> NDArray[Any]:
+    return np.concatenate([array, np.full((1, *array.shape[1:]), value, array.dtype)])
+
+
+def _flat(observations: Any, space: Any, rows: int) -> NDArray[Any]:
     """An episode's observations, each flattened."""
     if isinstance(observations, np.ndarray) and observations.ndim == 2 and len(space.shape or ()) == 1:
-        return np.asarray(observations, np.float32)
+        return observations
     from gymnasium.spaces.utils import flatten
 
-    return np.stack([np.asarray(flatten(space, _at(observations, i)), np.float32) for i in range(rows)])
+    return np.stack([np.asarray(flatten(space, _at(observations, i))) for i in range(rows)])
 
 
 def _at(nested: Any, index: int) -> Any:

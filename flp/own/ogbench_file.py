@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from flp.data.archive import Archive, opened, write_npz
 from flp.data.load import FORMAT, check_axes, check_numbers, check_shapes
+from flp.own.precision import check_precision, may_be_coarse
 from flp.own.reading import (
     END_KEYS,
     NEXT,
@@ -90,6 +91,8 @@ class OwnFile:
             for key, array in self._arrays(archive):
                 if key != "terminals":
                     check_numbers(archive, key, array)
+                if array.dtype.kind == "f":
+                    self._check_precision(archive, key, array)
                 if key == "observations":
                     self._check_successors(archive, array)
 
@@ -169,6 +172,12 @@ class OwnFile:
         if ends.all():
             raise archive.bad(f"{names} ends an episode in every row, so there are no transitions")
         return ends
+
+    def _check_precision(self, archive: Archive, key: str, array: NDArray[np.float32]) -> None:
+        """Warn of columns that float32 spoils, or refuse them, as they are in the file."""
+        if may_be_coarse(array):
+            own = archive.header(key).dtype
+            check_precision(archive, key, array if own == array.dtype else read_column(archive, key, own, array.shape))
 
     def _check_successors(self, archive: Archive, observations: NDArray[np.float32]) -> None:
         """Refuse `next_observations` that are not the next row's observations, except where an episode ends."""
