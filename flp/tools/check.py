@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from contextlib import closing, nullcontext
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,8 @@ from flp.experiment.keys import Keys
 from flp.experiment.program import OPTIONS, tool
 from flp.own.importing import TaskSource, read_task
 from flp.supervision.foresight import EMULATED, emulates
+
+_STEPS = 1000
 
 
 def check(keys: Keys, args: argparse.Namespace) -> int:
@@ -47,14 +50,22 @@ def task(asked: TaskSource) -> str:
     spec, rows = found.spec, sum(int((~part["terminals"]).sum()) for part in found.parts)
     with closing(spec.make(1)) if spec.simulated else nullcontext() as env:
         if env is not None:
-            seeded_reset(env, 0)
-            env.step(np.zeros(spec.action_dim, np.float32))  # this also evaluates its criterion of success
+            _play(env, spec.action_dim)
     units = "in [-1, 1]" if spec.in_units else f"scaled from {list(spec.low)} … {list(spec.high)}"
     place = f"{spec.environment}, {spec.horizon} steps" if spec.simulated else "no simulator"
     return (
         f"{rows} transitions, observations of {spec.observation_dim} numbers, {spec.action_dim} actions {units}, "
         f"{place}, success: {spec.success}"
     )
+
+
+def _play(env: Any, action_dim: int) -> None:
+    """Play an episode, at most `_STEPS` long; the adapter checks it, and where it ends, its criterion of success."""
+    seeded_reset(env, 0)
+    for _ in range(_STEPS):
+        _, _, terminated, truncated, _ = env.step(np.zeros(action_dim, np.float32))
+        if terminated or truncated:
+            return
 
 
 main = tool("check", {"cores": OPTIONS["cores"]}, check, __doc__)
