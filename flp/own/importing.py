@@ -68,12 +68,12 @@ class TaskData:
 
     Attributes:
         spec: the task's environment.
-        parts: all rows, or training and validation rows if they came in two files; actions in [-1, 1].
+        parts: training and validation rows; actions in [-1, 1].
         reference: the returns of a random policy and an expert, if the dataset gives them.
     """
 
     spec: OwnSpec
-    parts: list[Rows]
+    parts: tuple[Rows, Rows]
     reference: tuple[float, float] | None
 
 
@@ -92,14 +92,27 @@ def read_task(task: TaskSource) -> TaskData:
     """Read a task's data and compare them with the environment, which is opened to do so.
 
     Raises:
-        FLPError: they are not whole or do not fit, in one line.
+        FLPError: they are not whole, do not fit, or are too few to hold some out, in one line.
     """
     raw = _from_minari(task) if task.path is None else _from_files(task, task.path)
     spec = _spec(task, raw)
     _check_range(spec)
     for rows in raw.parts:
         _fit(task.source, spec, rows)
-    return TaskData(spec, raw.parts, raw.reference)
+    return TaskData(spec, _split(task, raw.parts), raw.reference)
+
+
+def _split(task: TaskSource, parts: list[Rows]) -> tuple[Rows, Rows]:
+    """Training and validation rows; the last tenth of the episodes unless they came in two files."""
+    if len(parts) == 2:
+        return parts[0], parts[1]
+    (rows,) = parts
+    hint = "put a validation file next to it, with -val at the end of its name" if task.path else "record more"
+    split = validation_split(rows["terminals"], task.source, hint)
+    train, validation = (
+        {key: array[part] for key, array in rows.items()} for part in (slice(split), slice(split, None))
+    )
+    return train, validation
 
 
 def _from_files(task: TaskSource, path: str) -> _Raw:
@@ -133,16 +146,7 @@ def _from_minari(task: TaskSource) -> _Raw:
 def import_task(task: TaskSource, train: Path, validation: Path) -> TaskData:
     """Read a task's data and write both files of its dataset. Errors as `read_task`."""
     data = read_task(task)
-    parts = data.parts
-    if len(parts) == 1:
-        (rows,) = parts
-        hint = "put a validation file next to it, with -val at the end of its name" if task.path else "record more"
-        split = validation_split(rows["terminals"], task.source, hint)
-        parts = [
-            {key: array[:split] for key, array in rows.items()},
-            {key: array[split:] for key, array in rows.items()},
-        ]
-    for path, rows in zip((train, validation), parts, strict=True):
+    for path, rows in zip((train, validation), data.parts, strict=True):
         write_npz(path, {key: rows[key] for key in OWN_FORMAT})
     return data
 
@@ -193,7 +197,11 @@ def _fit(source: str, spec: OwnSpec, rows: Rows) -> None:
     rows["actions"][rows["terminals"]] = spec.low  # no action is taken there, and 0 may be out of range
     scaled = np.empty(rows["actions"].shape, np.float32)
     for target, piece in zip(pieces(scaled), pieces(rows["actions"]), strict=True):
-        target[:] = _scaled(source, spec, piece)
+        exact = spec.scaled(piece)
+        reach = np.abs(exact).max(0)
+        if (reach > 1 + 1e-6 + spec.rounding).any():
+            raise _outside(source, spec, rows["actions"][~rows["terminals"]], int(reach.argmax()))
+        target[:] = np.clip(exact, -1.0, 1.0)
     scaled[rows["terminals"]] = 0
     rows["actions"] = scaled
 
@@ -212,14 +220,10 @@ def _check_range(spec: OwnSpec) -> None:
         print(f"warning: {problem.format('little')}; {remedy}", file=sys.stderr)
 
 
-def _scaled(source: str, spec: OwnSpec, actions: NDArray[Any]) -> NDArray[np.float64]:
-    scaled = spec.scaled(actions)
-    if (np.abs(scaled) > 1 + 1e-6 + spec.rounding).any():
-        column = int(np.abs(scaled).max(0).argmax())
-        least, greatest = actions[:, column].min(), actions[:, column].max()
-        origin = "actions: {low: …, high: …}" if spec.environment is None else "the environment's action space"
-        raise FLPError(
-            f"{source}: actions reach from {least:g} to {greatest:g} in column {column}, outside "
-            f"{spec.low[column]:g} to {spec.high[column]:g} ({origin}); correct the one or the other"
-        )
-    return np.clip(scaled, -1.0, 1.0)
+def _outside(source: str, spec: OwnSpec, actions: NDArray[Any], column: int) -> FLPError:
+    least, greatest = actions[:, column].min(), actions[:, column].max()
+    origin = "actions: {low: …, high: …}" if spec.environment is None else "the environment's action space"
+    return FLPError(
+        f"{source}: actions reach from {least:g} to {greatest:g} in column {column}, outside "
+        f"{spec.low[column]:g} to {spec.high[column]:g} ({origin}); correct the one or the other"
+    )

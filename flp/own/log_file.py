@@ -82,11 +82,11 @@ def columns(path: Path) -> Iterator[Columns]:
     Raises:
         FLPError: missing, not whole, or of another kind; or HDF5 without h5py.
     """
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         with opened(path, REMEDY, ABSENT) as archive:
             yield archive
         return
-    if path.suffix not in HDF5:
+    if path.suffix.lower() not in HDF5:
         raise FLPError(f"{path}: a task's file is .npz, .h5 or .hdf5")
     try:
         import h5py
@@ -187,7 +187,7 @@ def _column(file: Columns, key: str, rows: int) -> NDArray[np.bool_]:
 def _numbers(file: Columns, key: str) -> NDArray[Any]:
     """An array in float32; actions, which are scaled first, in the file's own type."""
     if key not in file.keys:
-        raise file.bad(f"key '{key}' is missing{nearest(key, file.keys)}")
+        raise file.bad(f"key '{key}' is missing{nearest(key, (other for other in file.keys if other not in _AXES))}")
     own = numeric_header(file, key, np.dtype(np.float32)).dtype
     array = _read(file, key, np.result_type(own, np.float32) if own.kind == "f" else own)
     if not np.isfinite(array).all():

@@ -73,7 +73,7 @@ def gathered(monkeypatch, data: Any, **asked: Any) -> Any:
 
 def test_the_data_s_dictionaries_lie_in_the_environment_s_order(arm, monkeypatch):
     seen, _ = arm.reset()
-    (rows,) = gathered(monkeypatch, dataset(episode(), episode())).parts
+    rows, _ = gathered(monkeypatch, dataset(episode(), episode())).parts
     np.testing.assert_allclose(rows["observations"][0], seen)
     np.testing.assert_allclose(seen, [7, 0.1, 0.2])
 
