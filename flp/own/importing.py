@@ -128,6 +128,9 @@ def _from_minari(task: TaskSource) -> _Raw:
     data = open_minari(task.source)
     bounded = task.actions is None or adapter.is_bounded(data.action_space)
     if bounded:
+        if task.environment is None and not adapter.is_bounded(data.action_space):
+            problem = f"{task.source}: actions are {data.action_space}, whose range is not finite"
+            raise FLPError(f"{problem}; give it in the task, actions: {{low: …, high: …}}")
         adapter.action_range(data.action_space, task.source)
         if task.actions is not None:
             raise FLPError(f"{task.dataset}: {task.source} gives the range of actions itself; leave out actions")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from flp.own.reading import REMEDY
 from flp.system.errors import FLPError, one_line
 from flp.system.portability import user_path
 
+_ID = re.compile(r"[\w-]+(/[\w-]+)*")
+
 
 def open_minari(name: str) -> Any:
     """Open a dataset: a folder, or an id, which is downloaded if necessary.
@@ -28,12 +31,16 @@ def open_minari(name: str) -> Any:
     except ImportError:
         raise FLPError(f"{name}: Minari's datasets need minari; pip install 'flp[minari]'") from None
     folder = local_folder(name)
+    if folder is None and _looks_like_a_folder(name):
+        raise FLPError(f"{user_path(name)}: there is no folder with a Minari dataset (data/metadata.json); correct it")
     try:
         return minari.MinariDataset(folder) if folder else minari.load_dataset(name, download=True)
     except Exception as error:  # Minari checks little before it reads
-        raise FLPError(
-            f"Minari cannot open {name} ({one_line(error)}); name its folder, or an id that it knows"
-        ) from error
+        missing = isinstance(error, ImportError) or "not installed" in str(error)
+        remedy = "a download needs pip install 'flp[minari]'" if missing else "correct the name"
+        if folder is None:
+            remedy = f"there is no such folder here, and as an id, {remedy}"
+        raise FLPError(f"Minari cannot open {name} ({one_line(error)}); {remedy}") from error
 
 
 def local_folder(name: str) -> Path | None:
@@ -41,6 +48,11 @@ def local_folder(name: str) -> Path | None:
     folder = user_path(name)
     places = (place for place in (folder / "data", folder) if (place / "metadata.json").exists())
     return next(places, None)
+
+
+def _looks_like_a_folder(name: str) -> bool:
+    """Whether a name cannot be an id (`namespace/name-v0`), or is a folder on this machine."""
+    return _ID.fullmatch(name) is None or user_path(name).exists()
 
 
 def reference_of(data: Any) -> tuple[float, float] | None:
@@ -133,8 +145,8 @@ def _rows(episode: Any, space: Any) -> Rows:
 
 def _real(array: Any) -> NDArray[Any]:
     """Numbers in their own type, float32 or wider."""
-    array = np.asarray(array)
-    return array.astype(np.result_type(array.dtype, np.float32), copy=False)
+    numbers: NDArray[Any] = np.asarray(array)
+    return numbers.astype(np.result_type(numbers.dtype, np.float32), copy=False)
 
 
 def _padded(array: NDArray[Any], value: float) -> NDArray[Any]:
