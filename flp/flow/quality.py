@@ -41,7 +41,7 @@ def judge(latents: NDArray[np.float32], errors: NDArray[np.float32]) -> dict[str
     normal = ndtri(levels)[:, None]
     mean, std = thinned.mean(0), thinned.std(0)
     standard, varying = (thinned - mean) / np.where(std > 0, std, np.nan), thinned[:, std > 0]
-    correlation = np.corrcoef(varying, rowvar=False) if varying.shape[1] > 1 else np.eye(1)
+    correlation = np.eye(1) if varying.shape[1] < 2 else np.asarray(np.corrcoef(varying, rowvar=False))
     return {
         "roundtrip_mean": float(errors.mean()),
         "roundtrip_p99": float(np.quantile(errors, 0.99)),

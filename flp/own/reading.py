@@ -36,6 +36,8 @@ END_KEYS = {
     "timeouts": EndKey(True, "truncated"),
     "terminations": EndKey(True, "terminated"),
     "truncations": EndKey(True, "truncated"),
+    "terminated": EndKey(True, "terminated"),
+    "truncated": EndKey(True, "truncated"),
     "dones": EndKey(True, "either"),
     "dones_float": EndKey(True, "either"),
     VALID: EndKey(False, "either"),
