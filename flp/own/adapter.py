@@ -17,6 +17,10 @@ from flp.own.success import success_rule
 from flp.system.errors import FLPError, one_line
 
 Bounds = tuple[tuple[float, ...], tuple[float, ...]]
+_RETURNED = {
+    "reset": "(observation, info) and take a seed",
+    "step": "(observation, reward, terminated, truncated, info)",
+}
 _INSTALL = "is its package installed, and does the id name the module that registers it (my_package:MyArm-v0)?"
 
 
@@ -30,7 +34,7 @@ def open_environment(name: str, kwargs: dict[str, Any]) -> Any:
         with simulator_importable(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             env = gymnasium.make(name, disable_env_checker=True, **kwargs)
-    except Exception as error:  # the imported package may raise anything
+    except (Exception, SystemExit) as error:  # the imported package may raise anything
         missing = isinstance(error, (ImportError, gymnasium.error.UnregisteredEnv))
         remedy = _INSTALL if missing else "look at its kwargs"
         raise FLPError(f"environment {name} cannot be made ({one_line(error)}); {remedy}") from error
@@ -161,13 +165,14 @@ class Adapter(gymnasium.Wrapper[Any, Any, Any, Any]):  # type: ignore[misc]
         except FLPError:
             raise
         except (Exception, SystemExit) as error:
-            raise FLPError(f"{self._name}: its environment's {call} failed ({one_line(error)})") from error
+            remedy = f"{call} must return {_RETURNED[call]}"
+            raise FLPError(f"{self._name}: its environment's {call} failed ({one_line(error)}); {remedy}") from error
 
     def _observed(self, observation: Any) -> NDArray[Any]:
         array, expected = _numbers(observation), self.observation_space.shape
         if array is None or array.shape != expected:
-            what = type(observation).__name__ if array is None else f"one of shape {array.shape}"
-            raise FLPError(f"{self._name}: its environment gave {what} as an observation, expected shape {expected}")
+            found = f"that is a {type(observation).__name__}" if array is None else f"of shape {array.shape}"
+            raise FLPError(f"{self._name}: its environment gave an observation {found}, expected numbers of {expected}")
         if not _fits_float32(array):
             raise FLPError(f"{self._name}: its environment gave an observation with NaN or infinite values in float32")
         return array

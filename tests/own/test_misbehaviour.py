@@ -46,10 +46,13 @@ def stepping(**changes):
 BROKEN = {
     "NaN observation": (stepping(observation=SEEN * np.nan), "gave an observation with NaN"),
     "observation beyond float32": (stepping(observation=np.full(2, 1e39)), "gave an observation with NaN or infinite"),
-    "scalar observation": (stepping(observation=np.float32(1)), r"gave one of shape \(\) as an observation"),
-    "long observation": (stepping(observation=np.zeros(3)), r"one of shape \(3,\) as an observation, expected shape"),
-    "ragged observation": (stepping(observation=[[1], [1, 2]]), "gave list as an observation"),
-    "no observation": (stepping(observation=None), "gave NoneType as an observation"),
+    "scalar observation": (stepping(observation=np.float32(1)), r"gave an observation of shape \(\), expected numbers"),
+    "long observation": (
+        stepping(observation=np.zeros(3)),
+        r"an observation of shape \(3,\), expected numbers of \(2,\)",
+    ),
+    "ragged observation": (stepping(observation=[[1], [1, 2]]), "gave an observation that is a list"),
+    "no observation": (stepping(observation=None), "gave an observation that is a NoneType"),
     "NaN reward": (stepping(reward=float("nan")), "gave the reward nan, not a finite number"),
     "reward beyond float32": (stepping(reward=1e39), r"gave the reward 1e\+39"),
     "no reward": (stepping(reward=None), "gave the reward None"),
@@ -78,6 +81,11 @@ def spec():
 
     yield make
     gymnasium.registry.pop("Broken-v0", None)
+
+
+def test_an_environment_that_exits_while_it_is_made_is_named(spec):
+    with pytest.raises(FLPError, match=r"Broken-v0 cannot be made .SystemExit: 3."):
+        spec(broken("Exit", __init__=lambda self: raised(SystemExit(3)))).make(1)
 
 
 def play(env):
