@@ -256,10 +256,7 @@ def success_table(
 
 
 def metrics(success: list[SuccessTable]) -> dict[str, Any]:
-    """`{dataset: {agent: {phase: mean success}}}`, for `dvc metrics`; the frozen flow is FLP's `behavior`.
-
-    A mean that is NaN or infinite is None, for JSON has no such numbers.
-    """
+    """`{dataset: {agent: {phase: mean success}}}`, None if not finite, for `dvc metrics`; `behavior` is the flow."""
     means: dict[str, Any] = {}
     for table in success:
         by_agent = means.setdefault(table.dataset, {})
