@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flp.data.environments import EnvironmentSpec, OGBenchSpec, make_environment, numpy_seeded, spec_of
+from flp.data.environments import EnvironmentSpec, OGBenchSpec, make_environment, numpy_seeded, spec_of, specification
 from flp.data.load import Dataset
 from flp.system.errors import FLPError
 
@@ -55,12 +55,26 @@ def relabel(
     return states["rewards"], states["masks"]
 
 
+def state_columns(dataset: str) -> dict[str, int]:
+    """How many columns `qpos` and, if there are buttons, `button_states` have, from the simulator of a dataset."""
+    spec = specification(dataset)
+    env = make_environment(spec, 1)
+    try:
+        with numpy_seeded(0):
+            env.reset()
+        return _columns(env.unwrapped, spec.has_buttons)
+    finally:
+        env.close()
+
+
+def _columns(env: Any, has_buttons: bool) -> dict[str, int]:
+    buttons = {"button_states": len(env._cur_button_states)} if has_buttons else {}
+    return {"qpos": int(env.model.nq)} | buttons
+
+
 def _check_states(dataset: str, env: Any, states: dict[str, NDArray[Any]], has_buttons: bool) -> None:
     """Refuse states of another environment, which OGBench would slice silently."""
-    columns = {"qpos": env.model.nq}
-    if has_buttons:
-        columns["button_states"] = len(env._cur_button_states)
-    for key, expected in columns.items():
+    for key, expected in _columns(env, has_buttons).items():
         if key not in states or states[key].shape[1] != expected:
             raise FLPError(
                 f"{dataset}: '{key}' of the data does not have the environment's {expected} columns; it is "

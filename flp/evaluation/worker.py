@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flp.data.environments import EnvironmentSpec, make_environment, numpy_seeded, seeded_reset, simulator_importable
-from flp.system.errors import explained
+from flp.system.errors import FLPError, explained
 
 Request = None | bytes | dict[int, int]
 Failure = tuple[str, str]  # message, traceback
@@ -98,6 +98,8 @@ class Share:
                 self.step(self.slots[np.frombuffer(request, np.bool_)].tolist())
             else:
                 self.reset(request)
+        except FLPError as error:
+            return str(error), traceback.format_exc()
         except OSError as error:
             return explained(error), traceback.format_exc()
         except Exception as error:

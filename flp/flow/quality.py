@@ -33,26 +33,30 @@ def judge(latents: NDArray[np.float32], errors: NDArray[np.float32]) -> dict[str
 
     Returns:
         `roundtrip_mean`, `roundtrip_p99`, `roundtrip_max`; lists per dimension: `latent_mean`, `latent_std`,
-        `latent_skew`, `latent_kurtosis` (excess), `latent_wasserstein` (to N(0, 1)), and
-        `latent_max_correlation`, the largest off-diagonal correlation.
+        `latent_skew`, `latent_kurtosis` (excess; both None where the latents are constant), `latent_wasserstein` (to
+        N(0, 1)), and `latent_max_correlation`, the largest off-diagonal correlation (0 without two that vary).
     """
     thinned = latents[:: max(1, len(latents) // QUANTILES)].astype(np.float64)
     levels = (np.arange(len(thinned)) + 0.5) / len(thinned)
     normal = ndtri(levels)[:, None]
     mean, std = thinned.mean(0), thinned.std(0)
-    standard = (thinned - mean) / std
-    correlation = np.corrcoef(thinned, rowvar=False).reshape(thinned.shape[1], -1)
+    standard, varying = (thinned - mean) / np.where(std > 0, std, np.nan), thinned[:, std > 0]
+    correlation = np.eye(1) if varying.shape[1] < 2 else np.asarray(np.corrcoef(varying, rowvar=False))
     return {
         "roundtrip_mean": float(errors.mean()),
         "roundtrip_p99": float(np.quantile(errors, 0.99)),
         "roundtrip_max": float(errors.max()),
         "latent_mean": mean.tolist(),
         "latent_std": std.tolist(),
-        "latent_skew": (standard**3).mean(0).tolist(),
-        "latent_kurtosis": ((standard**4).mean(0) - 3).tolist(),
+        "latent_skew": _known((standard**3).mean(0)),
+        "latent_kurtosis": _known((standard**4).mean(0) - 3),
         "latent_wasserstein": np.abs(np.sort(thinned, 0) - normal).mean(0).tolist(),
         "latent_max_correlation": float(np.abs(correlation - np.eye(len(correlation))).max()),
     }
+
+
+def _known(values: NDArray[np.float64]) -> list[float | None]:
+    return [None if np.isnan(value) else float(value) for value in values]
 
 
 def validation_rows(data: Dataset, actions: NDArray[np.float32], device: torch.device) -> Rows:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import gymnasium
@@ -16,6 +17,10 @@ from flp.own.success import success_rule
 from flp.system.errors import FLPError, one_line
 
 Bounds = tuple[tuple[float, ...], tuple[float, ...]]
+_RETURNED = {
+    "reset": "(observation, info) and take a seed",
+    "step": "(observation, reward, terminated, truncated, info)",
+}
 _INSTALL = "is its package installed, and does the id name the module that registers it (my_package:MyArm-v0)?"
 
 
@@ -29,7 +34,7 @@ def open_environment(name: str, kwargs: dict[str, Any]) -> Any:
         with simulator_importable(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             env = gymnasium.make(name, disable_env_checker=True, **kwargs)
-    except Exception as error:  # the imported package may raise anything
+    except (Exception, SystemExit) as error:  # the imported package may raise anything
         missing = isinstance(error, (ImportError, gymnasium.error.UnregisteredEnv))
         remedy = _INSTALL if missing else "look at its kwargs"
         raise FLPError(f"environment {name} cannot be made ({one_line(error)}); {remedy}") from error
@@ -122,28 +127,89 @@ class Adapter(gymnasium.Wrapper[Any, Any, Any, Any]):  # type: ignore[misc]
         self._rule, self._total = success_rule(success), 0.0
 
     def reset(self, **options: Any) -> tuple[NDArray[Any], dict[str, Any]]:
-        """Start an episode."""
+        """Start an episode.
+
+        Raises:
+            FLPError: the environment fails, or its observation is not finite or has another shape than its space.
+        """
         self._total = 0.0
-        observation, info = self.env.reset(**options)
-        return observation, dict(info)
+        with self._blamed("reset"):
+            observation, info = self.env.reset(**options)
+            info = dict(info)
+        return self._observed(observation), info
 
     def step(self, action: NDArray[Any]) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
-        """Take an action in [-1, 1]; `info["success"]` is the verdict of the task's rule."""
+        """Take an action in [-1, 1].
+
+        Where the episode ends, `info["success"]` is the verdict of the task's rule; before, it is False.
+
+        Raises:
+            FLPError: as `reset`; or the reward is not finite in float32; or the rule does not fit the info.
+        """
+        if np.shape(action) != self.action_space.shape:
+            raise FLPError(f"{self._name}: an action has shape {np.shape(action)}, expected {self.action_space.shape}")
         own = self._unscaled(action).reshape(self._shape).astype(self._dtype)
-        observation, reward, terminated, truncated, info = self.env.step(own)
-        self._total += float(reward)
-        return observation, float(reward), bool(terminated), bool(truncated), {**info, "success": self._won(info)}
+        with self._blamed("step"):
+            observation, reward, terminated, truncated, info = self.env.step(own)
+            terminated, truncated, info = bool(terminated), bool(truncated), dict(info)
+        observation, reward = self._observed(observation), self._rewarded(reward)
+        self._total += reward
+        info["success"] = self._won(info) if terminated or truncated else False
+        return observation, reward, terminated, truncated, info
+
+    @contextmanager
+    def _blamed(self, call: str) -> Iterator[None]:
+        """Turn whatever the environment raises, even its exit, into one line."""
+        try:
+            yield
+        except FLPError:
+            raise
+        except (Exception, SystemExit) as error:
+            remedy = f"{call} must return {_RETURNED[call]}"
+            raise FLPError(f"{self._name}: its environment's {call} failed ({one_line(error)}); {remedy}") from error
+
+    def _observed(self, observation: Any) -> NDArray[Any]:
+        array, expected = _numbers(observation), self.observation_space.shape
+        if array is None or array.shape != expected:
+            found = f"that is a {type(observation).__name__}" if array is None else f"of shape {array.shape}"
+            raise FLPError(f"{self._name}: its environment gave an observation {found}, expected numbers of {expected}")
+        if not _fits_float32(array):
+            raise FLPError(f"{self._name}: its environment gave an observation with NaN or infinite values in float32")
+        return array
+
+    def _rewarded(self, reward: Any) -> float:
+        array = _numbers(reward)
+        if array is None or array.shape or not _fits_float32(array):
+            raise FLPError(f"{self._name}: its environment gave the reward {reward!r}, not a finite number of float32")
+        return float(array)
 
     def _won(self, info: dict[str, Any]) -> bool:
         if self._rule is None:
             return False
         try:
             return self._rule(info, self._total)
-        except (LookupError, TypeError, ValueError) as error:
+        except ValueError as error:
+            raise FLPError(f"{self._name}: success is '{self._success}', but {error}") from error
+        except (LookupError, TypeError) as error:
             has = ", ".join(map(str, info)) or "nothing"
             raise FLPError(
-                f"{self._name}: success is '{self._success}', which its info does not contain (it has: {has})"
+                f"{self._name}: success is '{self._success}', which its info does not contain where the episode ends "
+                f"(it has: {has})"
             ) from error
+
+
+def _numbers(value: Any) -> NDArray[Any] | None:
+    """An array of numbers or truth values; None for anything else."""
+    try:
+        array = np.asarray(value)
+    except ValueError:  # ragged
+        return None
+    return array if array.dtype.kind in "biuf" else None
+
+
+def _fits_float32(array: NDArray[Any]) -> bool:
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(array.astype(np.float32)).all())
 
 
 def compare(env: Any, what: str, length: int, bounds: Bounds) -> None:

@@ -14,7 +14,8 @@ from flp.data.archive import pieces, write_npz
 from flp.data.load import OWN_FORMAT
 from flp.own.log_file import Rows, read_file, unused
 from flp.own.minari_data import environment_of, local_folder, open_minari, read_minari, reference_of
-from flp.own.reading import REMEDY, column_scales
+from flp.own.precision import spacing_at
+from flp.own.reading import REMEDY
 from flp.own.splitting import own_files, validation_split
 from flp.own.task import OwnSpec
 from flp.system.errors import FLPError
@@ -67,12 +68,12 @@ class TaskData:
 
     Attributes:
         spec: the task's environment.
-        parts: all rows, or training and validation rows if they came in two files; actions in [-1, 1].
+        parts: training and validation rows; actions in [-1, 1].
         reference: the returns of a random policy and an expert, if the dataset gives them.
     """
 
     spec: OwnSpec
-    parts: list[Rows]
+    parts: tuple[Rows, Rows]
     reference: tuple[float, float] | None
 
 
@@ -91,14 +92,27 @@ def read_task(task: TaskSource) -> TaskData:
     """Read a task's data and compare them with the environment, which is opened to do so.
 
     Raises:
-        FLPError: they are not whole or do not fit, in one line.
+        FLPError: they are not whole, do not fit, or are too few to hold some out, in one line.
     """
     raw = _from_minari(task) if task.path is None else _from_files(task, task.path)
     spec = _spec(task, raw)
+    _check_range(spec)
     for rows in raw.parts:
         _fit(task.source, spec, rows)
-    _warn_of_coarse(task.source, raw.parts[0]["observations"])
-    return TaskData(spec, raw.parts, raw.reference)
+    return TaskData(spec, _split(task, raw.parts), raw.reference)
+
+
+def _split(task: TaskSource, parts: list[Rows]) -> tuple[Rows, Rows]:
+    """Training and validation rows; the last tenth of the episodes unless they came in two files."""
+    if len(parts) == 2:
+        return parts[0], parts[1]
+    (rows,) = parts
+    hint = "put a validation file next to it, with -val at the end of its name" if task.path else "record more"
+    split = validation_split(rows["terminals"], task.source, hint)
+    train, validation = (
+        {key: array[part] for key, array in rows.items()} for part in (slice(split), slice(split, None))
+    )
+    return train, validation
 
 
 def _from_files(task: TaskSource, path: str) -> _Raw:
@@ -114,6 +128,9 @@ def _from_minari(task: TaskSource) -> _Raw:
     data = open_minari(task.source)
     bounded = task.actions is None or adapter.is_bounded(data.action_space)
     if bounded:
+        if task.environment is None and not adapter.is_bounded(data.action_space):
+            problem = f"{task.source}: actions are {data.action_space}, whose range is not finite"
+            raise FLPError(f"{problem}; give it in the task, actions: {{low: …, high: …}}")
         adapter.action_range(data.action_space, task.source)
         if task.actions is not None:
             raise FLPError(f"{task.dataset}: {task.source} gives the range of actions itself; leave out actions")
@@ -132,16 +149,7 @@ def _from_minari(task: TaskSource) -> _Raw:
 def import_task(task: TaskSource, train: Path, validation: Path) -> TaskData:
     """Read a task's data and write both files of its dataset. Errors as `read_task`."""
     data = read_task(task)
-    parts = data.parts
-    if len(parts) == 1:
-        (rows,) = parts
-        hint = "put a validation file next to it, with -val at the end of its name" if task.path else "record more"
-        split = validation_split(rows["terminals"], task.source, hint)
-        parts = [
-            {key: array[:split] for key, array in rows.items()},
-            {key: array[split:] for key, array in rows.items()},
-        ]
-    for path, rows in zip((train, validation), parts, strict=True):
+    for path, rows in zip((train, validation), data.parts, strict=True):
         write_npz(path, {key: rows[key] for key in OWN_FORMAT})
     return data
 
@@ -190,30 +198,35 @@ def _fit(source: str, spec: OwnSpec, rows: Rows) -> None:
     if rows["terminals"].all():
         raise FLPError(f"{source}: an episode ends in every row, so there are no transitions; {REMEDY}")
     rows["actions"][rows["terminals"]] = spec.low  # no action is taken there, and 0 may be out of range
-    for piece in pieces(rows["actions"]):
-        piece[:] = _scaled(source, spec, piece)
-    rows["actions"][rows["terminals"]] = 0
+    scaled = np.empty(rows["actions"].shape, np.float32)
+    for target, piece in zip(pieces(scaled), pieces(rows["actions"]), strict=True):
+        exact = spec.scaled(piece)
+        reach = np.abs(exact).max(0)
+        if (reach > 1 + 1e-6 + spec.rounding).any():
+            raise _outside(source, spec, rows["actions"][~rows["terminals"]], int(reach.argmax()))
+        target[:] = np.clip(exact, -1.0, 1.0)
+    scaled[rows["terminals"]] = 0
+    rows["actions"] = scaled
 
 
-def _warn_of_coarse(source: str, observations: NDArray[np.float32]) -> None:
-    """Warn of columns in which float32, the networks' type, has fewer than 100 steps to a standard deviation."""
-    std, largest = column_scales(observations)
-    for column in np.flatnonzero((std > 0) & (np.spacing(largest) > 0.01 * std)):
-        print(
-            f"warning: {source}: column {column} of the observations reaches {largest[column]:g} and varies by "
-            f"{std[column]:g}, of which float32 keeps little; subtract an offset in your file",
-            file=sys.stderr,
+def _check_range(spec: OwnSpec) -> None:
+    """Warn of a range of actions of which float32, the policies' type, has fewer than 100 steps; refuse one step."""
+    low, high = map(np.array, spec.bounds)
+    steps = (high - low) / spacing_at(np.maximum(abs(low), abs(high)))
+    for column in np.flatnonzero(steps < 100):
+        problem = (
+            f"{spec.dataset}: float32 keeps {{}} of the range of actions {low[column]:.10g} to {high[column]:.10g}"
         )
+        remedy = "subtract an offset from the actions, and add it in the environment"
+        if steps[column] <= 1:
+            raise FLPError(f"{problem.format('nothing')}; {remedy}")
+        print(f"warning: {problem.format('little')}; {remedy}", file=sys.stderr)
 
 
-def _scaled(source: str, spec: OwnSpec, actions: NDArray[np.float32]) -> NDArray[np.float64]:
-    scaled = spec.scaled(actions)
-    if (np.abs(scaled) > 1 + 1e-6 + spec.rounding).any():
-        column = int(np.abs(scaled).max(0).argmax())
-        least, greatest = actions[:, column].min(), actions[:, column].max()
-        origin = "actions: {low: …, high: …}" if spec.environment is None else "the environment's action space"
-        raise FLPError(
-            f"{source}: actions reach from {least:g} to {greatest:g} in column {column}, outside "
-            f"{spec.low[column]:g} to {spec.high[column]:g} ({origin}); correct the one or the other"
-        )
-    return np.clip(scaled, -1.0, 1.0)
+def _outside(source: str, spec: OwnSpec, actions: NDArray[Any], column: int) -> FLPError:
+    least, greatest = actions[:, column].min(), actions[:, column].max()
+    origin = "actions: {low: …, high: …}" if spec.environment is None else "the environment's action space"
+    return FLPError(
+        f"{source}: actions reach from {least:g} to {greatest:g} in column {column}, outside "
+        f"{spec.low[column]:g} to {spec.high[column]:g} ({origin}); correct the one or the other"
+    )

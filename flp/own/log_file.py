@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flp.data.archive import MAX_BYTES, Convert, Header, opened
+from flp.own.precision import narrowed
 from flp.own.reading import (
     END_KEYS,
     NEXT,
@@ -81,11 +82,11 @@ def columns(path: Path) -> Iterator[Columns]:
     Raises:
         FLPError: missing, not whole, or of another kind; or HDF5 without h5py.
     """
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         with opened(path, REMEDY, ABSENT) as archive:
             yield archive
         return
-    if path.suffix not in HDF5:
+    if path.suffix.lower() not in HDF5:
         raise FLPError(f"{path}: a task's file is .npz, .h5 or .hdf5")
     try:
         import h5py
@@ -104,8 +105,9 @@ def read_file(path: Path) -> Rows:
     """Read and check a file.
 
     Returns:
-        float32 `observations`, `actions` (in the environment's units) and `rewards`; float32 `masks`, 0 where an
-        episode ended in a terminal state; bool `terminals`, true in an episode's last row, which starts no transition.
+        float32 `observations` and `rewards`; `actions` in the environment's units and the file's own type, float32 or
+        wider; float32 `masks`, 0 where an episode ended in a terminal state; bool `terminals`, true in an
+        episode's last row, which starts no transition.
 
     Raises:
         FLPError: it lacks something, holds what cannot be converted safely, or its keys contradict each other.
@@ -182,13 +184,15 @@ def _column(file: Columns, key: str, rows: int) -> NDArray[np.bool_]:
     return flags
 
 
-def _numbers(file: Columns, key: str) -> NDArray[np.float32]:
+def _numbers(file: Columns, key: str) -> NDArray[Any]:
+    """An array in float32; actions, which are scaled first, in the file's own type."""
     if key not in file.keys:
-        raise file.bad(f"key '{key}' is missing{nearest(key, file.keys)}")
-    array = _read(file, key, np.dtype(np.float32))
+        raise file.bad(f"key '{key}' is missing{nearest(key, (other for other in file.keys if other not in _AXES))}")
+    own = numeric_header(file, key, np.dtype(np.float32)).dtype
+    array = _read(file, key, np.result_type(own, np.float32) if own.kind == "f" else own)
     if not np.isfinite(array).all():
         raise file.bad(f"'{key}' holds NaN or infinite values")
-    return array
+    return array if key == "actions" else narrowed(file, key, array)
 
 
 def _read(file: Columns, key: str, dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -211,7 +215,7 @@ def _check_length(file: Columns, key: str, array: NDArray[Any], rows: int) -> No
 
 def as_rows(
     observations: NDArray[np.float32],
-    actions: NDArray[np.float32],
+    actions: NDArray[Any],
     rewards: NDArray[np.float32],
     terminated: NDArray[np.bool_],
     truncated: NDArray[np.bool_],
@@ -238,7 +242,7 @@ def as_rows(
     last = place[extra] + 1
     rows: Rows = {
         "observations": np.empty((count, observations.shape[1]), np.float32),
-        "actions": np.zeros((count, actions.shape[1]), np.float32),
+        "actions": np.zeros((count, actions.shape[1]), actions.dtype),
         "rewards": np.zeros(count, np.float32),
         "masks": np.ones(count, np.float32),
         "terminals": np.zeros(count, np.bool_),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flp.own.log_file import Rows
+from flp.own.precision import narrowed
 from flp.own.reading import REMEDY
 from flp.system.errors import FLPError, one_line
 from flp.system.portability import user_path
+
+_ID = re.compile(r"[\w-]+(/[\w-]+)*")
 
 
 def open_minari(name: str) -> Any:
@@ -26,12 +31,16 @@ def open_minari(name: str) -> Any:
     except ImportError:
         raise FLPError(f"{name}: Minari's datasets need minari; pip install 'flp[minari]'") from None
     folder = local_folder(name)
+    if folder is None and _looks_like_a_folder(name):
+        raise FLPError(f"{user_path(name)}: there is no folder with a Minari dataset (data/metadata.json); correct it")
     try:
         return minari.MinariDataset(folder) if folder else minari.load_dataset(name, download=True)
     except Exception as error:  # Minari checks little before it reads
-        raise FLPError(
-            f"Minari cannot open {name} ({one_line(error)}); name its folder, or an id that it knows"
-        ) from error
+        missing = isinstance(error, ImportError) or "not installed" in str(error)
+        remedy = "a download needs pip install 'flp[minari]'" if missing else "correct the name"
+        if folder is None:
+            remedy = f"there is no such folder here, and as an id, {remedy}"
+        raise FLPError(f"Minari cannot open {name} ({one_line(error)}); {remedy}") from error
 
 
 def local_folder(name: str) -> Path | None:
@@ -39,6 +48,11 @@ def local_folder(name: str) -> Path | None:
     folder = user_path(name)
     places = (place for place in (folder / "data", folder) if (place / "metadata.json").exists())
     return next(places, None)
+
+
+def _looks_like_a_folder(name: str) -> bool:
+    """Whether a name cannot be an id (`namespace/name-v0`), or is a folder on this machine."""
+    return _ID.fullmatch(name) is None or user_path(name).exists()
 
 
 def reference_of(data: Any) -> tuple[float, float] | None:
@@ -96,14 +110,24 @@ def read_minari(data: Any, name: str, space: Any = None) -> Rows:
     for key, array in rows.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise FLPError(f"{name}: '{key}' holds NaN or infinite values")
-    return rows
+    return rows | {key: narrowed(_Named(name), key, rows[key]) for key in ("observations", "rewards")}
+
+
+@dataclass(frozen=True)
+class _Named:
+    """Names the problems of a dataset."""
+
+    name: str
+
+    def bad(self, problem: str) -> FLPError:
+        return FLPError(f"{self.name}: {problem}; {REMEDY}")
 
 
 def _rows(episode: Any, space: Any) -> Rows:
     """One episode: one row more than it has steps; `ValueError` for unequal lengths or bad flags."""
     steps = len(episode)
-    rewards, ended = (np.asarray(part, np.float32) for part in (episode.rewards, episode.terminations))
-    actions = np.asarray(episode.actions, np.float32).reshape(steps, -1)
+    rewards, actions = _real(episode.rewards), _real(episode.actions).reshape(steps, -1)
+    ended = np.asarray(episode.terminations, np.float32)
     observations = _flat(episode.observations, space, steps + 1)
     lengths = {"observations": len(observations) - 1, "rewards": len(rewards), "terminations": len(ended)}
     if wrong := {key: length for key, length in lengths.items() if length != steps}:
@@ -119,17 +143,23 @@ def _rows(episode: Any, space: Any) -> Rows:
     }
 
 
-def _padded(array: NDArray[np.float32], value: float) -> NDArray[np.float32]:
-    return np.concatenate([array, np.full((1, *array.shape[1:]), value, np.float32)])
+def _real(array: Any) -> NDArray[Any]:
+    """Numbers in their own type, float32 or wider."""
+    numbers: NDArray[Any] = np.asarray(array)
+    return numbers.astype(np.result_type(numbers.dtype, np.float32), copy=False)
 
 
-def _flat(observations: Any, space: Any, rows: int) -> NDArray[np.float32]:
+def _padded(array: NDArray[Any], value: float) -> NDArray[Any]:
+    return np.concatenate([array, np.full((1, *array.shape[1:]), value, array.dtype)])
+
+
+def _flat(observations: Any, space: Any, rows: int) -> NDArray[Any]:
     """An episode's observations, each flattened."""
     if isinstance(observations, np.ndarray) and observations.ndim == 2 and len(space.shape or ()) == 1:
-        return np.asarray(observations, np.float32)
+        return observations
     from gymnasium.spaces.utils import flatten
 
-    return np.stack([np.asarray(flatten(space, _at(observations, i)), np.float32) for i in range(rows)])
+    return np.stack([np.asarray(flatten(space, _at(observations, i))) for i in range(rows)])
 
 
 def _at(nested: Any, index: int) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from flp.data.archive import Archive, opened, write_npz
 from flp.data.load import FORMAT, check_axes, check_numbers, check_shapes
+from flp.own.precision import check_precision, may_be_coarse
 from flp.own.reading import (
     END_KEYS,
     NEXT,
@@ -31,36 +32,56 @@ from flp.system.errors import nearest
 from flp.system.portability import user_path
 
 
-def import_file(dataset: str, path: Path | str, train_path: Path | str, val_path: Path | str) -> None:
+def import_file(
+    dataset: str,
+    path: Path | str,
+    train_path: Path | str,
+    val_path: Path | str,
+    states: Mapping[str, int] | None = None,
+) -> None:
     """Copy a user's dataset file and its `-val.npz` neighbour, converted to OGBench's format where they differ.
 
-    Conversions and unused keys are reported on standard error.
+    Conversions and unused keys are reported on standard error. Arguments and errors as `read_files`.
 
     Args:
         dataset: name of the dataset that the file must fit.
-        path: the training file; without a `{stem}-val.npz` next to it, a tenth of its episodes, at least one and as
-            many as needed for a transition, is held out from its end.
+        path: the training file.
         train_path: the training file to write.
         val_path: the validation file to write.
-
-    Raises:
-        FLPError: a missing or bad file, or nothing to hold out.
+        states: the columns of the simulator's state, as for `OwnFile`.
     """
-    path = user_path(str(path))
-    files = [OwnFile(file, dataset) for file in own_files(path) or [path]]
+    files, split = read_files(dataset, path, states)
     for file in files:
         if file.changes:
             print(f"{file.path}: converted to OGBench's format: {'; '.join(file.changes)}", file=sys.stderr)
     unused = dict.fromkeys(key for file in files for key in file.unused)
     if unused:
-        print(f"{path}: not used: {', '.join(map(repr, unused))}", file=sys.stderr)
+        print(f"{files[0].path}: not used: {', '.join(map(repr, unused))}", file=sys.stderr)
     if len(files) == 2:
         files[0].copy(train_path)
         files[1].copy(val_path)
     else:
-        split = validation_split(files[0].ends, path, f"put a validation file at {neighbour_of(path)}")
         write_npz(train_path, files[0].arrays(slice(split)))
         write_npz(val_path, files[0].arrays(slice(split, None)))
+
+
+def read_files(
+    dataset: str, path: Path | str, states: Mapping[str, int] | None = None
+) -> tuple[list[OwnFile], int | None]:
+    """Check a user's file and its `{stem}-val.npz` neighbour.
+
+    Returns:
+        The files; and, if there is only one, the first row that is held out: a tenth of its episodes, at least one and
+        as many as needed for a transition, from its end.
+
+    Raises:
+        FLPError: a missing or bad file, or nothing to hold out.
+    """
+    path = user_path(str(path))
+    files = [OwnFile(file, dataset, states) for file in own_files(path) or [path]]
+    if len(files) == 2:
+        return files, None
+    return files, validation_split(files[0].ends, path, f"put a validation file at {neighbour_of(path)}")
 
 
 class OwnFile:
@@ -69,6 +90,7 @@ class OwnFile:
     Args:
         path: an `.npz` file.
         dataset: name of the dataset that it must fit.
+        states: the columns of the simulator's state (`state_columns`), which the file's must equal; None: any.
 
     Attributes:
         ends: bool `[rows]`, true in the last row of an episode.
@@ -79,17 +101,23 @@ class OwnFile:
         FLPError: it is not whole, or holds what cannot be converted safely, or its keys contradict each other.
     """
 
-    def __init__(self, path: Path, dataset: str) -> None:
+    def __init__(self, path: Path, dataset: str, states: Mapping[str, int] | None = None) -> None:
         self.path, self.changes = path, list[str]()
         with self._open() as archive:
             self.unused = [key for key in archive.keys if key not in FORMAT and key not in END_KEYS]
             self._check_required(archive)
             self._shapes = self._find_shapes(archive)
             check_shapes(archive, self._shapes, dataset)
+            for key, columns in (states or {}).items():
+                if self._shapes[key][1] != columns:
+                    found = self._shapes[key][1]
+                    raise archive.bad(f"'{key}' has {found} columns, {dataset}'s simulator {columns}")
             self.ends = self._find_ends(archive)
             for key, array in self._arrays(archive):
                 if key != "terminals":
                     check_numbers(archive, key, array)
+                if array.dtype.kind == "f":
+                    self._check_precision(archive, key, array)
                 if key == "observations":
                     self._check_successors(archive, array)
 
@@ -169,6 +197,12 @@ class OwnFile:
         if ends.all():
             raise archive.bad(f"{names} ends an episode in every row, so there are no transitions")
         return ends
+
+    def _check_precision(self, archive: Archive, key: str, array: NDArray[np.float32]) -> None:
+        """Warn of columns that float32 spoils, or refuse them, as they are in the file."""
+        if may_be_coarse(array):
+            own = archive.header(key).dtype
+            check_precision(archive, key, array if own == array.dtype else read_column(archive, key, own, array.shape))
 
     def _check_successors(self, archive: Archive, observations: NDArray[np.float32]) -> None:
         """Refuse `next_observations` that are not the next row's observations, except where an episode ends."""

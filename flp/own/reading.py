@@ -36,6 +36,8 @@ END_KEYS = {
     "timeouts": EndKey(True, "truncated"),
     "terminations": EndKey(True, "terminated"),
     "truncations": EndKey(True, "truncated"),
+    "terminated": EndKey(True, "terminated"),
+    "truncated": EndKey(True, "truncated"),
     "dones": EndKey(True, "either"),
     "dones_float": EndKey(True, "either"),
     VALID: EndKey(False, "either"),
@@ -125,7 +127,7 @@ def check_successors(
     A column may differ by a thousandth of its standard deviation plus float32's rounding, whatever its unit or offset.
     """
     std, largest = column_scales(observations)
-    tolerance = 1e-3 * std + 4 * np.spacing(largest)
+    tolerance = 1e-3 * std + 4 * np.spacing(largest.astype(np.float32))
     for first in range(0, len(observations) - 1, 2**14):
         rows = slice(first, min(first + 2**14, len(observations) - 1))
         after = observations[rows.start + 1 : rows.stop + 1]
@@ -138,12 +140,12 @@ def check_successors(
             )
 
 
-def column_scales(observations: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+def column_scales(observations: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Each column's standard deviation and largest magnitude, `[o]` each, in little memory."""
     total = squares = np.zeros(observations.shape[1])
     for piece in pieces(observations):
-        shifted = piece.astype(np.float64) - observations[0]
+        shifted = piece.astype(np.float64) - observations[0].astype(np.float64)
         total, squares = total + shifted.sum(0), squares + np.square(shifted).sum(0)
     mean = total / len(observations)
-    largest = np.maximum(np.abs(observations.max(0)), np.abs(observations.min(0)))
+    largest = np.abs([observations.max(0).astype(np.float64), observations.min(0).astype(np.float64)]).max(0)
     return np.sqrt(np.maximum(squares / len(observations) - np.square(mean), 0)), largest

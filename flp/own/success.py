@@ -36,15 +36,23 @@ class Success:
     level: float
 
     def __call__(self, info: Mapping[str, Any], total: float) -> bool:
-        """Whether this step is a success; `KeyError` if the info lacks what the rule names."""
+        """Whether a step is a success.
+
+        Raises:
+            LookupError, TypeError: the info lacks what the rule names.
+            ValueError: the value is no number or truth value, or NaN.
+        """
         value: Any = total
         if self.path:
             value = info
             for name in self.path:
                 value = value[name]
+        array = np.asarray(value)  # an array of one is a number
+        if array.dtype.kind not in "biuf" or array.size != 1 or np.isnan(array).any():
+            raise ValueError(f"{'.'.join(self.path)} is {value!r}, neither a number nor a truth value")
         if self.comparison is None:
-            return bool(value)
-        return _COMPARE[self.comparison](float(np.asarray(value).item()), self.level)  # an array of one is a number
+            return bool(array.item())
+        return _COMPARE[self.comparison](float(array.item()), self.level)
 
 
 def success_rule(text: str) -> Success | None:

@@ -17,7 +17,8 @@ from flp.params.fields import AsReal, Float, Section
 
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,98}[A-Za-z0-9])?")  # of a dataset or task, fit for folders
 # Names of other folders and pages of the results.
-_TAKEN = ("report", "figures", "videos", "keys", "index", "sha256")
+_TAKEN = ("report", "figures", "videos", "keys", "bench", "tensorboard", "wandb", "index", "sha256")
+_NUMBER = re.compile(r"[0-9][0-9_]*(e[+-]?[0-9]+)?", re.IGNORECASE)  # of YAML 1.2, as DVC reads it; PyYAML: 1.1
 
 
 def _rule(text: str) -> str:
@@ -136,7 +137,9 @@ def named(tasks: dict[str, OwnTask]) -> dict[str, OwnTask]:
     for name in tasks:
         if not NAME.fullmatch(name):
             raise ValueError(f"{name!r} is no name for a task; take letters, digits, - and _, at most 100")
-        if yaml.safe_load(name) != name:  # on a command line it would be read as something else
+        if yaml.safe_load(name) != name or _NUMBER.fullmatch(
+            name
+        ):  # on a command line it would be read as something else
             raise ValueError(f"{name!r} is a number, a date or the like to YAML; take another name")
         if name in known_datasets():
             raise ValueError(f"{name} is OGBench's; give your task another name")

@@ -256,13 +256,14 @@ def success_table(
 
 
 def metrics(success: list[SuccessTable]) -> dict[str, Any]:
-    """`{dataset: {agent: {phase: mean success}}}`, for `dvc metrics`; the frozen flow is FLP's `behavior`."""
+    """`{dataset: {agent: {phase: mean success}}}`, None if not finite, for `dvc metrics`; `behavior` is the flow."""
     means: dict[str, Any] = {}
     for table in success:
         by_agent = means.setdefault(table.dataset, {})
         for method, overall in zip(table.methods, table.rows[-1][1], strict=True):
             if overall:
-                by_agent.setdefault(method.agent, {})[method.phase] = round(overall.mean, 6)
+                mean = round(overall.mean, 6) if np.isfinite(overall.mean) else None
+                by_agent.setdefault(method.agent, {})[method.phase] = mean
     return means
 
 

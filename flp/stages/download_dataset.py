@@ -16,6 +16,7 @@ from flp.data.environments import EnvironmentSpec
 from flp.data.fetch import fetch
 from flp.data.generate import generate
 from flp.data.load import validate
+from flp.data.relabel import state_columns
 from flp.experiment.keys import Keys
 from flp.experiment.program import Job, stage
 from flp.own.importing import import_task
@@ -87,7 +88,7 @@ def obtain(name: str, settings: DownloadSettings, train: Path, validation: Path,
         )
     elif settings.source == "path":
         assert settings.path is not None
-        import_file(name, settings.path, train, validation)
+        import_file(name, settings.path, train, validation, state_columns(name))
     else:
         fetch(
             name,

@@ -92,8 +92,16 @@ def write_csv(path: Path | str, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def write_json(path: Path | str, value: Any) -> None:
-    """Write indented JSON atomically; NaN and infinities are refused (`ValueError`)."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False, sort_keys=False) + "\n")
+    """Write indented JSON atomically.
+
+    Raises:
+        FLPError: it holds NaN or infinite numbers, or the file cannot be written.
+    """
+    try:
+        text = json.dumps(value, indent=2, allow_nan=False, sort_keys=False)
+    except ValueError as error:
+        raise FLPError(f"{path} is not written: a number in it is NaN or infinite ({error})") from error
+    write_text(path, text + "\n")
 
 
 def read_json(path: Path | str) -> Any:

@@ -72,7 +72,7 @@ def first_line(error: Exception) -> str:
     return next(filter(None, str(error).splitlines()), type(error).__name__)
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """An error's type and its text on one line: `ValueError: could not convert …`."""
     return " ".join(f"{type(error).__name__}: {error}".split())
 

@@ -8,22 +8,32 @@ from __future__ import annotations
 import argparse
 import sys
 from contextlib import closing, nullcontext
+from typing import Any
 
 import numpy as np
 
-from flp.data.environments import seeded_reset
+from flp.data.environments import EnvironmentSpec, seeded_reset
+from flp.data.load import read_dataset
+from flp.data.relabel import state_columns
 from flp.experiment.forecast import summary
 from flp.experiment.keys import Keys
 from flp.experiment.program import OPTIONS, tool
 from flp.own.importing import TaskSource, read_task
+from flp.own.ogbench_file import read_files
+from flp.own.splitting import own_files
+from flp.own.task import OwnSpec
 from flp.supervision.foresight import EMULATED, emulates
+from flp.system import layout
+from flp.system.artifacts import key_of
+
+_STEPS = 1000
 
 
 def check(keys: Keys, args: argparse.Namespace) -> int:
     """Print what would be trained; the parameters were checked when they were read."""
     for name in keys.params.datasets:
-        if name in keys.params.tasks:
-            print(f"{name}: {task(keys.params.tasks[name].source(name))}")
+        if found := of_user(keys, name):
+            print(f"{name}: {found}")
     jobs, online = list(keys.jobs()), list(keys.online_jobs())
     if any(emulates(keys.agent_params(job.dataset, job.agent)) for job in jobs):
         print(f"warning: trained here without a GPU: {EMULATED}", file=sys.stderr)
@@ -37,24 +47,56 @@ def check(keys: Keys, args: argparse.Namespace) -> int:
     return 0
 
 
-def task(asked: TaskSource) -> str:
-    """What is found out of a task, in a line.
+def of_user(keys: Keys, name: str) -> str | None:
+    """What is found out of a dataset that the user's files make, in a line; None for others.
+
+    If the files are away, but the data that they made are at hand, these are read.
 
     Raises:
-        FLPError: its data are damaged, or do not match its environment.
+        FLPError: its data are damaged, too few, or do not match its environment.
     """
+    own, settings = keys.params.tasks.get(name), keys.dataset_params(name).download
+    if own is None and settings.source != "path":
+        return None
+    base = layout.DATA.format(dataset=name)
+    here = own.source(name).files() if own else own_files(settings.path or "")
+    if not here and key_of(base + ".json") == keys.data(name):
+        spec = keys.params.spec(name)
+        return described(spec, sum(len(read_dataset(base + suffix, spec)) for suffix in (".npz", "-val.npz")))
+    if own is not None:
+        return task(own.source(name))
+    files, _ = read_files(name, settings.path or "", state_columns(name))
+    return f"{sum(int((~file.ends).sum()) for file in files)} transitions in {', '.join(str(f.path) for f in files)}"
+
+
+def task(asked: TaskSource) -> str:
+    """What is found out of a task, in a line; errors as `of_user`."""
     found = read_task(asked)
-    spec, rows = found.spec, sum(int((~part["terminals"]).sum()) for part in found.parts)
+    return described(found.spec, sum(int((~part["terminals"]).sum()) for part in found.parts))
+
+
+def described(spec: EnvironmentSpec, rows: int) -> str:
+    """A dataset's line; a user's environment plays an episode."""
+    if not isinstance(spec, OwnSpec):
+        return f"{rows} transitions"
     with closing(spec.make(1)) if spec.simulated else nullcontext() as env:
         if env is not None:
-            seeded_reset(env, 0)
-            env.step(np.zeros(spec.action_dim, np.float32))  # this also evaluates its criterion of success
+            _play(env, spec.action_dim)
     units = "in [-1, 1]" if spec.in_units else f"scaled from {list(spec.low)} … {list(spec.high)}"
     place = f"{spec.environment}, {spec.horizon} steps" if spec.simulated else "no simulator"
     return (
         f"{rows} transitions, observations of {spec.observation_dim} numbers, {spec.action_dim} actions {units}, "
         f"{place}, success: {spec.success}"
     )
+
+
+def _play(env: Any, action_dim: int) -> None:
+    """Play an episode, at most `_STEPS` long; the adapter checks it, and where it ends, its criterion of success."""
+    seeded_reset(env, 0)
+    for _ in range(_STEPS):
+        _, _, terminated, truncated, _ = env.step(np.zeros(action_dim, np.float32))
+        if terminated or truncated:
+            return
 
 
 main = tool("check", {"cores": OPTIONS["cores"]}, check, __doc__)

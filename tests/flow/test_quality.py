@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import signal
 from types import SimpleNamespace
@@ -65,6 +66,17 @@ def test_shape_and_dependence_are_measured():
 
 def test_one_dimension_has_no_correlation():
     assert report(normal(1))["latent_max_correlation"] == 0
+
+
+def test_of_constant_latents_only_what_is_defined_is_given():
+    z = normal(3)
+    z[:, 1] = 0.5
+    found = report(z)
+    assert found["latent_skew"][1] is None and found["latent_kurtosis"][1] is None
+    assert found["latent_std"][1] == 0 and abs(found["latent_skew"][2]) < 0.1 and found["latent_max_correlation"] < 0.02
+    single = report(z[:1])
+    assert single["latent_skew"] == [None] * 3 and single["latent_max_correlation"] == 0
+    json.dumps([found, single], allow_nan=False)
 
 
 def test_more_latents_than_are_kept_are_thinned():

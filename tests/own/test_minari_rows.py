@@ -15,7 +15,7 @@ from gymnasium import spaces
 
 from flp.own import adapter, importing
 from flp.own.importing import TaskSource, read_task
-from flp.own.minari_data import read_minari, reference_of
+from flp.own.minari_data import open_minari, read_minari, reference_of
 from flp.system.errors import FLPError
 
 ANGLE, SPEED = spaces.Box(-4, 4, (2,)), spaces.Box(-9, 9, (1,))
@@ -73,7 +73,7 @@ def gathered(monkeypatch, data: Any, **asked: Any) -> Any:
 
 def test_the_data_s_dictionaries_lie_in_the_environment_s_order(arm, monkeypatch):
     seen, _ = arm.reset()
-    (rows,) = gathered(monkeypatch, dataset(episode(), episode())).parts
+    rows, _ = gathered(monkeypatch, dataset(episode(), episode())).parts
     np.testing.assert_allclose(rows["observations"][0], seen)
     np.testing.assert_allclose(seen, [7, 0.1, 0.2])
 
@@ -113,7 +113,7 @@ def test_a_range_of_actions_is_given_where_the_data_have_none(monkeypatch):
     boundless = dataset(episode(), episode(), action_space=spaces.Box(-np.inf, np.inf, (1,)))
     spec = gathered(monkeypatch, boundless, environment=None, actions=((-3.0,), (3.0,))).spec
     assert (spec.low, spec.high) == ((-3.0,), (3.0,))
-    with pytest.raises(FLPError, match="whose range is not finite"):
+    with pytest.raises(FLPError, match="whose range is not finite; give it in the task, actions: "):
         gathered(monkeypatch, boundless, environment=None)
     with pytest.raises(FLPError, match="gives the range of actions itself; leave out actions"):
         gathered(monkeypatch, dataset(episode()), environment=None, actions=((-3.0,), (3.0,)))
@@ -123,3 +123,21 @@ def test_a_range_of_actions_is_given_where_the_data_have_none(monkeypatch):
 def test_references_that_are_none_do_not_count(scores):
     metadata = dict(zip(("ref_min_score", "ref_max_score"), scores, strict=True))
     assert reference_of(dataset(metadata=metadata)) is None
+
+
+@pytest.mark.parametrize("name", ["./minari/x-v0", "/nowhere/x-v0", "~/x y"])
+def test_a_mistyped_folder_is_named(name):
+    pytest.importorskip("minari")
+    with pytest.raises(FLPError, match=r"x.*: there is no folder with a Minari dataset"):
+        open_minari(name)
+
+
+def test_what_is_neither_folder_nor_id_says_so(monkeypatch):
+    minari = pytest.importorskip("minari")
+
+    def missing(*given, **options):
+        raise ImportError("huggingface_hub is not installed")
+
+    monkeypatch.setattr(minari, "load_dataset", missing)
+    with pytest.raises(FLPError, match=r"there is no such folder here, and as an id, a download needs pip install"):
+        open_minari("nowhere/arm/x-v0")

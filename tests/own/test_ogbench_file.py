@@ -389,3 +389,12 @@ def test_what_is_no_array_in_the_file_does_not_count(tmp_path):
     with pytest.raises(FLPError, match="actions") as error:
         OwnFile(tmp_path / "mine.npz", NAME)
     assert "rewards" not in str(error.value).partition(";")[0]
+
+
+def test_a_column_that_float32_makes_constant_is_refused_and_one_it_coarsens_warned_of(imported, arrays):
+    wide = arrays["observations"].astype(np.float64)
+    with pytest.raises(FLPError, match=r"mine.npz: column 0 of 'observations' .* float32 keeps nothing"):
+        imported(arrays | {"observations": wide + 1e9})
+    for kind in (np.float32, np.float64):
+        _, said = imported(arrays | {"observations": (wide + 1e6).astype(kind)})
+        assert any("column 0 of 'observations' reaches 1e+06" in line and "keeps little" in line for line in said)

@@ -174,7 +174,25 @@ def test_a_wrong_task_is_refused_by_its_place(case):
 
 
 @pytest.mark.parametrize(
-    "name", ["cube-single-play", "a/b", "", "..", "report", "index", "mine-val", "x" * 101, "a b", "12", "on"]
+    "name",
+    [
+        "cube-single-play",
+        "a/b",
+        "",
+        "..",
+        "report",
+        "index",
+        "mine-val",
+        "x" * 101,
+        "a b",
+        "12",
+        "on",
+        "1e3",
+        "2E-4",
+        "wandb",
+        "tensorboard",
+        "bench",
+    ],
 )
 def test_a_name_that_would_be_in_the_way_is_refused(name):
     with pytest.raises(FLPError, match=r"params.yaml: tasks: "):

@@ -13,7 +13,7 @@ from report_inputs import make_inputs
 from flp.report import page
 from flp.report.collect import collect
 from flp.report.measures import SUCCESS, measure_of
-from flp.report.tables import FLOW, Method, finals, success_table
+from flp.report.tables import FLOW, Cell, Method, SuccessTable, finals, metrics, success_table
 
 TASKS = {
     "swing": {"data": {"path": "a.npz"}, "environment": "Pendulum-v1"},
@@ -113,3 +113,10 @@ def test_a_success_rule_takes_precedence_over_references(tmp_path, monkeypatch):
     task = params.tasks["score"].model_copy(update={"success": "info.success"})
     params = params.model_copy(update={"tasks": {"score": task}})
     assert measure_of(params, "score", (-500.0, -100.0)) is SUCCESS
+
+
+@pytest.mark.parametrize("mean", [np.nan, np.inf])
+def test_a_mean_that_json_cannot_hold_is_null(mean):
+    cell = Cell(mean, None, mean, mean, 1, 1, 5, SUCCESS)
+    table = SuccessTable("x", [FLOW], [("all", [cell])], {FLOW: 1})
+    assert metrics([table]) == {"x": {"flp": {"behavior": None}}}

@@ -159,7 +159,7 @@ def test_another_kind_of_file_is_refused(saved):
 
 
 def test_json_holds_no_nan(tmp_path):
-    with pytest.raises(ValueError, match="JSON"):
+    with pytest.raises(FLPError, match=r"x.json is not written: a number in it is NaN"):
         write_json(tmp_path / "x.json", {"loss": float("nan")})
     only(tmp_path)
 
