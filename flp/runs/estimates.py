@@ -6,7 +6,7 @@ on held-out episodes; the last one adds fitted-Q evaluation. All of these are op
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,8 +107,8 @@ class Estimator:
             pieces.append(torch.as_tensor(act(piece, streams)).float().clamp(-1, 1))
         return torch.cat(pieces, 1)
 
-    def fitted(self, agent: Agent, tick: Callable[[], None] = lambda: None) -> list[Row]:
-        """Fitted-Q evaluation of each run's policy: the estimate, its 95 % interval, and the data's own return.
+    def fitted(self, agent: Agent, runs: Sequence[int], tick: Callable[[], None] = lambda: None) -> list[Row]:
+        """Fitted-Q evaluation of the policies of some runs: the estimate, its 95 % interval, and the data's own return.
 
         Each critic is fitted to a bootstrap sample of the training episodes; the interval is ±1.96 standard deviations
         of their estimates. `tick` is called at every step and may raise to stop it.
@@ -129,7 +129,8 @@ class Estimator:
         begins = to_device(np.searchsorted(rows, starts), self.device)
         earned = _discounted(data, offline.discount)
         rows_of_runs = []
-        for i, run in enumerate(self.batch.runs):
+        for i in runs:
+            run = self.batch.runs[i]
             seed = seed_of("fitted-Q", self.batch.dataset, self.batch.agent, run.task, run.seed, run.variant) % 2**62
             transitions = Logged(s, a, r, masks, s_after, after[i].clone(), begins, first[i].clone())
             estimates = fitted_q(transitions, offline, moments, seed, tick)

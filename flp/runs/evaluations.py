@@ -134,11 +134,16 @@ class Evaluations:
         return f"{measure} {', '.join(texts)}"
 
     def add_final_estimates(self) -> None:
-        """Without a simulator, add fitted-Q evaluation to every run's last row: it trains ten critics per run."""
-        if not isinstance(self.evaluator, Estimator):
+        """Without a simulator, add fitted-Q evaluation to the last row of every run that has not failed.
+
+        It trains ten critics per run.
+        """
+        runs = [i for i, run in enumerate(self.batch.runs) if run.name not in self.health.failed]
+        if not runs or not isinstance(self.evaluator, Estimator):
             return
-        for run, estimate in zip(self.batch.runs, self.evaluator.fitted(self.agent, self.tick), strict=True):
-            last = [row for row in self.rows if row["run"] == run.name and row["phase"] == self.phase][-1]
+        for i, estimate in zip(runs, self.evaluator.fitted(self.agent, runs, self.tick), strict=True):
+            name = self.batch.runs[i].name
+            last = [row for row in self.rows if row["run"] == name and row["phase"] == self.phase][-1]
             last.update(estimate)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

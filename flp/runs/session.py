@@ -180,5 +180,6 @@ class Session(AbstractContextManager["Session", None]):
         self.evaluations.close()
         self.boards.close()
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        self.status.fail_on(error)
         self.close()

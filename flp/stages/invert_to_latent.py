@@ -68,8 +68,8 @@ def invert_dataset(job: Job, path: str, key: str) -> None:
 
     made_by = {"batch_size": settings.batch_size, "device": device.type}
     resume = Resume(layout.resume_folder("invert-to-latent", key), made_by=made_by)
-    status = Status(resume.file.parent, len(actions), stage="invert-to-latent", dataset=name, makes=path)
-    latents, errors = invert_all(flow, observations, actions, settings.batch_size, threads, resume, status.reach)
+    with Status(resume.file.parent, len(actions), stage="invert-to-latent", dataset=name, makes=path) as status:
+        latents, errors = invert_all(flow, observations, actions, settings.batch_size, threads, resume, status.reach)
 
     held_out = validation_rows(validation, learnable(validation, noise, name, seed, "validation"), device)
     quality = {

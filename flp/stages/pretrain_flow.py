@@ -71,7 +71,7 @@ def train_flow(job: Job, path: str, key: str) -> None:
     resume = Resume(layout.resume_folder("pretrain-flow", key), made_by={"device": device.type})
     status = Status(resume.file.parent, settings.steps, stage="pretrain-flow", dataset=name, makes=path)
     held_out, label = pairs(validation, "validation"), f"flow {name} seed {seed}"
-    with closing(Boards(job.params.report, Path(path).parent, settings.keyed())) as boards:
+    with status, closing(Boards(job.params.report, Path(path).parent, settings.keyed())) as boards:
         show = partial(boards.follow, "flow")
         curve = fit(trainer, learner, held_out, settings, resume, label, status.reach, show)
 

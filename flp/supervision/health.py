@@ -214,7 +214,8 @@ class Health:
             "remedy": remedy,
             "last_good_step": self.good,
         }
-        self._say(f"{name} has failed at step {step}: {what}; its neighbours go on", "error")
+        others = "; the other runs continue" if len(self.failed) < len(self.names) else ""
+        self._say(f"{name} has failed at step {step}: {what}{others}", "error")
         self.on_failure(run)
 
     def message(self) -> str:

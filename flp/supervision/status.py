@@ -7,16 +7,20 @@ import os
 import platform
 import secrets
 import time
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
+
+from flp.system.stopping import InterruptedJobError
 
 NAME = "status.json"
 EVERY = 5.0  # seconds between two versions of the file
 
 
-class Status:
+class Status(AbstractContextManager["Status", None]):
     """The file of one process. Failures to write are ignored: no work waits or fails for it.
+
+    As a context manager, it records whether the work failed; an interruption is no failure.
 
     Args:
         folder: where the job's resume state lives.
@@ -60,6 +64,15 @@ class Status:
                 os.replace(temporary, self.file)
             finally:
                 temporary.unlink(missing_ok=True)
+
+    def fail_on(self, error: BaseException | None) -> None:
+        """Record that the job failed, if this error says so."""
+        if isinstance(error, Exception) and not isinstance(error, InterruptedJobError):
+            self.note(failed=True)
+            self._write()
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        self.fail_on(error)
 
     def close(self) -> None:
         """Remove the file, for jobs without a resume state to clear it with."""

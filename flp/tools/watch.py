@@ -1,8 +1,8 @@
 """Show all running and finished jobs of this checkout on one screen: step, success so far, speed, time left, host.
 
-It only reads what the stages write anyway, including those on other machines that share the folder. A job is `stopped`
-if its process ended before it was done (the same command resumes it), and `silent` if it runs on another machine and
-has reported nothing for ten minutes.
+It only reads what the stages write anyway, including those on other machines that share the folder. A job is `failed`
+if it ended with an error, `stopped` if its process ended otherwise before it was done (the same command resumes it), and
+`silent` if it runs on another machine and has reported nothing for ten minutes.
 """
 
 from __future__ import annotations
@@ -118,7 +118,9 @@ def reported() -> Iterator[Row]:
 
 def _row(report: dict[str, Any]) -> Row:
     here = report.get("host") == platform.node()
-    if here and status.process_start(int(report["pid"])) != report["began"]:
+    if report.get("failed") is True:
+        state = "failed"
+    elif here and status.process_start(int(report["pid"])) != report["began"]:
         state = "stopped"
     else:
         state = "running" if here or time.time() - float(report["updated"]) < SILENT else "silent"

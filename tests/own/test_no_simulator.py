@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import flp
+from flp.agents.flp import FLP
 from flp.data.load import Dataset
 from flp.experiment.keys import Keys
 from flp.params.loading import load_params
@@ -20,6 +21,7 @@ from flp.parts.fitted_q import MEMBERS, Logged, fitted_q
 from flp.runs import estimates
 from flp.stages import offline_train, online_finetune
 from flp.system.stopping import STOP
+from flp.tools import watch
 
 RUN = Path("results/plant/offline/flp/seed0/task1_seed0")
 
@@ -110,6 +112,47 @@ def test_stopped_while_it_estimates_it_goes_on_to_the_same_bytes(plant, tmp_path
     assert not RUN.exists() and list(Path(".flp/resume/offline-train").glob("*/state.safetensors"))
     assert offline_train.main(of) == 0
     assert {name: (RUN / name).read_bytes() for name in whole} == whole
+
+
+@pytest.fixture
+def untrained_plant(plant, tmp_path, monkeypatch):
+    """A copy of the task's folder, without its policies."""
+    shutil.copytree(plant, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    shutil.rmtree("results/plant/offline/flp")
+
+
+@pytest.mark.slow(3)
+def test_when_every_run_has_failed_there_is_nothing_to_estimate(untrained_plant, capsys):
+    """They fail before the first evaluation."""
+    diverging = ["--config", "offline={learning_rate: 1.0e+15}"]
+    assert offline_train.main(["--dataset", "plant", "--threads", "1", *diverging]) == 2
+    error = capsys.readouterr().err
+    assert "1 of 1 runs failed" in error and "lower offline.learning_rate" in error and "Traceback" not in error
+    assert json.loads((RUN / "failed.json").read_text())["remedy"]
+    assert [row.state for row in watch.rows() if row.makes == str(RUN.parent)] == ["failed"]
+
+
+@pytest.mark.slow(5)
+def test_a_failed_run_is_not_estimated_but_its_neighbour_is(untrained_plant, monkeypatch):
+    update, fitted = FLP.update, []
+
+    def poisoned(self, batch, noise):
+        with torch.no_grad():
+            self.policy.net.weights[0][0].fill_(torch.nan)
+        return update(self, batch, noise)
+
+    def counted(*arguments):
+        fitted.append(None)
+        return fitted_q(*arguments)
+
+    monkeypatch.setattr(FLP, "update", poisoned)
+    monkeypatch.setattr(estimates, "fitted_q", counted)
+    sweep = ["--config", "offline={sweep: {alpha: [3]}}"]
+    assert offline_train.main(["--dataset", "plant", "--threads", "1", *sweep]) == 2
+    (neighbour,) = RUN.parent.glob("*/policy.json")
+    assert (RUN / "failed.json").exists() and len(fitted) == 1
+    assert np.isfinite(pd.read_csv(neighbour.with_name("evaluations.csv")).iloc[-1]["fqe"])
 
 
 def test_fitted_q_finds_the_value_of_a_chain():

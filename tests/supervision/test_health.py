@@ -16,9 +16,12 @@ from reference import make_agent
 from repository import REPO
 
 from flp.agents.flp import FLP
+from flp.evaluation.evaluator import Evaluator
 from flp.params.loading import load_params
 from flp.stages import online_finetune, pretrain_flow
 from flp.supervision.health import Health, HopelessError
+from flp.system.errors import FLPError
+from flp.tools import watch
 
 OFFLINE = load_params(REPO / "params.yaml").offline.model_copy(update={"discount": 0.99})
 FINE = {"q": -3.0, "q_max": -0.5, "actor_q": -2.0, "critic_loss": 0.1, "policy_std": 0.8, "kl": 1.0, "latent_norm": 1.5}
@@ -246,6 +249,7 @@ def test_when_all_are_lost_it_stops_early(here, monkeypatch, capsys):
     told = capsys.readouterr().err
     assert "2 of 2 runs failed" in told
     assert "step 60" not in told
+    assert told.count("the other runs continue") == 1  # said of the first, not of the last
 
 
 def test_online_a_lost_run_stands_still(here, monkeypatch, capsys):
@@ -267,3 +271,16 @@ def test_a_flow_that_diverges_says_so(here, capsys):
     last = capsys.readouterr().err.splitlines()[-1]
     assert "step 10" in last
     assert "training has diverged; lower flow.learning_rate" in last
+    assert [row.state for row in watch.rows() if row.stage == "pretrain-flow"] == ["failed"]
+
+
+def test_an_environment_that_raises_fails_the_job_until_it_runs_again(here, monkeypatch):
+    def broken(*arguments):
+        raise FLPError("the environment raised")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluator, "evaluate", broken)
+        assert train() == 2
+    assert [row.state for row in watch.rows() if row.stage == "offline-train"] == ["failed"]
+    assert train() == 0
+    assert [row.state for row in watch.rows() if row.stage == "offline-train"] == ["done"]
