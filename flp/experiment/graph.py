@@ -171,15 +171,13 @@ class _Builder:
 
     def add_figure(self, figure: str) -> None:
         """One of the paper's figures or tables, unless the experiment has nothing to show in it."""
+        if self.keys.nothing_in(figure):
+            return
         inputs: _Inputs = {}
         if figure in layout.TABLES:
-            if self.keys.params.tasks.keys() >= set(self.keys.params.datasets):
-                return  # the tables are of OGBench's tasks
             inputs = self._table_inputs(figure)
         elif figure != "figure2":
             inputs = self._sweep_inputs(figure)
-            if not inputs["offline"]:
-                return  # the experiment trains no FLP
         files = layout.figure_files(figure)
         self._add("figure", figure, self.keys.figure(figure), files, files[-1:], inputs=inputs)
 

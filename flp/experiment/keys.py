@@ -35,6 +35,7 @@ _FLP_ONLY = (
     "log_std_max",
 )
 # The module that computes and draws each of the paper's figures and tables.
+_TRAINED = {"table1": "offline", "table2": "online"}
 FIGURE_SOURCES = {
     "figure2": "flp.paper.figure2",
     **dict.fromkeys(("figure3", "figure4", "figure5"), "flp.paper.sweep_figures"),
@@ -242,6 +243,18 @@ class Keys:
             variants.is_implied(figure, self.agent_params(job.dataset, "flp").offline) for job in self.figure_jobs()
         ]
         return hash_of("figure", figure, source, section, compared, implied)
+
+    def nothing_in(self, figure: str) -> str | None:
+        """Why a figure or table would be empty; None if it would not."""
+        if figure == "figure2":  # a toy experiment
+            return None
+        if figure in layout.TABLES:
+            jobs, shown = TableKeys(self.params, figure).jobs(), f"policies trained {_TRAINED[figure]}"
+        else:
+            jobs, shown = self.figure_jobs(), "FLP"
+        if any(True for _ in jobs):
+            return None
+        return f"{figure} shows {shown} on OGBench's datasets, of which there are none here: see datasets and agents"
 
     def figure_jobs(self) -> Iterator[TrainingJob]:
         """The offline jobs that Figures 3 to 5 are about: FLP's on OGBench's tasks."""

@@ -194,7 +194,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "seed": {"required": True, "type": int, "metavar": "N", "help": "the flow's random seed"},
     "agent": {"default": "flp", "metavar": "NAME", "help": "the algorithm (default: flp)"},
-    "figure": {"required": True, "metavar": "NAME", "help": "figure2 to figure5, table1 or table2"},
+    "figure": {
+        "required": True,
+        "metavar": "NAME",
+        "help": "figure2 to figure5, table1 or table2; only figure3 to figure5 have sweeps",
+    },
     "seeds": {
         "type": _seed_list,
         "metavar": "0-1-2",

@@ -70,10 +70,10 @@ def shown(keys: Keys, figure: str) -> dict[Path, str]:
 
 def evaluations(keys: Keys, figure: str) -> pd.DataFrame:
     """One row per run and evaluation of all that the figure compares."""
-    tables = []
+    tables, remedy = [], f"make it with `snakemake --cores all {figure}`"
     for dataset, agent, seeds in keys.figure_jobs():
         for folder, run in keys.figure_runs(dataset, figure, seeds).items():
-            table = read_table(folder / "evaluations.csv", EVALUATED)
+            table = read_table(folder / "evaluations.csv", EVALUATED, remedy)
             tables.append(table.assign(**identity_of(dataset, agent, run)))
     return pd.concat(tables, ignore_index=True)
 

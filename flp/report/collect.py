@@ -233,14 +233,14 @@ def _manifest(path: Path, entries: Iterable[str] = ()) -> dict[str, Any]:
     return value
 
 
-def read_table(path: Path, columns: list[str]) -> pd.DataFrame:
+def read_table(path: Path, columns: list[str], remedy: str = REMEDY) -> pd.DataFrame:
     """Read a CSV file that has at least these columns.
 
     Raises:
         FLPError: it is missing, unreadable, empty, or lacks a column.
     """
     if not path.exists():
-        raise FLPError(f"{path} does not exist; {REMEDY}")
+        raise FLPError(f"{path} does not exist; {remedy}")
     try:
         table = pd.read_csv(path)
     except OSError as error:

@@ -19,14 +19,17 @@ from flp.paper import figure2, paper_tables, sweep_figures
 from flp.report.collect import key_of_page, stale_note
 from flp.system import layout
 from flp.system.artifacts import FORMAT_VERSION, made_with, write_json, write_text
+from flp.system.errors import FLPError
 from flp.system.hashing import sha256_of
 from flp.system.progress import Progress
 from flp.system.resume import Resume
 
 
 def run(job: Job) -> None:
-    """Make the figure and print its numbers."""
+    """Make the figure and print its numbers; raises `FLPError` where it would be empty."""
     figure, keys = job.require("figure", layout.FIGURES + layout.TABLES), job.keys
+    if reason := keys.nothing_in(figure):
+        raise FLPError(reason)
     key = keys.figure(figure)
     states = layout.resume_folder("figure", key)
     if figure == "figure2":

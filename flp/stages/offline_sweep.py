@@ -24,10 +24,13 @@ def run(job: Job) -> None:
     """Train the figure's missing runs.
 
     Raises:
-        FLPError: the experiment's own runs are all that the figure shows.
+        FLPError: the figure shows nothing of the dataset, or only the experiment's own runs.
     """
     figure, name, seeds = job.require("figure", variants.QUANTITY), job.args.dataset, job.seeds
-    params, runs = job.keys.agent_params(name, "flp"), job.keys.extra_runs(name, figure, seeds)
+    params = job.keys.agent_params(name, "flp")
+    if name in params.tasks or "flp" not in params.offline.agents:
+        raise FLPError(f"{figure} shows FLP on OGBench's datasets, and so nothing of {name}: there is nothing to train")
+    runs = job.keys.extra_runs(name, figure, seeds)
     quantity = variants.QUANTITY[figure]
     if not runs:
         raise FLPError(f"{figure} needs no run of {name} but those that offline.{quantity} and offline.sweep ask for")

@@ -34,17 +34,20 @@ CHOICE = {
 
 def command(keys: Keys, args: argparse.Namespace) -> int:
     """Make the videos that are not there yet; return the exit status."""
-    for dataset in [args.dataset] if args.dataset else keys.params.datasets:
+    # A user's environment may not be able to draw.
+    ours = [dataset for dataset in keys.params.datasets if dataset not in keys.params.tasks]
+    if not ours:
+        raise FLPError("videos are of OGBench's environments alone, of which there are none here: see datasets")
+    for dataset in [args.dataset] if args.dataset else ours:
         if dataset not in keys.params.datasets:
             raise FLPError(f"--dataset {dataset}: not of this experiment{nearest(dataset, keys.params.datasets)}")
         agents = keys.dataset_params(dataset).offline.agents
         agent = args.agent or ("flp" if "flp" in agents else agents[0])
         if agent not in agents:
             raise FLPError(f"--agent {agent}: not trained in this experiment (offline.agents: {', '.join(agents)})")
-        if dataset not in keys.params.tasks:  # a user's environment may not be able to draw
-            make(keys, dataset, agent, args.device)
-        elif args.dataset:
+        if dataset not in ours:
             raise FLPError(f"--dataset {dataset}: videos are of OGBench's environments alone")
+        make(keys, dataset, agent, args.device)
     return 0
 
 

@@ -1,8 +1,8 @@
 """Show all running and finished jobs of this checkout on one screen: step, success so far, speed, time left, host.
 
 It only reads what the stages write anyway, including those on other machines that share the folder. A job is `failed`
-if it ended with an error, `stopped` if its process ended otherwise before it was done (the same command resumes it), and
-`silent` if it runs on another machine and has reported nothing for ten minutes.
+if it ended with an error, `stopped` if its process ended in another way (the same command resumes it), and `silent` if
+it runs on another machine and has reported nothing for ten minutes.
 """
 
 from __future__ import annotations

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import yaml
+from own_tasks import experiment
 from repository import REPO
 from small_experiment import tiny
 
+from flp import cli
 from flp.experiment import variants
 from flp.experiment.graph import graph
 from flp.experiment.keys import Keys, TableKeys
@@ -122,7 +124,49 @@ def test_a_table_shows_no_sweep_and_only_what_it_needs() -> None:
 
 def test_without_flp_there_is_no_sweep_to_draw() -> None:
     found = {name for name in graph(keys(agents=["bc"])) if name.startswith(("figure/", "offline_sweep/"))}
-    assert found == {"figure/figure2", "figure/table1", "figure/table2"}
+    assert found == {"figure/figure2", "figure/table1"}
+
+
+@pytest.mark.parametrize(
+    ("offline", "empty"),
+    [
+        ({"agents": ["bc"]}, {"figure3", "figure4", "figure5", "table2"}),
+        ({"agents": ["rlpd"]}, {"figure3", "figure4", "figure5", "table1"}),
+        (None, {"figure3", "figure4", "figure5", "table1", "table2"}),
+    ],
+    ids=["offline only", "online only", "tasks of one's own only"],
+)
+def test_what_would_be_empty_is_refused_with_the_reason(
+    offline: dict[str, Any] | None,
+    empty: set[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    own = experiment({"plant": {"environment": None, "data": {"path": "x.npz"}, "actions": {"low": -1, "high": 1}}})
+    values = own if offline is None else merge(read_yaml(REPO / "params.yaml"), {"offline": offline})
+    Path("params.yaml").write_text(yaml.safe_dump(values))
+    known = Keys(load_params())
+    assert {name for name in layout.FIGURES + layout.TABLES if known.nothing_in(name)} == empty
+    assert not {f"figure/{name}" for name in empty} & graph(known).keys()
+    for name in sorted(empty):
+        assert figure.main(["--figure", name, "--threads", "1"]) == 2
+        assert f"error: {name} shows " in capsys.readouterr().err
+    dataset = known.params.datasets[0]
+    assert offline_sweep.main(["--dataset", dataset, "--figure", "figure4"]) == 2
+    assert "there is nothing to train" in capsys.readouterr().err
+    if offline is None:
+        assert cli.main(["videos"]) == 2
+        assert "error: videos are of OGBench's environments alone" in capsys.readouterr().err
+
+
+def test_a_figures_missing_run_is_made_by_asking_for_the_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert figure.main(["--figure", "figure4", "--params", str(REPO / "params.yaml")]) == 2
+    assert "make it with `snakemake --cores all figure4`" in capsys.readouterr().err
 
 
 def test_finished_runs_are_taken_over_and_others_are_not(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,6 +36,28 @@ REPORT = Path(layout.REPORT)
 
 
 # Rules of the tables
+
+
+@pytest.mark.parametrize(
+    ("overlay", "compared"),
+    [
+        ({"seeds": [0, 1], "offline": {"agents": ["rlpd"]}}, True),
+        (
+            {
+                "datasets": ["cube-single-play", "scene-play"],
+                "offline": {"agents": ["bc"]},
+                "overrides": {"scene-play": {"offline": {"agents": ["iql"]}}},
+            },
+            False,
+        ),
+    ],
+    ids=["without an offline method", "no method on all tasks"],
+)
+def test_a_report_compares_what_can_be_compared(overlay: dict[str, Any], compared: bool) -> None:
+    results = collect(make_inputs(overlay))
+    aggregates = comparisons.aggregates(results, tables.finals(results.scores, 3))
+    assert (aggregates is not None) == compared
+    assert stage.main(["--threads", "1", "--device", "cpu"]) == 0
 
 
 def test_finals_average_the_last_three_evaluations() -> None:

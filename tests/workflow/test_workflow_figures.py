@@ -44,6 +44,14 @@ def test_a_figure_asks_for_what_it_shows(empty: Checkout, target: str, expected:
     assert announced(empty, target) == expected
 
 
+def test_a_figure_without_runs_says_why_in_one_line(empty: Checkout, tmp_path: Path) -> None:
+    without = tmp_path / "without.yaml"
+    without.write_text("offline: {agents: [bc]}\n")
+    done = empty.run("snakemake", "-n", "figure4", "--configfile", str(without), check=False)
+    assert done.returncode != 0 and "error: figure4 shows FLP" in done.stderr
+    assert "Traceback" not in done.stderr and "Exception" not in done.stderr
+
+
 def test_a_sweep_that_is_given_is_one_job_with_the_rest(empty: Checkout, tmp_path: Path) -> None:
     swept = tmp_path / "swept.yaml"
     swept.write_text("offline: {candidates: 4, sweep: {alpha: [0.1, 3.0], candidates: [1, 2]}}\n")

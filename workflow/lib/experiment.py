@@ -116,6 +116,8 @@ class Experiment:
     def artifact(self, stage: str, wildcards: Any, name: str | None = None) -> Artifact:
         """The artifact that a job makes; a rule without wildcards gives its name."""
         place = f"{stage}/{name or _NAMES[stage].format(w=wildcards)}"
+        if stage == "figure" and (reason := self.keys.nothing_in(name or "")):
+            sys.exit(f"error: {reason}")  # Snakemake would show an input function's exception with its traceback
         if place not in self.artifacts:
             raise WorkflowError(f"{place} is no part of this experiment; see datasets, seeds and agents in params.yaml")
         return self.artifacts[place]
