@@ -68,6 +68,11 @@ class EnvironmentSpec:
         return True
 
     @property
+    def has_success(self) -> bool:
+        """Whether success is defined."""
+        return True
+
+    @property
     def bounds(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Lower and upper bounds of actions in the environment's own units, each `[action_dim]`."""
         return (-1.0,) * self.action_dim, (1.0,) * self.action_dim

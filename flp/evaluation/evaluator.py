@@ -56,7 +56,7 @@ class Evaluation:
         """
         rows: list[Row] = [
             {
-                "success": float(success.mean()),
+                "success": float(success.mean()) if spec.has_success else None,
                 "episodes": len(success),
                 "return": float(returns.mean()),
                 "length": float(lengths.mean()),
@@ -66,8 +66,6 @@ class Evaluation:
         if isinstance(spec, OwnSpec):
             for row, returns in zip(rows, self.returns, strict=True):
                 row["return_std"] = float(returns.std())
-                if spec.success == "none":
-                    row["success"] = None
         return rows
 
 

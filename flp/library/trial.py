@@ -30,19 +30,25 @@ class Trial:
     """The outcome of a policy's E episodes.
 
     Attributes:
-        success: float32 `[E]`, 1 if the last step of an episode was a success.
+        success: float32 `[E]`, 1 if the last step of an episode was a success; None in a task that does not define it.
         returns: float64 `[E]`, undiscounted.
         lengths: int64 `[E]`, steps.
     """
 
-    success: NDArray[np.float32]
+    success: NDArray[np.float32] | None
     returns: NDArray[np.float64]
     lengths: NDArray[np.int64]
 
     @property
-    def success_interval(self) -> tuple[float, float]:
-        """95 % interval of the success rate, Wilson's: valid for few episodes, and if all or none succeed."""
+    def success_interval(self) -> tuple[float, float] | None:
+        """95 % interval of the success rate, Wilson's: valid for few episodes, and if all or none succeed.
+
+        None in a task that does not define success.
+        """
         from scipy.stats import binomtest
+
+        if self.success is None:
+            return None
 
         interval = binomtest(int(self.success.sum()), len(self.success)).proportion_ci(LEVEL, "wilson")
         return float(interval.low), float(interval.high)
@@ -55,8 +61,11 @@ class Trial:
         return float(low), float(high)
 
     def __str__(self) -> str:
-        won, episodes = int(self.success.sum()), len(self.success)
-        return f"success {won} of {episodes} ({won / episodes:.0%}), return {self.returns.mean():.1f}"
+        episodes, returns = len(self.returns), f"return {self.returns.mean():.1f}"
+        if self.success is None:
+            return f"{returns} over {episodes} episodes"
+        won = int(self.success.sum())
+        return f"success {won} of {episodes} ({won / episodes:.0%}), {returns}"
 
 
 def load_dataset(name: str | Path, *, validation: bool = False) -> load.Dataset:
@@ -138,4 +147,5 @@ def evaluate(
 
     options = {"episodes": episodes, "seed": seed, "workers": workers, "success_timing": timing, "device": device}
     evaluation = evaluator.evaluate(act, spec, [task], watch=watch, **options)
-    return Trial(evaluation.success[0], evaluation.returns[0], evaluation.lengths[0])
+    success = evaluation.success[0] if spec.has_success else None
+    return Trial(success, evaluation.returns[0], evaluation.lengths[0])

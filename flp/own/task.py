@@ -43,6 +43,11 @@ class OwnSpec(EnvironmentSpec):
         return self.environment is not None
 
     @property
+    def has_success(self) -> bool:
+        """Whether there is a rule of success."""
+        return self.success != "none"
+
+    @property
     def bounds(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """`low` and `high`."""
         return self.low, self.high

@@ -147,12 +147,27 @@ def _companions(results: Results, final: pd.DataFrame, views: list[DatasetView])
         "curves.csv": tables.curves(results),
         "table1.csv": quoted.table1(results, final),
         "table2.csv": quoted.table2(results, final),
-        "compute.csv": tables.compute(results),
+        "compute.csv": _compute(results),
         "success.csv": _long(views),
     }
     texts = {name: table.to_csv(index=False, lineterminator="\n") for name, table in companions.items()}
     logs = tables.training(results).to_csv(index=False, lineterminator="\n", float_format="%.6g")
     return texts | {"training.csv": logs}
+
+
+def _compute(results: Results) -> pd.DataFrame:
+    """Training times by dataset, agent and stage: the flows', and each run's share of its job's."""
+    flows = [
+        {"dataset": flow.dataset, "agent": str(FLOW), "stage": "pretraining", "task": "all"}
+        | {name: flow.manifest.get(name) for name in ("seconds", "device")}
+        for flow in results.flows
+    ]
+    runs = pd.concat([pd.DataFrame(flows), results.runs], ignore_index=True)
+    runs = runs.assign(device=runs["device"].fillna("unknown"), seconds=runs["seconds"].astype(float))
+    grouped = runs.groupby(["dataset", "agent", "stage", "device"], as_index=False, sort=False)
+    return grouped.agg(
+        runs=("task", "size"), seconds_per_run=("seconds", "mean"), seconds=("seconds", lambda s: s.sum(min_count=1))
+    ).round(1)
 
 
 def _long(views: list[DatasetView]) -> pd.DataFrame:
@@ -178,7 +193,7 @@ def _pages(results: Results, final: pd.DataFrame, views: list[DatasetView]) -> d
         "key": results.keys.report,
         "views": views,
     }
-    compute = tables.compute(results)
+    compute = _compute(results)
     index = {
         "table1": quoted.grouped(quoted.table1(results, final)),
         "table2": quoted.grouped(quoted.table2(results, final)),

@@ -104,21 +104,26 @@ def _half_width(deviations: Array, freedom: int) -> float:
 
 @dataclass(frozen=True)
 class Pair:
-    """One task's scores `a` and `b` for the same seeds in two experiments, and their numbers of episodes: `[seeds]`."""
+    """One task's scores `a` and `b` for the same seeds in two experiments, and their numbers of episodes: `[seeds]`.
+
+    Scores that are not success rates come with their standard errors over episodes.
+    """
 
     seeds: NDArray[np.int64]
     a: Array
     b: Array
     trials_a: Array
     trials_b: Array
+    error_a: Array | None = None
+    error_b: Array | None = None
 
 
 def paired_difference(strata: Sequence[Pair], *, resamples: int) -> tuple[float, float, float]:
-    """The mean over tasks of the difference b − a of success rates with its 95 % interval: `(value, low, high)`.
+    """The mean over tasks of the difference b − a of scores with its 95 % interval: `(value, low, high)`.
 
     Differencing cancels what a seed contributes to both experiments. A seed's tasks share a flow and so count as one:
-    the interval is Student's over the seeds' sums. For a task with a single seed, the two success rates are drawn from
-    their posteriors, as in `resample`.
+    the interval is Student's over the seeds' sums. For a task with a single seed, two success rates are drawn from
+    their posteriors, as in `resample`; other scores are taken as normal with their standard errors.
     """
     value, count = float(np.mean([(pair.b - pair.a).mean() for pair in strata])), len(strata)
     several = [pair for pair in strata if len(pair.seeds) > 1]
@@ -136,11 +141,17 @@ def paired_difference(strata: Sequence[Pair], *, resamples: int) -> tuple[float,
         low, high = _by_episodes(alone, resamples)
         shares = len(alone) / count
         below, above = float(np.hypot(below, shares * low)), float(np.hypot(above, shares * high))
-    return value, max(-1.0, value - below), min(1.0, value + above)
+    if all(pair.error_a is None for pair in strata):  # rates
+        return value, max(-1.0, value - below), min(1.0, value + above)
+    return value, value - below, value + above
 
 
 def _by_episodes(alone: Sequence[Pair], resamples: int) -> tuple[float, float]:
     """How far the 95 % interval of single-seed tasks reaches below and above their mean difference."""
+    errors = [error for pair in alone for error in (pair.error_a, pair.error_b) if error is not None]
+    if errors:
+        half = 1.96 * float(np.sqrt(np.square(errors).sum())) / len(alone)
+        return half, half
     generator = np.random.default_rng(0)
     sides = ([(p.a, p.trials_a) for p in alone], [(p.b, p.trials_b) for p in alone])
     (a, a_trials), (b, b_trials) = ([np.stack(column, axis=1) for column in zip(*side, strict=True)] for side in sides)

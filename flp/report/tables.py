@@ -15,6 +15,7 @@ from flp.report.collect import IDENTITY, Results
 from flp.report.measures import SUCCESS, Measure
 
 SUMMARY = ["dataset", "agent", "task", "seed", "phase", "step", "success", "episodes"]
+SCORED = ["measure", "score", "standard_error"]
 SWEEP = [*SUMMARY, "variant", "alpha", "candidates"]
 CURVES = ["dataset", "agent", "phase", "step", "success"]
 NAMES = {
@@ -112,8 +113,16 @@ def _in_order(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def summary(results: Results) -> pd.DataFrame:
-    """Every evaluation of every run outside the sweeps."""
-    return base(results.evaluations)[SUMMARY]
+    """Every evaluation of every run outside the sweeps; where a dataset is not judged by success, with what it is.
+
+    `score` and `standard_error` are those of `measures.scored`, empty in rows that tables do not count.
+    """
+    if all(measure is SUCCESS for measure in results.measures.values()):
+        return base(results.evaluations)[SUMMARY]
+    counted = results.scores.loc[results.scores["counted"], ["score", "standard_error"]]
+    titles = {dataset: measure.title for dataset, measure in results.measures.items()}
+    rows = results.evaluations.join(counted)
+    return base(rows.assign(measure=rows["dataset"].map(titles)))[[*SUMMARY, *SCORED]]
 
 
 def sweep(results: Results) -> pd.DataFrame:
@@ -282,18 +291,3 @@ def plain(success: list[SuccessTable]) -> str:
     titles = [f"{m.title} offline" if m.phase == "offline" else m.title for m in columns]
     header = ["dataset", "task", *(f"{title} %" if all_rates else title for title in titles)]
     return pd.DataFrame(rows, columns=header).to_string(index=False) + "\n"
-
-
-def compute(results: Results) -> pd.DataFrame:
-    """Training times by dataset, agent and stage: the flows', and each run's share of its job's."""
-    flows = [
-        {"dataset": flow.dataset, "agent": str(FLOW), "stage": "pretraining", "task": "all"}
-        | {name: flow.manifest.get(name) for name in ("seconds", "device")}
-        for flow in results.flows
-    ]
-    runs = pd.concat([pd.DataFrame(flows), results.runs], ignore_index=True)
-    runs = runs.assign(device=runs["device"].fillna("unknown"), seconds=runs["seconds"].astype(float))
-    grouped = runs.groupby(["dataset", "agent", "stage", "device"], as_index=False, sort=False)
-    return grouped.agg(
-        runs=("task", "size"), seconds_per_run=("seconds", "mean"), seconds=("seconds", lambda s: s.sum(min_count=1))
-    ).round(1)

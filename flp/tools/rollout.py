@@ -79,18 +79,25 @@ def _can_draw() -> bool:
 
 
 def summary(policy: Policy, task: int, seed: int, trial: Trial) -> dict[str, Any]:
-    """The outcome of a trial, as `--json` prints it."""
-    success, returns = trial.success_interval, trial.return_interval
+    """The outcome of a trial, as `--json` prints it; `success` is None in a task that does not define it."""
+    success = None
+    if trial.success is not None and trial.success_interval is not None:
+        interval = list(trial.success_interval)
+        success = {"mean": float(trial.success.mean()), "interval": interval, "method": "Wilson, 95 %"}
     return {
         "agent": policy.agent,
         "dataset": policy.dataset,
         "task": task,
         "key": policy.manifest.get("key"),
         "step": policy.manifest.get("step"),
-        "episodes": len(trial.success),
+        "episodes": len(trial.returns),
         "seed": seed,
-        "success": {"mean": float(trial.success.mean()), "interval": list(success), "method": "Wilson, 95 %"},
-        "return": {"mean": float(trial.returns.mean()), "interval": list(returns), "method": "bootstrap, 95 %"},
+        "success": success,
+        "return": {
+            "mean": float(trial.returns.mean()),
+            "interval": list(trial.return_interval),
+            "method": "bootstrap, 95 %",
+        },
         "length": float(trial.lengths.mean()),
     }
 
@@ -98,11 +105,16 @@ def summary(policy: Policy, task: int, seed: int, trial: Trial) -> dict[str, Any
 def formatted(summary: dict[str, Any]) -> str:
     """A summary in one line."""
     success, returns = summary["success"], summary["return"]
-    (low, high), (least, most) = success["interval"], returns["interval"]
+    least, most = returns["interval"]
+    rate, methods = "", "bootstrap"
+    if success is not None:
+        low, high = success["interval"]
+        rate = f"success {100 * success['mean']:.0f} % [{100 * low:.0f}, {100 * high:.0f}], "
+        methods = "Wilson, bootstrap"
     return (
-        f"{summary['agent']} {summary['dataset']} task {summary['task']}: success {100 * success['mean']:.0f} % "
-        f"[{100 * low:.0f}, {100 * high:.0f}], return {returns['mean']:.1f} [{least:.1f}, {most:.1f}], "
-        f"{summary['episodes']} episodes of {summary['length']:.0f} steps (95 %: Wilson, bootstrap)"
+        f"{summary['agent']} {summary['dataset']} task {summary['task']}: {rate}"
+        f"return {returns['mean']:.1f} [{least:.1f}, {most:.1f}], "
+        f"{summary['episodes']} episodes of {summary['length']:.0f} steps (95 %: {methods})"
     )
 
 

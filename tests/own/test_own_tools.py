@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import flp
@@ -45,8 +46,36 @@ def test_without_a_simulator_it_is_checked_on_held_out_data(plant, tmp_path, mon
 
 
 @pytest.mark.slow(4)
-def test_what_has_no_success_rate_is_watched_and_is_not_compared(plant, monkeypatch, capsys):
+def test_what_has_no_success_rate_is_watched_and_compared_by_its_measure(plant, tmp_path, capsys):
     assert watch.main(["--once"]) == 0
     assert "plant" in capsys.readouterr().out
-    assert compare.main([".", "."]) == 2
-    assert "no success rate" in capsys.readouterr().err
+    shutil.copytree("results/report", tmp_path / "other")
+    table = pd.read_csv(tmp_path / "other/summary.csv")
+    table.assign(score=table["score"] + 1).to_csv(tmp_path / "other/summary.csv", index=False)
+    assert compare.main([".", str(tmp_path / "other")]) == 0
+    said = capsys.readouterr().out
+    (row,) = (line for line in said.splitlines() if line.split()[:3] == ["plant", "1", "FLP"])
+    last = pd.read_csv(Path(PLANT) / "evaluations.csv").iloc[-1]
+    error = (last["fqe_high"] - last["fqe"]) * np.sqrt(2)
+    numbers = [f"{last['fqe']:.1f}", f"{last['fqe'] + 1:.1f}", "+1.0", f"[{1 - error:+.1f},", f"{1 + error:+.1f}]"]
+    assert row.split()[3:8] == numbers
+    assert row.endswith("Value, estimated (no episode was played)")
+    table.drop(columns=["measure", "score", "standard_error"]).to_csv(tmp_path / "other/summary.csv", index=False)
+    assert compare.main([".", str(tmp_path / "other")]) == 2
+    assert "no score to compare; make the report again" in capsys.readouterr().err
+
+
+@pytest.mark.slow(3)
+def test_success_that_no_rule_defines_is_not_measured(pendulum, tmp_path, capsys):
+    shutil.copytree(RUN, tmp_path / "run")
+    manifest = json.loads((tmp_path / "run/policy.json").read_text())
+    manifest["model"]["environment"]["success"] = "none"
+    (tmp_path / "run/policy.json").write_text(json.dumps(manifest))
+    trial = flp.evaluate(flp.load_policy(tmp_path / "run"), episodes=2)
+    assert trial.success is None and trial.success_interval is None
+    assert str(trial) == f"return {trial.returns.mean():.1f} over 2 episodes"
+    options = [str(tmp_path / "run"), "--episodes", "2", "--threads", "1"]
+    assert rollout.main(options) == 0
+    assert "success" not in capsys.readouterr().out
+    assert rollout.main([*options, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["success"] is None

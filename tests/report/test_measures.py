@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -93,9 +94,28 @@ def test_the_page_names_each_measure(keys):
         assert f'<h2 id="success">{title}</h2>' in html
         assert ("Estimates from models, not measurements" in html) == (dataset == "plant")
     summary = pd.read_csv("results/report/summary.csv")
-    assert list(summary) == ["dataset", "agent", "task", "seed", "phase", "step", "success", "episodes"]
+    first = ["dataset", "agent", "task", "seed", "phase", "step", "success", "episodes"]
+    assert list(summary) == [*first, "measure", "score", "standard_error"]
     assert summary.loc[summary["dataset"] != "cube-single-play", "success"].isna().all()
     assert json.loads(Path("results/report/metrics.json").read_text())["score"]["flp"]["behavior"] == 25.0
+
+
+def test_the_overview_states_each_tables_own_rule(keys):
+    page.build(keys)
+    html = Path("results/report/index.html").read_text()
+    sections = dict(zip(TASKS, re.split(r"<h3>.*?</h3>", html)[2:], strict=False))
+    assert "Estimates from models" in sections["plant"] and "mean of the last" not in sections["plant"].split("<h2")[0]
+    assert "the frozen flow is evaluated once" not in sections["plant"].split("<h2")[0]
+    assert "mean of the last 3 evaluations" in sections["swing"] and "Estimates" not in sections["swing"]
+
+
+def test_rules_that_agree_are_stated_once_and_others_by_table(tmp_path, monkeypatch):
+    """One dataset has fewer evaluations than are averaged."""
+    monkeypatch.chdir(tmp_path)
+    pair = {"datasets": ["cube-single-play", "scene-play"]}
+    for online, count in (({}, 1), ({"overrides": {"cube-single-play": {"online": {"steps": 0}}}}, 2)):
+        page.build(make_inputs(pair | online))
+        assert Path("results/report/index.html").read_text().count("Each result is the") == count
 
 
 def test_a_dataset_of_ogbenchs_without_a_success_is_refused(tmp_path, monkeypatch):
