@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from flp.data.archive import Archive, opened, pieces
 from flp.data.environments import EnvironmentSpec, OGBenchSpec, spec_of
+from flp.system.artifacts import reading
 from flp.system.errors import FLPError
 from flp.system.hashing import sha256_of
 
@@ -116,6 +117,8 @@ def read_dataset(path: Path | str, dataset: EnvironmentSpec | str | None = None,
     path = Path(path)
     arrays = dict(checked_arrays(path, dataset, remedy))
     clipped = _clip(arrays["actions"])
+    with reading(path):
+        digest = sha256_of(path)
     for array in arrays.values():
         array.flags.writeable = False
     return Dataset(
@@ -125,7 +128,7 @@ def read_dataset(path: Path | str, dataset: EnvironmentSpec | str | None = None,
         transitions=np.flatnonzero(~arrays["terminals"]).astype(np.int64, copy=False),
         **{key: arrays.get(key) for key in ("qpos", "qvel", "button_states", "rewards", "masks")},
         clipped_fraction=clipped / arrays["actions"].size,
-        sha256=sha256_of(path),
+        sha256=digest,
     )
 
 

@@ -1,7 +1,9 @@
-"""Conversion of vectors, single or in batches, to tensors and back."""
+"""Checked arguments: devices, whole numbers, and vectors (single or in batches) as tensors and back."""
 
 from __future__ import annotations
 
+import operator
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from flp.system.errors import FLPError
+
+LARGEST_SEED = 2**63 - 1
 
 
 def placed(device: torch.device | str) -> torch.device:
@@ -22,9 +26,26 @@ def placed(device: torch.device | str) -> torch.device:
         place = torch.device(device)
     except (RuntimeError, TypeError):
         raise FLPError(f"device {device!r}: there is none of that name; use cpu, cuda or cuda:1") from None
+    if place.type not in ("cpu", "cuda"):
+        raise FLPError(f"device {device}: flp computes on cpu or cuda only")
     if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
         raise FLPError(f"device {device}: no such CUDA device is available here; use cpu")
     return place
+
+
+def whole(value: object, what: str, low: int = 0, high: int = LARGEST_SEED) -> int:
+    """A whole number, Python's or NumPy's, from `low` to `high`, by default a seed.
+
+    Raises:
+        FLPError: it is something else; a truth value is no number.
+    """
+    number = low - 1
+    if not isinstance(value, bool | np.bool_):
+        with suppress(TypeError):
+            number = operator.index(value)  # type: ignore[arg-type]
+    if not low <= number <= high:
+        raise FLPError(f"{what} must be a whole number from {low} to {high}, not {value!r}")
+    return number
 
 
 def batch_of(values: ArrayLike, width: int, what: str, device: torch.device) -> tuple[Tensor, bool]:
@@ -56,6 +77,12 @@ def paired(
 
 
 def as_given(result: Tensor, single: bool) -> NDArray[Any]:
-    """`[1, B, …]` as an array `[B, …]`, or `[…]` if a single vector was given."""
+    """`[1, B, …]` as an array `[B, …]`, or `[…]` if a single vector was given.
+
+    Raises:
+        FLPError: NaN or infinite values.
+    """
     array: NDArray[Any] = result[0].float().cpu().numpy()
+    if not np.isfinite(array).all():
+        raise FLPError("the result is NaN or infinite: the inputs are too far outside the range of the data")
     return array[0] if single else array

@@ -227,7 +227,10 @@ def contract_of(policy: Policy, noise: Sequence[Noise], form: Format) -> dict[st
     return {
         "format": f"flp policy, {form}",
         "format_version": 1,
-        "inputs": [observation | {"range": "any finite numbers"}, *drawn],
+        "inputs": [
+            observation | {"range": "finite numbers; far outside the range of the data, actions may be NaN"},
+            *drawn,
+        ],
         "outputs": [action],
         **about,
         "candidates": policy.candidates,

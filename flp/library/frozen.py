@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from flp.flow.behavior import Flow
 from flp.flow.checkpoint import load_flows
-from flp.library.arrays import as_given, batch_of, paired, placed
+from flp.library.arrays import as_given, batch_of, paired, placed, whole
 from flp.randomness.streams import RunStreams
-from flp.system.errors import FLPError
+from flp.system.artifacts import reading
+
+Map = Callable[[Tensor, Tensor], Tensor]
 
 
 class BehaviorFlow:
@@ -35,16 +39,16 @@ class BehaviorFlow:
         self.reset()
 
     def reset(self, seed: int = 0) -> None:
-        """Restart the noise of `sample` from a seed."""
-        self._streams = RunStreams([seed], "cpu", self._device)
+        """Restart the noise of `sample` from a seed, 0 to 2⁶³ − 1 (`FLPError` for others)."""
+        self._streams = RunStreams([whole(seed, "seed")], "cpu", self._device)
 
     @torch.inference_mode()
     def sample(self, observation: ArrayLike, n: int = 1) -> NDArray[np.float32]:
         """Draw n actions of the behaviour in [-1, 1] for each observation: `[n, a]`, or `[B, n, a]` for a batch."""
         observations, single = batch_of(observation, self.observation_dim, "observations", self._device)
-        if n < 1:
-            raise FLPError(f"n must be a whole number above 0, not {n!r}")
-        batch = observations.shape[1]
+        n, batch = whole(n, "n", 1), observations.shape[1]
+        if batch == 0:
+            return np.zeros((0, n, self.action_dim), np.float32)
         repeated = observations.repeat_interleave(n, 1)
         latents = self._streams.normal(batch * n, self.action_dim)
         return as_given(self._flow.decode(repeated, latents).view(1, batch, n, -1), single)
@@ -53,7 +57,7 @@ class BehaviorFlow:
     def action(self, observation: ArrayLike, latent: ArrayLike) -> NDArray[np.float32]:
         """f_ω(z) clipped to [-1, 1]: the action of a latent, `[a]` or `[B, a]`."""
         observations, latents, single = self._paired(observation, latent)
-        return as_given(self._flow.decode(observations, latents), single)
+        return self._mapped(self._flow.decode, observations, latents, single)
 
     @torch.inference_mode()
     def latent(self, observation: ArrayLike, action: ArrayLike) -> NDArray[np.float32]:
@@ -63,14 +67,21 @@ class BehaviorFlow:
         that decodes to beyond the bound is a latent of this action.
         """
         observations, actions, single = self._paired(observation, action)
-        return as_given(self._flow.inverse(observations, actions), single)
+        return self._mapped(self._flow.inverse, observations, actions, single)
 
     def log_prob(self, observation: ArrayLike, action: ArrayLike) -> NDArray[np.float32]:
         """log π_β(a | s) in nats, `[]` or `[B]`, by the change of variables along the ODE."""
         observations, actions, single = self._paired(observation, action)
+        if observations.shape[1] == 0:
+            return np.zeros(0, np.float32)
         return as_given(self._flow.log_density(observations, actions), single)
 
-    def _paired(self, observation: ArrayLike, action: ArrayLike) -> tuple[torch.Tensor, torch.Tensor, bool]:
+    @staticmethod
+    def _mapped(function: Map, observations: Tensor, vectors: Tensor, single: bool) -> NDArray[np.float32]:
+        """The images of actions or latents; of an empty batch, none."""
+        return as_given(function(observations, vectors) if observations.shape[1] else vectors, single)
+
+    def _paired(self, observation: ArrayLike, action: ArrayLike) -> tuple[Tensor, Tensor, bool]:
         return paired(observation, action, (self.observation_dim, self.action_dim), self._device)
 
     def __repr__(self) -> str:
@@ -81,16 +92,19 @@ def load_flow(path: Path | str, *, device: torch.device | str = "cpu", seed: int
     """Load a frozen flow, such as `results/cube-single-play/flow/model/seed0`.
 
     Args:
-        path: the folder, or its `flow.safetensors`.
+        path: the folder, or a file in it.
         device: where it computes, such as `cuda`.
         seed: of the noise of `sample`.
 
     Raises:
         FLPError: missing, damaged or foreign files, by name.
     """
-    file = Path(path) if Path(path).suffix == ".safetensors" else Path(path) / "flow.safetensors"
-    device = placed(device)
-    flow, (manifest,) = load_flows([str(file)], device)
+    place = Path(path)
+    if place.suffix != ".safetensors":
+        with reading(path):
+            place = (place.parent if place.is_file() else place) / "flow.safetensors"
+    device, seed = placed(device), whole(seed, "seed")
+    flow, (manifest,) = load_flows([str(place)], device)
     loaded = BehaviorFlow(flow, manifest, device)
     loaded.reset(seed)
     return loaded

@@ -15,14 +15,14 @@ from torch import Tensor
 from flp.agents import make_agent
 from flp.data.environments import EnvironmentSpec, specification
 from flp.flow.checkpoint import load_flows
-from flp.library.arrays import as_given, batch_of, paired, placed
+from flp.library.arrays import as_given, batch_of, paired, placed, whole
 from flp.own.task import spec_from
 from flp.params.own_tasks import NAME
 from flp.params.sections import AgentName, OfflineSettings, hidden_layers
 from flp.parts.base import Agent, Spec
 from flp.randomness.streams import RunStreams
 from flp.runs.run_folder import restore_parameters
-from flp.system.artifacts import load_tensors
+from flp.system.artifacts import load_tensors, reading
 from flp.system.errors import FLPError, first_line
 
 _LARGEST, MOST_CANDIDATES = 2**16, 1024  # limits on sizes in a manifest, and on the candidates
@@ -55,8 +55,8 @@ class Policy:
         self.reset()
 
     def reset(self, seed: int = 0) -> None:
-        """Restart the policy's noise from a seed."""
-        self._streams = RunStreams([seed], "cpu", self.device)
+        """Restart the policy's noise from a seed, 0 to 2⁶³ − 1 (`FLPError` for others)."""
+        self._streams = RunStreams([whole(seed, "seed")], "cpu", self.device)
 
     def __call__(self, observation: ArrayLike) -> NDArray[np.float32]:
         """Act.
@@ -68,7 +68,7 @@ class Policy:
             Actions in [-1, 1], float32 `[action_dim]` or `[B, action_dim]`.
 
         Raises:
-            FLPError: another shape, or NaN or infinite values.
+            FLPError: another shape, NaN or infinite values, or values so large that the action would be NaN.
         """
         observations, single = batch_of(observation, self.observation_dim, "observations", self.device)
         if observations.shape[1] == 0:  # every episode is over
@@ -95,9 +95,7 @@ class Policy:
     def candidates(self, count: int) -> None:
         if not self._learner.chooses:
             raise FLPError(f"{self.agent} does not choose among candidates")
-        if not isinstance(count, int) or not 1 <= count <= MOST_CANDIDATES:
-            raise FLPError(f"candidates must be a whole number from 1 to {MOST_CANDIDATES}, not {count!r}")
-        self._learner.candidates = (count,)
+        self._learner.candidates = (whole(count, "candidates", 1, MOST_CANDIDATES),)
 
     @torch.inference_mode()
     def value(self, observation: ArrayLike, action: ArrayLike) -> NDArray[np.float32]:
@@ -141,7 +139,7 @@ def load_policy(
     The folder holds everything that is needed: no params.yaml, dataset or simulator is.
 
     Args:
-        path: the folder, or its `policy.safetensors`.
+        path: the folder, or a file in it.
         flow: the frozen flow's file, if it is not in the folder.
         device: where it computes, such as `cuda`.
         seed: of its noise, as in `Policy.reset`.
@@ -149,7 +147,9 @@ def load_policy(
     Raises:
         FLPError: a file is missing, damaged or not flp's; the message names it.
     """
-    file, device = _policy_file(Path(path)), placed(device)
+    with reading(path):
+        file = _policy_file(Path(path))
+    device, seed = placed(device), whole(seed, "seed")
     tensors, manifest = load_tensors(file, device)
     if manifest.get("kind") != "run":
         raise FLPError(f"{file} is no policy but a {manifest.get('kind')!r}")
@@ -173,9 +173,10 @@ def load_policy(
 
 
 def _policy_file(path: Path) -> Path:
-    """A run's file, given its folder or the file."""
+    """A run's file, given its folder or a file in it."""
     if path.suffix == ".safetensors":
         return path
+    path = path.parent if path.is_file() else path
     file = path / "policy.safetensors"
     if file.exists() or not path.is_dir():
         return file

@@ -14,6 +14,7 @@ from torch import Tensor
 from flp.data import load
 from flp.data.environments import EnvironmentSpec, known_datasets, specification
 from flp.evaluation import evaluator
+from flp.library.arrays import LARGEST_SEED, whole
 from flp.library.policy import Policy
 from flp.own.splitting import neighbour_of
 from flp.own.task import spec_from
@@ -81,7 +82,10 @@ def load_dataset(name: str | Path, *, validation: bool = False) -> load.Dataset:
     path = Path(name)
     if path.suffix == ".npz":
         path = neighbour_of(path) if validation else path
-        return load.read_dataset(path, remedy="correct it, or let `download.path` convert it (it is left as it is)")
+        remedy = "correct it, or let `download.path` or a task under `tasks` convert it (it is left as it is)"
+        return load.read_dataset(path, remedy=remedy)
+    if path.suffix in (".h5", ".hdf5") or path.is_file():
+        raise FLPError(f"{path} is not an .npz in flp's format; let a task under `tasks` convert it")
     file = layout.DATA.format(dataset=name)
     spec = _spec(str(name), f"{file}.json")
     return load.read_dataset(file + ("-val.npz" if validation else ".npz"), spec)
@@ -128,6 +132,8 @@ def evaluate(
         spec = _spec(dataset, layout.DATA.format(dataset=dataset) + ".json")
     if spec is None or task is None:
         raise FLPError("a function has no environment of its own; give dataset and task")
+    task, seed = whole(task, "task", -LARGEST_SEED), whole(seed, "seed")
+    episodes, workers = whole(episodes, "episodes", 1), whole(workers, "workers")
     if not 1 <= task <= spec.num_tasks:
         raise FLPError(f"{spec.dataset} has no task {task}; use 1 to {spec.num_tasks}")
     device: Any = "cpu"
@@ -143,7 +149,11 @@ def evaluate(
         function = policy
 
         def act(observations: Tensor, streams: RunStreams) -> NDArray[Any]:
-            return np.asarray(function(observations[0].numpy()))[None]
+            chosen = function(observations[0].numpy())
+            try:
+                return np.asarray(chosen, np.float32)[None]
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise FLPError(f"the policy gave no array of actions but {type(chosen).__name__}") from error
 
     options = {"episodes": episodes, "seed": seed, "workers": workers, "success_timing": timing, "device": device}
     evaluation = evaluator.evaluate(act, spec, [task], watch=watch, **options)

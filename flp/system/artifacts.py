@@ -114,8 +114,17 @@ def read_json(path: Path | str) -> Any:
         return json.loads(Path(path).read_bytes())
     except OSError as error:
         raise FLPError(f"cannot read {path}: {explained(error)}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FLPError(f"{path} is not valid JSON ({error}); delete it and run again") from error
+
+
+@contextmanager
+def reading(path: Path | str) -> Iterator[None]:
+    """Raise the operating system's errors as `FLPError` with the file's name and what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise FLPError(f"cannot read {path}: {explained(error)}") from error
 
 
 def read_entries(path: Path | str) -> dict[str, Any]:
@@ -248,10 +257,12 @@ def load_tensors(path: Path | str, device: Any = "cpu", **expected: Any) -> tupl
     from safetensors.torch import load_file
 
     path = Path(path)
-    if not path.exists():
+    with reading(path):
+        digest = sha256_of(path) if path.exists() else None
+    if digest is None:
         raise FLPError(f"{path} does not exist; make it with snakemake, or fetch it with `dvc pull`")
     manifest = load_manifest(path)
-    if sha256_of(path) != manifest.get("sha256"):
+    if digest != manifest.get("sha256"):
         raise FLPError(f"{path} is truncated or altered (checksum differs from its manifest); delete it and run again")
     for name, value in expected.items():
         if manifest.get(name) != value:
@@ -260,13 +271,15 @@ def load_tensors(path: Path | str, device: Any = "cpu", **expected: Any) -> tupl
                 "inputs; delete it and run again"
             )
     try:
-        tensors = load_file(path, device=str(device))
-    except OSError as error:
-        raise FLPError(f"cannot read {path}: {explained(error)}") from error
+        with reading(path):
+            tensors = load_file(path, device=str(device))
     except SafetensorError as error:
         raise FLPError(f"{path} is not a safetensors file: {explained(error, 'delete it and run again')}") from error
+    shapes = manifest.get("tensors", {})
+    if not isinstance(shapes, dict):
+        raise FLPError(f"{path.with_suffix('.json')} does not list the file's tensors; delete both and run again")
     for name, tensor in tensors.items():
-        if list(tensor.shape) != manifest.get("tensors", {}).get(name):
+        if list(tensor.shape) != shapes.get(name):
             raise FLPError(f"{path}: tensor '{name}' has a shape other than its manifest's; delete it and run again")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise FLPError(f"{path}: tensor '{name}' holds NaN or infinite values; delete it and run again")

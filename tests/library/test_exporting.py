@@ -218,7 +218,7 @@ def test_the_command_tells_what_it_wrote_and_how_fast_it_is(run_of, capsys):
     said, count = capsys.readouterr().out.splitlines(), flp.load_policy(folder).candidates
     assert Path(f"flp-{MAZE}-task2-seed0.pt2").is_file()
     assert said[1:4] == [
-        "  observation [batch, 2] float32, any finite numbers",
+        "  observation [batch, 2] float32, finite numbers; far outside the range of the data, actions may be NaN",
         f"  noise [batch, {count}, 2] float32, standard normal",
         "  action [batch, 2] float32, [-1.0, 1.0]",
     ]
