@@ -130,6 +130,17 @@ def test_seeds_are_named_in_one_way_only(project, capsys, seeds):
     assert "is not a list of seeds" in refusal(capsys, ["offline-train", "--dataset", MAZE, f"--seeds={seeds}"])
 
 
+@pytest.mark.parametrize("seed", ["-1", "1.5", str(2**31), "9" * 23])
+@pytest.mark.parametrize("command", [["pretrain-flow", "--dataset", MAZE], ["rollout", "run"]])
+def test_a_seed_is_what_the_parameters_take(project, capsys, tmp_path, command, seed):
+    assert "is not a seed: a whole number from 0 to 2147483647" in refusal(capsys, [*command, f"--seed={seed}"])
+    assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
+
+
+def test_seeds_of_a_job_are_as_large_as_any(project, capsys):
+    assert "is not a seed" in refusal(capsys, ["offline-train", "--dataset", MAZE, f"--seeds=0-{2**31}"])
+
+
 def test_too_many_seeds_for_one_job_are_one_line(project, capsys, tmp_path):
     seeds = list(range(10**7, 10**7 + 30))
     project(seeds=seeds)
@@ -167,6 +178,8 @@ def test_values_are_given_as_snakemake_takes_them(project, tmp_path, capsys):
         (["seeds=[0]", "seeds=[1]"], ["'seeds' is given twice"]),
         (["offline={alpa: 0.3}"], ["--config", "offline.alpa", "alpha"]),
         (["ofline={alpha: 0.3}"], ["ofline", "offline"]),
+        (["offline.alpha=3"], ["offline.alpha: unknown key; write offline={alpha: 3}"]),
+        (["offline.baselines.fql.alpha=3"], ["write offline={baselines: {fql: {alpha: 3}}}"]),
         (["offline={alpha: !!python/name:os.system }"], ["is not valid YAML"]),
     ],
 )

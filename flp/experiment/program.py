@@ -16,6 +16,7 @@ from typing import Any, Protocol, get_args
 
 from flp.experiment.interpreter import in_place
 from flp.experiment.keys import Keys
+from flp.params.fields import LARGEST_SEED
 from flp.params.loading import Params, load_params
 from flp.params.sections import AgentName
 from flp.system.errors import FLPError, nearest, user_error
@@ -168,9 +169,10 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def _seed_list(text: str) -> list[int]:
     try:
-        return split_seeds(text)
+        seeds = split_seeds(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of seeds such as 0-1-2, each once") from None
+    return [seed(str(one)) for one in seeds]
 
 
 def positive(text: str) -> int:
@@ -180,9 +182,11 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def natural(text: str) -> int:
-    """A non-negative integer option."""
-    return 0 if text == "0" else positive(text)
+def seed(text: str) -> int:
+    """A seed, as in the parameters."""
+    if not (text.isdecimal() and text.isascii() and len(text) < 20 and int(text) <= LARGEST_SEED):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a seed: a whole number from 0 to {LARGEST_SEED}")
+    return int(text)
 
 
 ALSO = {"preset": ("--configfile",)}  # Snakemake's name
@@ -192,7 +196,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "NAME",
         "help": "an OGBench dataset, such as cube-single-play, or one of tasks",
     },
-    "seed": {"required": True, "type": int, "metavar": "N", "help": "the flow's random seed"},
+    "seed": {"required": True, "type": seed, "metavar": "N", "help": "the flow's random seed"},
     "agent": {"default": "flp", "metavar": "NAME", "help": "the algorithm (default: flp)"},
     "figure": {
         "required": True,

@@ -132,6 +132,8 @@ def evaluate(
         spec = _spec(dataset, layout.DATA.format(dataset=dataset) + ".json")
     if spec is None or task is None:
         raise FLPError("a function has no environment of its own; give dataset and task")
+    if not spec.simulated:
+        raise FLPError(f"{spec.dataset} has no simulator (its task says environment: null): there is nothing to play")
     task, seed = whole(task, "task", -LARGEST_SEED), whole(seed, "seed")
     episodes, workers = whole(episodes, "episodes", 1), whole(workers, "workers")
     if not 1 <= task <= spec.num_tasks:

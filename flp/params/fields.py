@@ -33,7 +33,8 @@ Expectile = Annotated[float, Field(gt=0, lt=1), AsReal]
 Count = Annotated[int, Field(gt=0, le=10**12)]
 Natural = Annotated[int, Field(ge=0, le=10**12)]
 Task = Annotated[int, Field(ge=1, le=5)]
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
+LARGEST_SEED = 2**31 - 1
+Seed = Annotated[int, Field(ge=0, lt=LARGEST_SEED + 1)]
 Width = Annotated[int, Field(gt=0, le=2**16)]
 Distinct = AfterValidator(unique)
 Hidden = Annotated[list[Width], Field(min_length=1, max_length=32)]

@@ -20,6 +20,8 @@ def first_problem(model: type[BaseModel], error: ValidationError) -> str:
         problem = next(unknown, problem)
     path = [str(part) for part in problem["loc"]]
     place = ".".join(path) or "the file"
+    if problem["type"] == "extra_forbidden" and len(path) == 1 and "." in place:  # DVC's spelling
+        return f"{place}: unknown key; write {_nested(place, _shortened(problem['input']))}"
     if problem["type"] == "extra_forbidden":
         return f"{place}: unknown key{nearest(path[-1], _keys_at(model, path[:-1]))}"
     if problem["type"] == "missing":
@@ -32,6 +34,14 @@ def first_problem(model: type[BaseModel], error: ValidationError) -> str:
     if problem["type"] in ("int_type", "int_from_float") and isinstance(real := number(problem["input"]), float):
         hint = f"; write {int(real)}" if real.is_integer() and abs(real) < 1e15 else ""
     return f"{place}: {message}, got {value}{hint}"
+
+
+def _nested(path: str, value: str) -> str:
+    """`offline.alpha` and `3` → `offline={alpha: 3}`."""
+    section, *names = path.split(".")
+    for name in reversed(names):
+        value = f"{{{name}: {value}}}"
+    return f"{section}={value}"
 
 
 def _shortened(value: object) -> str:

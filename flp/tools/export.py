@@ -38,6 +38,10 @@ def command(args: argparse.Namespace) -> int:
     torch.set_num_threads(1)
     if args.output and Path(args.output).is_dir():
         raise FLPError(f"--output {args.output} is a folder; name a file in it")
+    if args.output and Path(args.output).suffix != ENDINGS[args.format]:
+        raise FLPError(
+            f"--output {args.output}: programs know the format by the name; end it in {ENDINGS[args.format]}"
+        )
     policy = load_policy(args.policy)
     written, contract = export(policy, args.format)
     run_name = f"{policy.agent}-{policy.dataset}-task{policy.task}-seed{policy.manifest.get('seed')}"

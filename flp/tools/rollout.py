@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flp.evaluation.headless import choose_renderer
-from flp.experiment.program import OPTIONS, natural, positive, program
-from flp.system.errors import FLPError
+from flp.experiment.program import OPTIONS, positive, program, seed
+from flp.system.errors import FLPError, explained
 
 if TYPE_CHECKING:
     from flp.library.policy import Policy
@@ -26,7 +27,7 @@ CHOICE: dict[str, dict[str, Any]] = {
     "POLICY": {"help": "a run's folder, such as results/cube-single-play/offline/flp/seed0/task2_seed0"},
     "task": {"type": positive, "metavar": "N", "help": "OGBench's task (default: the one it was trained for)"},
     "episodes": {"type": positive, "default": 50, "metavar": "N", "help": "how many, all at once (default: 50)"},
-    "seed": {"type": natural, "default": 0, "metavar": "N", "help": "of episodes and noise (default: 0)"},
+    "seed": {"type": seed, "default": 0, "metavar": "N", "help": "of episodes and noise (default: 0)"},
     "record": {"metavar": "DIR", "help": "write the episodes there: episodes.npz, and a film of each episode"},
     "json": {"action": "store_true", "help": "print everything as one JSON object"},
     "threads": OPTIONS["threads"],
@@ -36,6 +37,8 @@ CHOICE: dict[str, dict[str, Any]] = {
 
 def command(args: argparse.Namespace) -> int:
     """Roll out the policy and print the outcome; return the exit status."""
+    if args.record is not None:
+        _require_writable(Path(args.record))  # before anything is played
     films = args.record is not None and _can_draw()
     from flp.evaluation.recording import Recording
     from flp.learner.devices import set_up
@@ -68,6 +71,16 @@ def command(args: argparse.Namespace) -> int:
     return 0
 
 
+def _require_writable(folder: Path) -> None:
+    """Make the folder; `FLPError` if no files can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FLPError(f"--record {folder}: {explained(error)}") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise FLPError(f"--record {folder}: files cannot be written there; name another folder")
+
+
 def _can_draw() -> bool:
     """Whether films can be drawn; choose the renderer before MuJoCo is imported."""
     try:
@@ -78,7 +91,7 @@ def _can_draw() -> bool:
     return True
 
 
-def summary(policy: Policy, task: int, seed: int, trial: Trial) -> dict[str, Any]:
+def summary(policy: Policy, task: int, seed_of_episodes: int, trial: Trial) -> dict[str, Any]:
     """The outcome of a trial, as `--json` prints it; `success` is None in a task that does not define it."""
     success = None
     if trial.success is not None and trial.success_interval is not None:
@@ -91,7 +104,7 @@ def summary(policy: Policy, task: int, seed: int, trial: Trial) -> dict[str, Any
         "key": policy.manifest.get("key"),
         "step": policy.manifest.get("step"),
         "episodes": len(trial.returns),
-        "seed": seed,
+        "seed": seed_of_episodes,
         "success": success,
         "return": {
             "mean": float(trial.returns.mean()),

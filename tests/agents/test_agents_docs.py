@@ -43,6 +43,17 @@ def test_the_example_has_runs(example):
     assert actions.shape == (3, 5, 2)
 
 
+def test_the_pages_code_passes_the_linter():
+    page = PAGE.read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (names,) = re.findall(r"```text\n(AgentName = .*?)```", page, re.DOTALL)
+    for text in (code, f"from typing import Literal\n\n{names}"):
+        for command in (["format", "--diff"], ["check", "--ignore", "D100"]):
+            ruff = [sys.executable, "-m", "ruff", *command, "--stdin-filename", "flp/agents/filteredbc.py", "-"]
+            done = subprocess.run(ruff, cwd=REPO, input=text, capture_output=True, text=True)
+            assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.mark.slow(8)
 def test_the_pages_steps_make_it_one_of_the_experiments_algorithms(tmp_path):
     """A copy of the package is changed as the page says, and asked what it would train and for how long."""

@@ -225,6 +225,13 @@ def test_the_command_tells_what_it_wrote_and_how_fast_it_is(run_of, capsys):
     assert re.fullmatch(r"  an action takes [\d.]+ ms on one core of this machine, [\d.]+ ms .*", said[4])
 
 
+@pytest.mark.parametrize(("form", "name"), [("onnx", "model.pt2"), ("torch", "model.onnx"), ("torch", "model")])
+def test_a_name_by_which_programs_would_take_it_for_another_format_is_refused(form, name, run_of, tmp_path, capsys):
+    assert cli.main(["export", str(run_of("bc")), "--format", form, "--output", str(tmp_path / name)]) == 2
+    assert "programs know the format by the name; end it in ." in capsys.readouterr().err
+    assert not (tmp_path / name).exists()
+
+
 def test_without_the_extra_one_line_says_so(run_of, monkeypatch, capsys):
     monkeypatch.setattr(onnx_format, "find_spec", lambda name: None)
     assert cli.main(["export", str(run_of("bc")), "--format", "onnx"]) == 2

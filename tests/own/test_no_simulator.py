@@ -82,7 +82,7 @@ def test_nothing_is_fine_tuned(plant, capsys):
     keys = Keys(load_params())
     assert list(keys.online_jobs()) == [] and len(list(keys.jobs())) == 2
     assert online_finetune.main(["--dataset", "plant"]) == 2
-    assert "there is nothing to do" in capsys.readouterr().err
+    assert "plant has no simulator to fine-tune in" in capsys.readouterr().err
 
 
 @pytest.mark.slow(2)
@@ -90,8 +90,9 @@ def test_its_policy_loads_and_says_that_there_is_nothing_to_play(plant):
     policy = flp.load_policy(RUN)
     assert policy(np.zeros(3)).shape == (1,)
     assert json.loads((RUN / "policy.json").read_text())["model"]["environment"]["low"] == [-2.0]
-    with pytest.raises(flp.FLPError, match="has no simulator"):
-        flp.evaluate(policy)
+    for workers in (0, 2):
+        with pytest.raises(flp.FLPError, match=r"^plant has no simulator .*: there is nothing to play$"):
+            flp.evaluate(policy, workers=workers)
 
 
 @pytest.mark.slow(5)

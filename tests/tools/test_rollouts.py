@@ -74,6 +74,15 @@ def test_the_interval_of_a_mean_is_a_bootstraps():
 
 
 @pytest.mark.slow(20)
+def test_a_record_that_cannot_be_written_is_refused_before_anything_is_played(run_of, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("flp.evaluation.evaluator.evaluate", None)
+    (tmp_path / "file").touch()
+    for place in ("file", "file/below"):
+        assert cli.main(["rollout", str(run_of("bc")), "--record", str(tmp_path / place)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"--record {tmp_path / place}: " in line
+
+
 def test_what_was_recorded_happens_again(run_of, tmp_path, monkeypatch):
     monkeypatch.setattr(headless, "works", lambda backend: False)  # MuJoCo is imported here, without a renderer
     monkeypatch.delenv("MUJOCO_GL", raising=False)
@@ -122,7 +131,7 @@ def test_each_episode_is_filmed(run_of, tmp_path):
         (["RUN", "--task", "9"], f"{MAZE} has no task 9; use 1 to 5"),
         (["RUN", "--task", "0"], "'0' is not a whole number above 0"),
         (["RUN", "--episodes", "0"], "'0' is not a whole number above 0"),
-        (["RUN", "--seed", "-1"], "'-1' is not a whole number"),
+        (["RUN", "--seed", "-1"], "'-1' is not a seed: a whole number from 0"),
         (["RUN/.."], "is not a run's folder"),
         ([], "POLICY"),
     ],
