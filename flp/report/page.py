@@ -96,7 +96,9 @@ def _view(results: Results, final: pd.DataFrame, dataset: str) -> DatasetView:
     offline = quoted.with_own(results, dataset, offline_agents, lambda params, steps: thousands(steps))
     online_agents = [agent for agent in agents if agent not in OFFLINE_ONLY]
     online = quoted.with_own(results, dataset, online_agents, lambda params, steps: thousands(params.online.steps))
-    scale = f"{thousands(params.flow.steps)} flow steps, {offline} offline steps, "
+    scale = f"{thousands(params.flow.steps)} flow steps, "
+    if offline_agents:
+        scale += f"{offline} offline steps, "
     if online != "0":
         scale += f"{online} online steps, "
     success = tables.success_table(final, dataset, agents, results.params.report.bootstrap, measure)

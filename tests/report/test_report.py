@@ -58,6 +58,9 @@ def test_a_report_compares_what_can_be_compared(overlay: dict[str, Any], compare
     aggregates = comparisons.aggregates(results, tables.finals(results.scores, 3))
     assert (aggregates is not None) == compared
     assert stage.main(["--threads", "1", "--device", "cpu"]) == 0
+    html = (REPORT / "index.html").read_text()
+    if overlay["offline"]["agents"] == ["rlpd"]:  # which is not fine-tuned but learns online only
+        assert "RLPD, online" in html and "RLPD, fine-tuned" not in html and "offline steps," not in html
 
 
 def test_finals_average_the_last_three_evaluations() -> None:
