@@ -73,16 +73,17 @@ def test_the_interval_of_a_mean_is_a_bootstraps():
     assert trial([0.0] * 3, [-7.0] * 3).return_interval == (-7.0, -7.0)
 
 
-@pytest.mark.slow(20)
 def test_a_record_that_cannot_be_written_is_refused_before_anything_is_played(run_of, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("flp.evaluation.evaluator.evaluate", None)
     (tmp_path / "file").touch()
+    folder = str(run_of("bc"))
     for place in ("file", "file/below"):
-        assert cli.main(["rollout", str(run_of("bc")), "--record", str(tmp_path / place)]) == 2
+        assert cli.main(["rollout", folder, "--record", str(tmp_path / place)]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert f"--record {tmp_path / place}: " in line
 
 
+@pytest.mark.slow(20)
 def test_what_was_recorded_happens_again(run_of, tmp_path, monkeypatch):
     monkeypatch.setattr(headless, "works", lambda backend: False)  # MuJoCo is imported here, without a renderer
     monkeypatch.delenv("MUJOCO_GL", raising=False)
