@@ -17,7 +17,7 @@ from flp.data.environments import specification
 from flp.experiment.graph import graph
 from flp.experiment.keys import Keys
 from flp.params.loading import load_params
-from flp.runs import run_folder, session
+from flp.runs import job, run_folder
 from flp.stages import invert_to_latent, offline_train, online_finetune, pretrain_flow
 from flp.system import layout
 from flp.system.artifacts import load_tensors
@@ -181,7 +181,7 @@ def test_finished_runs_are_taken_over_where_other_seeds_join_their_job(here, mon
         raise FLPError("nothing is to be trained")
 
     with monkeypatch.context() as patch:
-        patch.setattr(session, "run_shards", none)
+        patch.setattr(job, "run_shards", none)
         assert offline_train.main([*of, "--seeds", "0"]) == 0
     assert {path.relative_to(here): path.read_bytes() for path in here.glob("task*/policy.*")} == made
 
