@@ -103,7 +103,7 @@ def action_range(space: Any, what: str) -> Bounds:
     if not isinstance(space, spaces.Box) or not np.issubdtype(space.dtype, np.floating):
         raise FLPError(f"{what}: actions are {space}, not a box of real numbers")
     low, high = (np.asarray(bound, np.float64).ravel() for bound in (space.low, space.high))
-    if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
+    if not (is_bounded(space) and (low < high).all()):
         raise FLPError(f"{what}: actions are {space}, whose range is not finite; wrap it with one that is")
     return tuple(low.tolist()), tuple(high.tolist())
 

@@ -126,11 +126,12 @@ def _from_minari(task: TaskSource) -> _Raw:
     from flp.own import adapter
 
     data = open_minari(task.source)
-    bounded = task.actions is None or adapter.is_bounded(data.action_space)
-    if bounded:
-        if task.environment is None and not adapter.is_bounded(data.action_space):
-            problem = f"{task.source}: actions are {data.action_space}, whose range is not finite"
-            raise FLPError(f"{problem}; give it in the task, actions: {{low: …, high: …}}")
+    bounded = adapter.is_bounded(data.action_space)
+    if not bounded and task.actions is None and task.environment is None:
+        problem = f"{task.source}: actions are {data.action_space}, whose range is not finite"
+        raise FLPError(f"{problem}; give it in the task, actions: {{low: …, high: …}}")
+    gives_range = bounded or task.actions is None
+    if gives_range:
         adapter.action_range(data.action_space, task.source)
         if task.actions is not None:
             raise FLPError(f"{task.dataset}: {task.source} gives the range of actions itself; leave out actions")
@@ -143,7 +144,7 @@ def _from_minari(task: TaskSource) -> _Raw:
     if environment is not None:
         order = adapter.order_of(environment, kwargs, data.observation_space, task.source)
     rows = read_minari(data, task.source, order)
-    return _Raw([rows], environment, kwargs, data.action_space if bounded else None, reference_of(data))
+    return _Raw([rows], environment, kwargs, data.action_space if gives_range else None, reference_of(data))
 
 
 def import_task(task: TaskSource, train: Path, validation: Path) -> TaskData:

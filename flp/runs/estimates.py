@@ -116,13 +116,10 @@ class Estimator:
         data, offline = self.train, self.batch.params.offline
         assert data.rewards is not None and data.masks is not None
 
-        def act(observations: Tensor, streams: RunStreams) -> Tensor:
-            return agent.act(observations, streams)
-
         rows, starts = data.transitions, _starts(data)
         with torch.inference_mode():
-            after = self._actions(act, self._shared(data.observations[rows + 1]), "fitted-Q noise")
-            first = self._actions(act, self._shared(data.observations[starts]), "fitted-Q starts")
+            after = self._actions(agent.act, self._shared(data.observations[rows + 1]), "fitted-Q noise")
+            first = self._actions(agent.act, self._shared(data.observations[starts]), "fitted-Q starts")
         moments = observation_moments(data.observations, self.device)
         arrays = (data.observations[rows], data.actions[rows], data.rewards[rows], data.masks[rows])
         s, a, r, masks, s_after = (to_device(array, self.device) for array in (*arrays, data.observations[rows + 1]))
