@@ -113,6 +113,10 @@ class Keys:
         source = fingerprint("flp.stages.invert_to_latent")
         return hash_of("invert_to_latent", source, section, self.flow(dataset, seed))
 
+    def inversion(self, dataset: str, seed: int) -> str:
+        """The key of the latents alone, which training reads: judging the flow differently does not change them."""
+        return hash_of("inversion", fingerprint("flp.flow.inversion"), self.flow(dataset, seed))
+
     def offline_run(self, dataset: str, agent: str, run: Run) -> str:
         """The key of one run, which does not depend on the runs that train with it."""
         params = self.agent_params(dataset, agent)
@@ -130,14 +134,18 @@ class Keys:
             agent,
             [run.task, run.seed, *([run.variant] if run.variant else [])],  # everything that names its random streams
             *([params.tasks[dataset].success] if dataset in params.tasks else []),
-            self.latent(dataset, run.seed) if self.reads_flow(dataset, agent) else self.data(dataset),
+            *([params.invert.likelihood_samples] if self.is_estimated(dataset) else []),
+            self.inversion(dataset, run.seed) if self.reads_flow(dataset, agent) else self.data(dataset),
         )
 
     def reads_flow(self, dataset: str, agent: str) -> bool:
         """Whether an algorithm's runs need flow and latents: for the policies, or for estimates without a simulator."""
+        return self.is_estimated(dataset) or starts_from_flow(agent, self.agent_params(dataset, agent).offline)
+
+    def is_estimated(self, dataset: str) -> bool:
+        """Whether policies are judged by estimates from logged episodes, without a simulator."""
         own = self.params.tasks.get(dataset)
-        is_estimated = own is not None and own.environment is None
-        return is_estimated or starts_from_flow(agent, self.agent_params(dataset, agent).offline)
+        return own is not None and own.environment is None
 
     def online_run(self, dataset: str, agent: str, run: Run) -> str:
         """The key of one fine-tuned run."""

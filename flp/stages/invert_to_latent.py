@@ -24,12 +24,12 @@ from flp.experiment.program import BOARDS, Job, stage
 from flp.flow.behavior import Flow
 from flp.flow.card import percents, picture, quality_card
 from flp.flow.checkpoint import load_flows
-from flp.flow.inversion import invert
+from flp.flow.inversion import invert_all, invertible
 from flp.flow.matching import Pairs, evenly_spaced
 from flp.flow.quality import judge, likelihoods, two_samples, validation_rows, warning
 from flp.flow.saturation import learnable
 from flp.flow.two_sample import BATCH, Rows, Scale, two_sample_test
-from flp.learner.devices import set_up, to_device
+from flp.learner.devices import set_up
 from flp.randomness.seeds import seed_of
 from flp.supervision.boards import Boards
 from flp.supervision.status import Status
@@ -37,10 +37,8 @@ from flp.system import layout
 from flp.system.artifacts import atomic_write, save_tensors, write_json, write_text
 from flp.system.errors import FLPError
 from flp.system.locks import once
-from flp.system.progress import Progress, Tell
-from flp.system.resume import Resume, State
+from flp.system.resume import Resume
 
-PIECE = 2**15  # actions between checkpoints: some seconds on a core
 TESTED_ROWS, MOST_UPDATES = 5000, 4000  # of the two-sample test: rows, and at most as many gradient steps
 
 
@@ -63,8 +61,7 @@ def invert_dataset(job: Job, path: str, key: str) -> None:
     flow_path = layout.FLOW.format(dataset=name, seed=seed) + ".safetensors"
     flow, (manifest,) = load_flows([flow_path], device, dataset_sha256=train.sha256)
     noise = manifest["parameters"].get("saturation_noise", 0.0)  # invert the very actions that the flow was fitted to
-    observations = to_device(train.observations[train.transitions], device)
-    actions = to_device(learnable(train, noise, name, seed, "train")[train.transitions], device)
+    observations, actions = invertible(train, noise, name, seed, device)
 
     made_by = {"batch_size": settings.batch_size, "device": device.type}
     resume = Resume(layout.resume_folder("invert-to-latent", key), made_by=made_by)
@@ -108,41 +105,6 @@ def invert_dataset(job: Job, path: str, key: str) -> None:
     )
     resume.clear()
     print(summary(quality, len(latents)), file=sys.stderr)
-
-
-def invert_all(
-    flow: Flow,
-    observations: Tensor,
-    actions: Tensor,
-    batch_size: int,
-    threads: int,
-    resume: Resume,
-    tell: Tell = lambda step: None,
-) -> tuple[Tensor, Tensor]:
-    """Latents and round-trip errors, `[n, a]` each, on the CPU; resumes from the saved state if there is one.
-
-    A piece consists of whole batches, so that the batches are the same however often the job was stopped.
-    """
-    tensors, done = {name: torch.empty_like(actions, device="cpu") for name in ("latents", "errors")}, 0
-    if saved := resume.start():
-        tensors, done = saved[0], saved[1]["step"]
-
-    def state() -> State:
-        return tensors, {"step": done}
-
-    unit = batch_size * threads
-    piece = unit * max(1, PIECE // unit)
-    progress = Progress("inverting", len(actions), "actions", tell=tell)
-    progress.begin(done)
-    for start in range(done, len(actions), piece):
-        rows = slice(start, start + piece)
-        latents, errors = invert(flow, observations[rows], actions[rows], batch_size, threads)
-        tensors["latents"][rows], tensors["errors"][rows] = latents.cpu(), errors.cpu()
-        done = min(start + piece, len(actions))
-        progress.update(done)
-        resume.maybe(state)
-    progress.close()
-    return tensors["latents"], tensors["errors"]
 
 
 def check_roundtrip(quality: dict[str, Any], limit: float, path: str) -> None:

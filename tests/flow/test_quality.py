@@ -13,10 +13,10 @@ import torch
 from reference import make_flow
 from scipy import stats
 
+from flp.flow import inversion
 from flp.flow.inversion import invert
 from flp.flow.quality import judge, likelihoods, validation_rows
 from flp.flow.two_sample import Rows
-from flp.stages import invert_to_latent
 from flp.system.resume import Resume
 from flp.system.stopping import STOP, InterruptedJobError
 
@@ -109,7 +109,7 @@ def test_inverting_does_not_depend_on_the_batch_size():
 
 def test_a_stopped_inversion_goes_on_with_the_same_bytes(tmp_path, signals, monkeypatch):
     """It is stopped in the second of four pieces, and again in the third."""
-    monkeypatch.setattr(invert_to_latent, "PIECE", 10)
+    monkeypatch.setattr(inversion, "PIECE", 10)
     flow = make_flow([1], hidden=(16,)).freeze()
     generator = torch.Generator().manual_seed(0)
     s, a = torch.randn(33, 3, generator=generator), torch.rand(33, 2, generator=generator) * 2 - 1
@@ -123,8 +123,8 @@ def test_a_stopped_inversion_goes_on_with_the_same_bytes(tmp_path, signals, monk
             STOP.signal = signal.SIGTERM if len(made) == stop_at else None
             return invert(*args)
 
-        monkeypatch.setattr(invert_to_latent, "invert", noted)
-        return invert_to_latent.invert_all(flow, s, a, batch_size, 1, resume)
+        monkeypatch.setattr(inversion, "invert", noted)
+        return inversion.invert_all(flow, s, a, batch_size, 1, resume)
 
     whole = invert_all(tmp_path / "whole")
     made.clear()

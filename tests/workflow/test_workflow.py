@@ -51,6 +51,9 @@ def test_edits_of_docstrings_and_comments_run_nothing(small: Checkout) -> None:
     [
         # alpha: see test_changing_back…; a task: see test_workflow_real.py; others: see test_workflow_times.py
         pytest.param({"report__title": "Another"}, jobs(report=1), id="report"),
+        pytest.param(
+            {"invert__max_distinguishable": 0.9}, jobs(invert_to_latent=1, report=1), id="how a flow is judged"
+        ),
         pytest.param({"seeds": [0, 1]}, EVERYTHING_OF_ONE - jobs(download_dataset=1), id="a seed more"),
     ],
 )
@@ -107,7 +110,8 @@ def test_without_an_online_stage_both_still_work(small: Checkout) -> None:
     [
         ("flp/data/load.py", EVERYTHING),
         ("flp/stages/pretrain_flow.py", EVERYTHING - jobs(download_dataset=2)),
-        ("flp/stages/invert_to_latent.py", EVERYTHING - jobs(download_dataset=2, pretrain_flow=2)),
+        ("flp/flow/inversion.py", EVERYTHING - jobs(download_dataset=2, pretrain_flow=2)),
+        ("flp/flow/card.py", jobs(invert_to_latent=2, report=1)),
         ("flp/agents/flp.py", BELOW_OFFLINE),
         ("flp/stages/online_finetune.py", jobs(online_finetune=2, report=1)),
         ("flp/stages/report.py", jobs(report=1)),
