@@ -12,6 +12,7 @@ from flp.params.run import Run
 from flp.runs.run_folder import adopt, clear_others, is_finished
 from flp.runs.shards import TrainShard, plan, run_shards
 from flp.supervision.foresight import foresee_training
+from flp.system import layout
 from flp.system.artifacts import made_with, write_json
 from flp.system.forced import discard_if_forced
 from flp.system.locks import alone
@@ -69,7 +70,7 @@ def run_job(
     device = choose_device(spec.device)
     with alone(str(spec.folder)):
         if not discard_if_forced(spec.folder, [spec.folder / name for name in spec.keys]):
-            adopt(spec.folder, spec.keys, lenders)
+            adopt(spec.folder, spec.keys, [*lenders, layout.spare_folder(spec.folder)])
         clear_others(spec.folder, list(spec.keys))
         missing = [run for run in runs if not is_finished(spec.folder / run.name, spec.keys[run.name])]
         if missing:

@@ -126,10 +126,19 @@ def adopt(folder: Path, keys: dict[str, str], others: Sequence[Path]) -> None:
 
 
 def clear_others(folder: Path, names: Sequence[str]) -> None:
-    """Remove folders that are none of the job's runs, and the job's manifest, which is written again at the end."""
+    """Remove folders that are none of the job's runs, and the job's manifest, which is written again at the end.
+
+    Finished runs are put aside, where `adopt` finds them once their task is asked for again.
+    """
     if not folder.exists():
         return
     for child in folder.iterdir():
         if child.is_dir() and not child.is_symlink() and child.name not in names:
-            shutil.rmtree(child)
+            if (child / POLICY).with_suffix(".json").exists():
+                spare = layout.spare_folder(folder) / child.name
+                shutil.rmtree(spare, ignore_errors=True)
+                spare.parent.mkdir(parents=True, exist_ok=True)
+                shutil.move(child, spare)
+            else:
+                shutil.rmtree(child)
     (folder / "manifest.json").unlink(missing_ok=True)

@@ -28,6 +28,8 @@ FIGURE = "results/figures/{figure}"
 VIDEOS = "results/videos/{dataset}/{agent}"
 # What a killed job needs to resume. Neither Snakemake nor DVC declares it, so neither deletes it.
 RESUME = Path(".flp/resume")
+# Finished runs whose task or value of a sweep is not asked for at the moment, in the same layout as the results.
+SPARE = Path(".flp/spare")
 # Of a name with joined seeds. File systems allow 255 bytes, some of which temporary files and Slurm's log folders add.
 MOST_CHARACTERS = 200
 
@@ -103,3 +105,8 @@ def run_name(task: int, seed: int, variant: str = "") -> str:
 def resume_folder(stage: str, key: str) -> Path:
     """Where a job with this key keeps its resume state."""
     return RESUME / stage / key
+
+
+def spare_folder(folder: Path) -> Path:
+    """Where a job's finished runs are put while nothing asks for them."""
+    return SPARE / folder.relative_to(folder.anchor)

@@ -1,7 +1,7 @@
 """`flp clean`: remove what no job of the experiment needs any more.
 
 That is resume states of other parameters or sources, temporary files of killed writers and, on request, outputs of
-datasets, agents and seeds that are not part of the experiment. Datasets are never removed, nor is
+datasets, agents, seeds, tasks and sweeps that are not part of the experiment. Datasets are never removed, nor is
 anything while a job is running.
 """
 
@@ -103,7 +103,7 @@ def command(keys: Keys, args: argparse.Namespace) -> int:
         ("resume states and temporary files that no job needs", stale_states(keys) + temporary_files(), args.yes),
         (
             "outputs that are not part of this experiment (perhaps of another preset; made again if needed)",
-            orphans(keys),
+            [*orphans(keys), *([layout.SPARE] if layout.SPARE.exists() else [])],
             args.yes and args.outputs,
         ),
     ]

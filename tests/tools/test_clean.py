@@ -96,6 +96,7 @@ OTHERS = [
     f"results/{DATASET}/offline/flp/seed0/task1_seed7/policy.json",
     f"results/{DATASET}/flow/model/seed2/flow.json",
 ]
+SPARE = f".flp/spare/results/{DATASET}/offline/flp/seed0/task2_seed0/policy.json"
 
 
 def test_outputs_of_other_experiments_are_told_apart(keys):
@@ -127,7 +128,7 @@ def test_it_asks_first(keys, monkeypatch, capsys, options, answers, state_stays,
     states(keys)
     stale = states(keys, alpha=7.0)[0]
     half = fill(f"results/{DATASET}/offline/flp/seed0/.policy.safetensors.0a1b.tmp")
-    for path in (*OWN, *OTHERS):
+    for path in (*OWN, *OTHERS, SPARE):
         fill(path)
     left = list(answers or [])
 
@@ -141,11 +142,11 @@ def test_it_asks_first(keys, monkeypatch, capsys, options, answers, state_stays,
     monkeypatch.setattr("builtins.input", answer)
     assert cli.main(["clean", *options]) == 0
     shown = capsys.readouterr().out
-    for path in (stale, half, "results/cube-single-play"):
+    for path in (stale, half, "results/cube-single-play", ".flp/spare"):
         assert str(path) in shown
     assert (stale.exists(), half.exists()) == (state_stays, state_stays)
     assert all(Path(path).exists() for path in OWN)
-    assert all(Path(path).exists() == outputs_stay for path in OTHERS)
+    assert all(Path(path).exists() == outputs_stay for path in (*OTHERS, SPARE))
 
 
 def test_there_may_be_nothing_to_clean(keys, capsys):

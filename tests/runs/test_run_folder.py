@@ -1,0 +1,54 @@
+"""Run folders that a job does not ask for: finished ones are put aside and taken back, the rest is removed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flp.runs.run_folder import adopt, clear_others
+from flp.system import layout
+from flp.system.artifacts import write_json
+
+
+def finish(folder: Path, key: str, text: str = "weights") -> None:
+    write_json(folder / "policy.json", {"format_version": 1, "key": key})
+    for name in layout.RUN_FILES[:-1]:
+        (folder / name).write_text(text)
+
+
+def ask_for(folder: Path, **keys: str) -> set[str]:
+    """What a job does with these runs' keys before it trains; the finished runs that are there then."""
+    adopt(folder, keys, [layout.spare_folder(folder)])
+    clear_others(folder, list(keys))
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_what_is_asked_for_again_is_not_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, absolute: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    job = Path("results/maze/offline/flp/seed0").absolute() if absolute else Path("results/maze/offline/flp/seed0")
+    for name in ("task1_seed0", "task2_seed0", "task3_seed0"):
+        finish(job / name, name)
+    (job / "task3_seed0/policy.json").unlink()  # half-made
+    (job / "manifest.json").write_text("{}")
+    assert ask_for(job, task1_seed0="task1_seed0") == {"task1_seed0"}
+    assert not (layout.spare_folder(job) / "task3_seed0").exists()
+    assert ask_for(job, task2_seed0="task2_seed0") == {"task2_seed0"}
+    assert ask_for(job, task1_seed0="task1_seed0", task2_seed0="task2_seed0") == {"task1_seed0", "task2_seed0"}
+
+
+def test_the_newer_one_is_put_aside_and_a_stale_one_is_not_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    job = Path("results/maze/offline/flp/seed0")
+    for key in ("old", "new"):
+        finish(job / "task2_seed0", key, text=key)
+        finish(job / "task1_seed0", "own")
+        assert ask_for(job, task1_seed0="own") == {"task1_seed0"}
+    assert ask_for(job, task1_seed0="own", task2_seed0="old") == {"task1_seed0"}
+    assert ask_for(job, task1_seed0="own", task2_seed0="new") == {"task1_seed0", "task2_seed0"}
+    assert (job / "task2_seed0/log.csv").read_text() == "new"
