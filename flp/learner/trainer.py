@@ -51,7 +51,7 @@ class Trainer:
         autocast: dtype of matrix products, or None for the parameters' own.
         observation_noise: standard deviations `[o]` of Gaussian noise added to s, but not to s′; or None.
         step_fn: replaces the learner's `update`, such as by its compiled form.
-        prepare: called before updates with the number of steps so far, for what depends on it.
+        prepare: called before updates with the number of steps before their chunk, for what depends on it.
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class Trainer:
 
     def run_updates(self, indices: Tensor, noise: dict[str, Tensor]) -> Logs:
         """Take updates; return the means of their scalars per run, each `[R]`, still on the device."""
-        self.prepare(self.step)
+        self.prepare(self.step - self.step % CHUNK)
         logs = self.execute(indices, noise)
         self.step += len(indices)
         return logs

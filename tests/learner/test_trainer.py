@@ -147,6 +147,12 @@ def test_checkpoints_come_between_chunks_and_after_stops():
 @pytest.mark.parametrize("stops", [(15,), (25,), (7, 20)])
 def test_how_often_it_stops_to_look_changes_nothing(stops):
     seldom, often = make_trainer(), make_trainer()
+    for trainer in (seldom, often):
+
+        def slow_down(step, of=trainer.learner.optimizers[0]):
+            of.learning_rate = 1e-3 / (1 + step)
+
+        trainer.prepare = slow_down  # what changes along with the steps, as the discount may
     fit(seldom, 60, (20,))
     fit(often, 60, stops)
     often.totals, seldom.totals = {}, {}
