@@ -159,7 +159,8 @@ class Session(AbstractContextManager["Session", None]):
             self.trainer.fit(self.steps, stops, at_stop, checkpoint, self.progress, before_update, self.turns)
             self._report(self.evaluations.drain)
             if self.steps > 0:
-                self.evaluations.add_final_estimates()
+                with self.turns(self.steps):
+                    self.evaluations.add_final_estimates()
             self.progress.close()
         write_runs(
             self.batch,

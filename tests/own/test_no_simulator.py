@@ -18,7 +18,8 @@ from flp.data.load import Dataset
 from flp.experiment.keys import Keys
 from flp.params.loading import load_params
 from flp.parts.fitted_q import MEMBERS, Logged, fitted_q
-from flp.runs import estimates
+from flp.runs import estimates, job
+from flp.runs.turns import Permits, SharedNumbers, Turns
 from flp.stages import offline_train, online_finetune
 from flp.system.stopping import STOP
 from flp.tools import watch
@@ -121,6 +122,21 @@ def untrained_plant(plant, tmp_path, monkeypatch):
     shutil.copytree(plant, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     shutil.rmtree("results/plant/offline/flp")
+
+
+@pytest.mark.slow(3)
+def test_estimates_take_turns_like_updates(untrained_plant, monkeypatch):
+    """So that never more shards compute than there are threads."""
+    turns, held = Turns(0, Permits(1), SharedNumbers(1), SharedNumbers(1)), []
+
+    def counted(*arguments):
+        held.append(turns.holders[0])
+        return fitted_q(*arguments)
+
+    monkeypatch.setattr(estimates, "fitted_q", counted)
+    monkeypatch.setattr(job, "run_shards", lambda train, shards, threads, together: train(shards[0], turns))
+    assert offline_train.main(["--dataset", "plant", "--threads", "1"]) == 0
+    assert held == [1]
 
 
 @pytest.mark.slow(3)
