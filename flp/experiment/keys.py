@@ -216,8 +216,9 @@ class Keys:
         return (job for job in self.jobs() if self.learns_online(job.dataset, job.agent))
 
     def learns_online(self, dataset: str, agent: str) -> bool:
-        """Whether an algorithm can learn online and is given online steps."""
-        return self.agent_params(dataset, agent).online.steps > 0 and agent not in OFFLINE_ONLY
+        """Whether an algorithm can learn online, is given online steps, and has a simulator to take them in."""
+        steps = self.agent_params(dataset, agent).online.steps
+        return steps > 0 and agent not in OFFLINE_ONLY and not self.is_estimated(dataset)
 
     @cached_property
     def report(self) -> str:

@@ -80,8 +80,9 @@ def test_the_page_marks_them_as_estimates(plant):
 
 @pytest.mark.slow(2)
 def test_nothing_is_fine_tuned(plant, capsys):
-    keys = Keys(load_params())
-    assert list(keys.online_jobs()) == [] and len(list(keys.jobs())) == 2
+    for given in ([], ["agents={flp: {online: {steps: 5}}}"], ["overrides={plant: {agents: {flp: {online: {steps: 5}}}}}"]):
+        keys = Keys(load_params(given=given))
+        assert list(keys.online_jobs()) == [] and len(list(keys.jobs())) == 2
     assert online_finetune.main(["--dataset", "plant"]) == 2
     assert "plant has no simulator to fine-tune in" in capsys.readouterr().err
 
