@@ -188,7 +188,9 @@ class Trainer:
         if self.pending is not None:
             indices, noise = self.pending
             tensors |= {"drawn": indices} | {f"noise/{name}": value for name, value in noise.items()}
-        return tensors | {"streams": self.streams.state()}, {"step": self.step, "logged": self.logged}
+        # Files do not keep the order of tensors, which is that of the log's columns.
+        info = {"step": self.step, "logged": self.logged, "totals": list(self.totals)}
+        return tensors | {"streams": self.streams.state()}, info
 
     def restore(self, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
         """Restore what `state` returned."""
@@ -198,7 +200,7 @@ class Trainer:
 
         self.learner.load_state_dict(group("learner/"))
         self.learner.load_optimizer_state(group("optimizer/"))
-        self.totals = {k: v.to(self.streams.device) for k, v in group("total/").items()}
+        self.totals = {name: tensors[f"total/{name}"].to(self.streams.device) for name in info["totals"]}
         noise = {k: v.to(self.streams.device) for k, v in group("noise/").items()}
         self.pending = (tensors["drawn"].to(self.streams.device), noise) if "drawn" in tensors else None
         self.streams.restore(tensors["streams"])

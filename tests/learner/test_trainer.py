@@ -13,6 +13,7 @@ from flp.learner.trainable import Learner
 from flp.learner.trainer import CHUNK, Trainer, next_stop
 from flp.randomness.streams import RunStreams
 from flp.system.progress import Progress
+from flp.system.resume import Resume
 
 
 def snapshot(trainer):
@@ -242,6 +243,21 @@ def test_a_broken_run_goes_on_bit_by_bit(at):
     for step, means in logs.items():
         for name, mean in means.items():
             assert torch.equal(mean, whole_logs[step][name]), (step, name)
+
+
+def test_a_state_saved_at_a_stop_keeps_the_order_of_its_logs(tmp_path):
+    """It is that of the columns of log.csv, and files sort what they hold."""
+    trainer, resumed, resume, orders = make_trainer(), make_trainer(), Resume(tmp_path), []
+
+    def at_stop(step, logs):
+        orders.append(list(logs))
+        if len(orders) == 1:
+            resume.save(*trainer.state())
+
+    fit(trainer, 10, (10,), at_stop)
+    resumed.restore(*resume.load())
+    fit(resumed, 10, (10,), at_stop)
+    assert orders[0] == orders[1] != sorted(orders[0])
 
 
 def test_a_broken_online_run_goes_on_bit_by_bit():
