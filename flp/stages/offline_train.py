@@ -44,7 +44,8 @@ def train(spec: JobSpec, shard: Shard, turns: Turns) -> None:
         if steps == 0:
             with turns(0):
                 session.evaluate(0)
-                session.log.add(0, {})
+                if not session.log.rows:
+                    session.log.add(0, {})
         session.fit()
 
 

@@ -245,6 +245,7 @@ class Health:
     def restore(self, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
         """Put back what `state` gave."""
         self.failed, self.warned, self.good = info["failed"], set(info["warned"]), info["good"]
+        self.step = self.good  # the last one looked at, where a run was still good
 
 
 def _either(*remedies: str) -> str:

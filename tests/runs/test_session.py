@@ -17,8 +17,10 @@ from prepared_maze import DATASET, train
 from flp.agents.flp import FLP
 from flp.evaluation.evaluator import Evaluator
 from flp.runs import session, shards
+from flp.stages import offline_train
 from flp.system.progress import Progress
 from flp.system.resume import Resume
+from flp.system.stopping import STOP
 
 FILES = ("policy.safetensors", "evaluations.csv", "log.csv", "trajectories.npz")
 
@@ -117,6 +119,21 @@ def test_a_stop_keeps_what_is_under_evaluation(foreground, here, monkeypatch, ca
     assert train() == 0
     assert "resuming from" in capsys.readouterr().err
     assert made(here) == foreground
+
+
+def test_who_learns_online_alone_logs_its_start_once_however_often_it_is_stopped(here, monkeypatch, signals):
+    monkeypatch.setattr(session, "evaluates_concurrently", lambda device: True)
+    tick, rlpd = session.Session._tick, ["--dataset", DATASET, "--agent", "rlpd", "--threads", "1", "--device", "cpu"]
+
+    def stopped(self):
+        STOP.signal = signal.SIGTERM
+        tick(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session.Session, "_tick", stopped)
+        assert offline_train.main(rlpd) == 1
+    assert offline_train.main(rlpd) == 0
+    assert Path(f"results/{DATASET}/offline/rlpd/seed0/task1_seed0/log.csv").read_text() == "step\n0\n"
 
 
 def test_a_policy_that_fails_beside_training_is_marked_at_its_own_step(here, monkeypatch, capsys):

@@ -196,6 +196,10 @@ def test_a_resumed_session_knows_what_was_told(capsys):
     again.look(20, logs(q_max=60.0))
     assert capsys.readouterr().err == ""
     assert list(again.failed) == ["a"]
+    resumed = make_health()
+    resumed.restore({}, state)
+    resumed.guard(torch.full((2, 1, 2), torch.nan))
+    assert resumed.failed["b"]["step"] == 10
 
 
 # In the stages
