@@ -19,6 +19,7 @@ from flp.data.environments import EnvironmentSpec
 from flp.data.load import Dataset, read_dataset
 from flp.data.moments import observation_moments
 from flp.evaluation.evaluator import Act, Row, Value
+from flp.flow.matching import evenly_spaced
 from flp.learner.devices import to_device
 from flp.learner.returns import is_last, monte_carlo
 from flp.parts.base import Agent
@@ -80,7 +81,7 @@ class Estimator:
         self.train, self.held_out = read_dataset(f"{file}.npz"), read_dataset(f"{file}-val.npz")
         self.flow, _ = batch.load_flows(self.train)
         rows = self.held_out.transitions
-        states = rows[:: max(1, len(rows) // max(1, batch.params.invert.likelihood_samples))]
+        states = rows[evenly_spaced(len(rows), max(1, batch.params.invert.likelihood_samples)).numpy()]
         self.starts, self.states = (
             self._shared(self.held_out.observations[at]) for at in (_starts(self.held_out), states)
         )

@@ -17,8 +17,10 @@ from flp.agents.flp import FLP
 from flp.data.load import Dataset
 from flp.experiment.keys import Keys
 from flp.params.loading import load_params
+from flp.params.run import Run
 from flp.parts.fitted_q import MEMBERS, Logged, fitted_q
 from flp.runs import estimates, job
+from flp.runs.run_batch import RunBatch
 from flp.runs.turns import Permits, SharedNumbers, Turns
 from flp.stages import offline_train, online_finetune
 from flp.system.stopping import STOP
@@ -36,6 +38,13 @@ def test_its_evaluations_are_estimates_and_say_that_no_episode_was_played(plant)
     assert last["fqe_low"] < last["fqe"] < last["fqe_high"]
     behavior = table[table["phase"] == "behavior"].iloc[0]
     assert np.isnan(behavior["value"]) and np.isfinite(behavior["likelihood"])
+
+
+@pytest.mark.slow(2)
+def test_likelihoods_are_of_as_many_actions_as_asked_for(plant):
+    params = load_params().for_dataset("plant").for_agent("flp")
+    estimator = estimates.Estimator(RunBatch("plant", "flp", [Run(1, 0, 1.0, 1)], params, torch.device("cpu")))
+    assert estimator.states.shape[1] == params.invert.likelihood_samples < len(estimator.held_out)
 
 
 @pytest.mark.slow(2)
