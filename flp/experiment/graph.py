@@ -65,11 +65,16 @@ def require_current(keys: Keys, dataset: str, seeds: Sequence[int] = (), *, late
     if latents:
         wanted |= {layout.LATENT.format(dataset=dataset, seed=seed): keys.latent(dataset, seed) for seed in seeds}
     for path, key in wanted.items():
-        if key_of(path + ".json") not in (None, key):
-            raise FLPError(
-                f"{path} was made with other parameters or by another version of the source than now; "
-                "make it again with `snakemake --cores all`, or by its own stage"
-            )
+        require_key(path, key)
+
+
+def require_key(path: str, key: str) -> None:
+    """Refuse files that carry another key than this one (`FLPError`); `path` has no suffix."""
+    if key_of(path + ".json") not in (None, key):
+        raise FLPError(
+            f"{path} was made with other parameters or by another version of the source than now; "
+            "make it again with `snakemake --cores all`, or by its own stage"
+        )
 
 
 def graph(keys: Keys) -> dict[str, Artifact]:

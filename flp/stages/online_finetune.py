@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import get_args
 
-from flp.experiment.graph import require_current
+from flp.experiment.graph import require_current, require_key
 from flp.experiment.program import BOARDS, Job, stage
 from flp.params.sections import OFFLINE_ONLY, AgentName
 from flp.runs.interaction import Interaction
@@ -54,13 +54,14 @@ def run(job: Job) -> None:
 
 def finetune(spec: JobSpec, before: dict[str, tuple[Path, str]], shard: Shard, turns: Turns) -> None:
     """Fine-tune, evaluate and save a batch of runs; `before` holds every run's offline file and key."""
-    steps = spec.params.online.steps
+    steps, saved = spec.params.online.steps, [before[run.name] for run in shard.runs]
+    for file, key in saved:
+        require_key(str(file.with_suffix("")), key)
     # Every update follows an environment step, so there is nothing to capture ahead.
     with (
         Session(spec, shard, turns, steps, capacity=steps, capture=False) as session,
         closing(Interaction(session.batch, shard.threads, session.health)) as interaction,
     ):
-        saved = [before[run.name] for run in shard.runs]
         restore_parameters(session.agent, [load_tensors(f, session.batch.device, key=key)[0] for f, key in saved])
         session.parts += [session.replay, interaction]
 

@@ -233,6 +233,7 @@ def test_batched_and_sharded_runs_agree(trained, here):
         ("invert={likelihood_samples: 7}", offline_train, ["--seeds", "0"], "latent"),
         ("download={seed: 7}", offline_train, ["--seeds", "0", "--agent", "iql"], f"data/{MAZE}"),
         ("flow={steps: 21}", online_finetune, ["--seeds", "0"], "flow/model/seed0/flow"),
+        ("offline={alpha: 7.0}", online_finetune, ["--seeds", "0"], "offline/flp/seed0/task1_seed0/policy"),
     ],
 )
 def test_no_stage_reads_what_was_made_of_other_parameters(here, tmp_path, changed, main, more, named, capsys):
