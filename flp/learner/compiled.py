@@ -12,6 +12,7 @@ from flp.learner.trainable import Batch, Logs
 from flp.system.errors import first_line
 
 Update = Callable[[Batch, dict[str, Tensor]], Logs]
+_LEARNERS = 10_000  # compiled in one process: a sweep over N on a GPU has one for each N
 
 
 class Compiled:
@@ -36,7 +37,9 @@ class Compiled:
         from torch._inductor import config as inductor
 
         # Gradients are part of the update; kernels are not chosen by timing, and compilation takes no further threads.
-        with dynamo.patch(trace_autograd_ops=True), inductor.patch(compile_threads=1, deterministic=True):
+        # Every learner of a process is a recompilation of the same method, of which PyTorch by default allows eight.
+        limits = dynamo.patch(recompile_limit=_LEARNERS, accumulated_recompile_limit=_LEARNERS)
+        with limits, dynamo.patch(trace_autograd_ops=True), inductor.patch(compile_threads=1, deterministic=True):
             try:
                 return self.call(batch, noise)
             except TorchDynamoException as error:

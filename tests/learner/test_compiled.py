@@ -67,4 +67,8 @@ def test_what_has_changed_is_compiled_anew(fresh, capfd):
     assert update(batch, {})["slope"] == 12
     learner.factor = 5.0
     assert update(batch, {})["slope"] == 30
+    with torch._dynamo.config.patch(recompile_limit=2):  # PyTorch's own limit: eight learners of a process
+        other = Slope()
+        other.factor = 7.0
+        assert Compiled(other.update)(batch, {})["slope"] == 42
     assert "warning" not in capfd.readouterr().err
