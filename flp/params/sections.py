@@ -233,8 +233,8 @@ class OnlineSettings(Section):
     learning_rate: Positive | None = None
     """Adam's step size for what was trained offline; empty for `offline.learning_rate`. An algorithm's own rates change
     in the same proportion."""
-    tasks: Annotated[list[Task], Distinct] | None = Field(default=None, json_schema_extra=UNKEYED)
-    """Tasks to fine-tune on; empty for all of `offline.tasks`."""
+    tasks: Annotated[list[Task], Field(min_length=1), Distinct] | None = Field(default=None, json_schema_extra=UNKEYED)
+    """Tasks to fine-tune on; null for all of `offline.tasks`."""
 
 
 class EvaluationSettings(Section):

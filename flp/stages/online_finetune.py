@@ -1,7 +1,8 @@
 """Continue in the environment: one environment step per gradient step, the flow frozen.
 
 Reads a job's offline runs; writes results/{dataset}/online/{agent}/seed{seeds}/, laid out like the offline folder.
-Batches are uniform over offline and online transitions. An online transition's latent is the one the policy drew.
+Batches are uniform over offline and online transitions, or half of each (Cal-QL, RLPD). An online transition's latent
+is the one the policy drew.
 """
 
 from __future__ import annotations

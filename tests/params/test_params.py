@@ -155,6 +155,7 @@ def test_the_schema_describes_the_default():
         ("offline.sweep.alpha", [1, 2.0, 1.0], ["offline.sweep.alpha", "[1.0]", "more than once"]),
         ("offline.sweep.alpha", [0.1, "1e-1"], ["offline.sweep.alpha", "[0.1]", "more than once"]),
         ("offline.sweep.candidates", [2, 8, 2], ["offline.sweep.candidates", "[2]", "more than once"]),
+        ("online.tasks", [], ["online.tasks", "at least 1"]),
         ("online.tasks", [1, 1], ["online.tasks", "[1]", "more than once"]),
         ("figure2.flp_alpha", [3.0, 3], ["figure2.flp_alpha", "[3.0]", "more than once"]),
         ("offline.log_std_min", 1.0, ["log_std_min < 0 < log_std_max"]),
