@@ -133,18 +133,21 @@ class Evaluations:
             texts.append(f"{run.name} {'failed' if run.name in self.health.failed else value}")
         return f"{measure} {', '.join(texts)}"
 
-    def add_final_estimates(self) -> None:
+    def add_final_estimates(self) -> list[Row]:
         """Without a simulator, add fitted-Q evaluation to the last row of every run that has not failed.
 
-        It trains ten critics per run.
+        It trains ten critics per run. Returned are the added columns alone, with `run` and `step`.
         """
         runs = [i for i, run in enumerate(self.batch.runs) if run.name not in self.health.failed]
         if not runs or not isinstance(self.evaluator, Estimator):
-            return
+            return []
+        added: list[Row] = []
         for i, estimate in zip(runs, self.evaluator.fitted(self.agent, runs, self.tick), strict=True):
             name = self.batch.runs[i].name
             last = [row for row in self.rows if row["run"] == name and row["phase"] == self.phase][-1]
             last.update(estimate)
+            added.append({"run": name, "step": last["step"], **estimate})
+        return added
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The results so far and the policies under evaluation, for a checkpoint."""

@@ -160,7 +160,8 @@ class Session(AbstractContextManager["Session", None]):
             self._report(self.evaluations.drain)
             if self.steps > 0:
                 with self.turns(self.steps):
-                    self.evaluations.add_final_estimates()
+                    estimates = self.evaluations.add_final_estimates()
+                self.boards.follow("estimates", estimates)
             self.progress.close()
         write_runs(
             self.batch,

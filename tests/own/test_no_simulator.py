@@ -23,6 +23,7 @@ from flp.runs import estimates, job
 from flp.runs.run_batch import RunBatch
 from flp.runs.turns import Permits, SharedNumbers, Turns
 from flp.stages import offline_train, online_finetune
+from flp.supervision.boards import Boards
 from flp.system.stopping import STOP
 from flp.tools import watch
 
@@ -89,7 +90,8 @@ def test_the_page_marks_them_as_estimates(plant):
 
 @pytest.mark.slow(2)
 def test_nothing_is_fine_tuned(plant, capsys):
-    for given in ([], ["agents={flp: {online: {steps: 5}}}"], ["overrides={plant: {agents: {flp: {online: {steps: 5}}}}}"]):
+    own = "{flp: {online: {steps: 5}}}"
+    for given in ([], [f"agents={own}"], [f"overrides={{plant: {{agents: {own}}}}}"]):
         keys = Keys(load_params(given=given))
         assert list(keys.online_jobs()) == [] and len(list(keys.jobs())) == 2
     assert online_finetune.main(["--dataset", "plant"]) == 2
@@ -147,6 +149,19 @@ def test_estimates_take_turns_like_updates(untrained_plant, monkeypatch):
     monkeypatch.setattr(job, "run_shards", lambda train, shards, threads, together: train(shards[0], turns))
     assert offline_train.main(["--dataset", "plant", "--threads", "1"]) == 0
     assert held == [1]
+
+
+@pytest.mark.slow(3)
+def test_boards_show_final_estimates_too(untrained_plant, monkeypatch):
+    """They are added to rows that boards have shown already."""
+    shown = {}
+    monkeypatch.setattr(Boards, "_show", lambda boards, table, row: shown.setdefault(table, []).append(row))
+    monkeypatch.setattr(Boards, "_open", lambda boards, *run: [])
+    monkeypatch.setattr("flp.supervision.boards.find_spec", lambda name: True)
+    assert offline_train.main(["--dataset", "plant", "--threads", "1", "--tensorboard"]) == 0
+    last = pd.read_csv(RUN / "evaluations.csv").iloc[-1]
+    (row,) = shown["estimates"]
+    assert row["step"] == last["step"] and row["fqe"] == pytest.approx(last["fqe"])
 
 
 @pytest.mark.slow(3)
