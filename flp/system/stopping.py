@@ -1,4 +1,4 @@
-"""TaskSource to stop: SIGTERM and SIGINT are noted once per process, and heeded where a state can be saved."""
+"""Requests to stop: SIGTERM and SIGINT are noted once per process, and heeded where a state can be saved."""
 
 from __future__ import annotations
 
