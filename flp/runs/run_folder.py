@@ -112,17 +112,26 @@ def mark_incomplete(folder: Path) -> None:
 def adopt(folder: Path, keys: dict[str, str], others: Sequence[Path]) -> None:
     """Copy the runs that a job's folder lacks from other jobs' folders, if finished there with the same keys."""
     for name, key in keys.items():
-        source = next((other / name for other in others if is_finished(other / name, key)), None)
-        if source is not None and not is_finished(folder / name, key):
-            temporary = folder / f".{name}.tmp"
-            for leftover in (temporary, folder / name):
-                shutil.rmtree(leftover, ignore_errors=True)
-            temporary.mkdir(parents=True)
-            for file in source.iterdir():
-                copy = temporary / file.name
-                shutil.copyfile(file, copy)  # without its mode, which may be another user's or a cache's
-                os.utime(copy, ns=(file.stat().st_atime_ns, file.stat().st_mtime_ns))
-            temporary.rename(folder / name)
+        if not is_finished(folder / name, key):
+            any(_copied(other / name, folder / name) for other in others if is_finished(other / name, key))
+
+
+def _copied(source: Path, target: Path) -> bool:
+    """Copy a run's folder; False if its job has put it aside meanwhile."""
+    temporary = target.with_name(f".{target.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        for file in source.iterdir():
+            copy = temporary / file.name
+            shutil.copyfile(file, copy)  # without its mode, which may be another user's or a cache's
+            os.utime(copy, ns=(file.stat().st_atime_ns, file.stat().st_mtime_ns))
+    except FileNotFoundError:
+        shutil.rmtree(temporary)
+        return False
+    shutil.rmtree(target, ignore_errors=True)
+    temporary.rename(target)
+    return True
 
 
 def clear_others(folder: Path, names: Sequence[str]) -> None:

@@ -1,8 +1,8 @@
 """Train the runs that a figure of the paper needs in addition to the experiment's own (Figures 3, 4 and 5).
 
 Reads what offline-train reads; writes results/{dataset}/sweep/{figure}/seed{seeds}/: one folder per run of FLP, task ×
-seed × value, as offline-train writes them, and a manifest. The experiment's own runs are neither read nor changed, and
-finished runs with the right key are kept.
+seed × value, as offline-train writes them, and a manifest. The experiment's own runs are not changed; finished
+runs with the right key are kept, and those that the experiment or another figure has trained are copied.
 """
 
 from __future__ import annotations
@@ -40,9 +40,12 @@ def run(job: Job) -> None:
         f"{figure} compares what params.yaml does not sweep: {quantity} {values}, trained in addition to its own runs"
     )
     folder = Path(layout.SWEEP.format(dataset=name, figure=figure, seeds=layout.join_seeds(seeds)))
+    own = Path(layout.OFFLINE.format(dataset=name, agent="flp", seeds=layout.join_seeds(seeds)))
+    lenders = [*layout.siblings(folder), *layout.sweep_folders(name, "flp", seeds), own, layout.spare_folder(own)]
     keys = {run.name: job.keys.offline_run(name, "flp", run) for run in runs}
     spec = JobSpec("offline-train", name, "flp", params, job.args.device, folder, keys)
-    run_job(spec, runs, job.keys.job_of(name, "flp", runs), partial(train, spec), job.args.threads)
+    key = job.keys.job_of(name, "flp", runs)
+    run_job(spec, runs, key, partial(train, spec), job.args.threads, lenders=lenders)
 
 
 main = stage("offline-sweep", ("dataset", "figure", "seeds", *BOARDS), run, __doc__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from flp.experiment.keys import Keys, TableKeys
 from flp.paper.sweep_figures import notes
 from flp.params.loading import load_params, merge, parse
 from flp.params.yamlfile import read_yaml
-from flp.runs.run_folder import adopt
+from flp.runs.run_folder import adopt, clear_others
 from flp.stages import download_dataset, figure, invert_to_latent, offline_sweep, offline_train, pretrain_flow
 from flp.system import layout
 from flp.system.artifacts import read_json, write_json
@@ -248,6 +249,36 @@ def test_a_figures_runs_are_trained_separately_and_taken_over_by_a_sweep(
     assert all(path.stat().st_mtime_ns < began for path in policies), "a finished run was trained again"
     assert graph(Keys(load_params(params)))[f"offline_train/{DATASET}/flp/seed0"].is_current()
     assert offline_sweep.main([*common, "--figure", "figure3"]) == 2  # nothing is left for it
+    values["offline"]["sweep"] = {"alpha": [], "candidates": []}
+    params.write_text(yaml.safe_dump(values))
+    for is_put_aside in (False, True):
+        shutil.rmtree(beside)
+        assert not is_put_aside or offline_train.main(common) == 0
+        assert (own / "task1_seed0_candidates=1").exists() != is_put_aside
+        assert offline_sweep.main([*common, "--figure", "figure3"]) == 0
+        again = list(beside.glob("task*/policy.safetensors"))
+        assert {path.parent.name: path.read_bytes() for path in again} == trained
+        assert all(path.stat().st_mtime_ns < began for path in again), "a sweep's run was trained again for the figure"
+
+
+def test_what_is_put_aside_while_it_is_copied_is_taken_from_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two jobs of one workflow may start together: one no longer needs a run, the other does."""
+    monkeypatch.chdir(tmp_path)
+    own, figure, copy = Path("results/offline"), Path("results/figure4"), shutil.copyfile
+    write_json(own / "swept" / "policy.json", {"format_version": 1, "key": "k"})
+    for name in layout.RUN_FILES[:-1]:
+        (own / "swept" / name).write_text(name)
+
+    def late(source: Path, target: Path) -> None:
+        clear_others(own, [])
+        copy(source, target)
+
+    monkeypatch.setattr(shutil, "copyfile", late)
+    adopt(figure, {"swept": "k"}, [own, layout.spare_folder(own)])
+    assert {path.name for path in (figure / "swept").iterdir()} == set(layout.RUN_FILES)
+    assert not (own / "swept").exists() and not list(figure.glob(".*"))
 
 
 @pytest.mark.parametrize(
