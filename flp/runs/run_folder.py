@@ -112,8 +112,11 @@ def mark_incomplete(folder: Path) -> None:
 def adopt(folder: Path, keys: dict[str, str], others: Sequence[Path]) -> None:
     """Copy the runs that a job's folder lacks from other jobs' folders, if finished there with the same keys."""
     for name, key in keys.items():
-        if not is_finished(folder / name, key):
-            any(_copied(other / name, folder / name) for other in others if is_finished(other / name, key))
+        if is_finished(folder / name, key):
+            continue
+        for other in others:
+            if is_finished(other / name, key) and _copied(other / name, folder / name):
+                break
 
 
 def _copied(source: Path, target: Path) -> bool:
