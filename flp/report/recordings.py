@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,7 +90,7 @@ def _of_agent(results: Results, dataset: str, agent: str) -> list[Video]:
     policies = [Path(path) / "policy.safetensors" for path in _first_seed(results, dataset, agent)["folder"]]
     listing = read_json(folder / "videos.json")
     try:
-        if listing["policies"] != {str(file): load_manifest(file)["sha256"] for file in policies}:
+        if listing["policies"] != shown(policies):
             return []
         return [
             Video(agent, v["task"], _caption(v["outcomes"]), data_uri((folder / v["file"]).read_bytes(), "image/webp"))
@@ -97,6 +98,12 @@ def _of_agent(results: Results, dataset: str, agent: str) -> list[Video]:
         ]
     except (KeyError, TypeError, FileNotFoundError) as error:
         raise FLPError(f"{folder} is incomplete ({error}); delete it and run `flp videos` again") from error
+
+
+def shown(policies: Iterable[Path]) -> dict[str, list[str]]:
+    """What a video is of: the policies, by their checksums, and their episodes, which their keys cover."""
+    manifests = {str(file): load_manifest(file) for file in policies}
+    return {name: [manifest["key"], manifest["sha256"]] for name, manifest in manifests.items()}
 
 
 def _first_seed(results: Results, dataset: str, agent: str) -> pd.DataFrame:

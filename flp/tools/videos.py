@@ -18,8 +18,9 @@ from flp.experiment.fingerprint import fingerprint
 from flp.experiment.keys import Keys
 from flp.experiment.program import OPTIONS, tool
 from flp.params.run import Run
+from flp.report.recordings import shown
 from flp.system import layout
-from flp.system.artifacts import atomic_write, load_manifest, read_json, write_json
+from flp.system.artifacts import atomic_write, read_entries, write_json
 from flp.system.errors import FLPError, nearest
 from flp.system.forced import discard_if_forced
 
@@ -59,11 +60,12 @@ def make(keys: Keys, dataset: str, agent: str, device: str) -> None:
     """
     folder = Path(layout.VIDEOS.format(dataset=dataset, agent=agent))
     runs = dict(policies(keys, dataset, agent))
-    sources = {str(path): load_manifest(path)["sha256"] for paths in runs.values() for path, _ in paths.values()}
+    sources = shown(path for paths in runs.values() for path, _ in paths.values())
     made_of = {"policies": sources, "source": fingerprint("flp.evaluation.film")}
     manifest = folder / "videos.json"
     discard_if_forced(folder, [manifest])
-    if manifest.exists() and made_of.items() <= read_json(manifest).items():
+    made = read_entries(manifest)
+    if made_of.items() <= made.items() and all((folder / video["file"]).exists() for video in made["videos"]):
         print(f"{folder} is up to date")
         return
     choose_renderer()  # before MuJoCo is imported

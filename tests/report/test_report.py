@@ -356,7 +356,7 @@ def test_videos_of_the_reported_policies_are_shown_and_others_are_not() -> None:
     keys = make_inputs({})
     folder = Path(layout.VIDEOS.format(dataset="cube-single-play", agent="flp"))
     policies = {
-        str(path.with_suffix(".safetensors")): json.loads(path.read_text())["sha256"]
+        str(path.with_suffix(".safetensors")): [json.loads(path.read_text())[name] for name in ("key", "sha256")]
         for path in sorted(Path("results").glob("cube-single-play/o*line/flp/seed0/task*/policy.json"))
     }
     assert len(policies) == 4
@@ -371,8 +371,8 @@ def test_videos_of_the_reported_policies_are_shown_and_others_are_not() -> None:
     assert "<b>FLP, task 2.</b> Frozen flow: no success; policy: success after 84 steps." in html
     assert '<img src="data:image/webp;base64,UklGRg=="' in html
     assert external(re.sub(r"base64,[^\"]*", "", html)) == []
-    write(
-        folder / "videos.json", json.dumps({"policies": policies | {next(iter(policies)): "other"}, "videos": [video]})
-    )
-    page.build(keys)
-    assert "image/webp" not in (REPORT / "index.html").read_text()
+    first, (key, digest) = next(iter(policies.items()))
+    for other in ([key, "other policy"], ["other episodes", digest]):
+        write(folder / "videos.json", json.dumps({"policies": policies | {first: other}, "videos": [video]}))
+        page.build(keys)
+        assert "image/webp" not in (REPORT / "index.html").read_text()
