@@ -54,8 +54,11 @@ class Recording:
     def save(self, folder: Path, *, films: bool) -> Iterator[Path]:
         """Write `episodes.npz` and a film of each episode; yield the files as they are written.
 
+        Films of an earlier recording in the folder are removed: they would pass for films of these episodes.
         Films need a renderer, chosen before MuJoCo was imported (`headless.choose_renderer`).
         """
+        for film in folder.glob("episode[0-9]*.webp"):
+            film.unlink()
         with atomic_write(folder / "episodes.npz") as file:
             np.savez_compressed(file, **self.arrays())  # type: ignore[arg-type]
         yield folder / "episodes.npz"

@@ -88,6 +88,8 @@ def test_what_was_recorded_happens_again(run_of, tmp_path, monkeypatch):
     monkeypatch.setattr(headless, "works", lambda backend: False)  # MuJoCo is imported here, without a renderer
     monkeypatch.delenv("MUJOCO_GL", raising=False)
     options = ["--episodes", "2", "--seed", "5", "--threads", "1", "--record", str(tmp_path / "played")]
+    (tmp_path / "played").mkdir()
+    (tmp_path / "played/episode7.webp").write_bytes(b"the film of an earlier recording")
     assert cli.main(["rollout", str(run_of("flp")), *options]) == 0
     assert [path.name for path in (tmp_path / "played").iterdir()] == ["episodes.npz"]
     with np.load(tmp_path / "played/episodes.npz", allow_pickle=False) as file:
