@@ -126,6 +126,7 @@ class _ManifestEntries(BaseModel):
     dataset: Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
     task: Annotated[int, Field(ge=1)]
     seed: Annotated[int, Field(ge=0)]
+    variant: Annotated[str, Field(pattern=r"^[\w.=+-]*$")] = ""
     alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     candidates: Annotated[int, Field(ge=1, le=MOST_CANDIDATES)]
     model: dict[str, Any]

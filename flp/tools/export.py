@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.filesize import decimal
@@ -18,6 +18,9 @@ from rich.filesize import decimal
 from flp.experiment.program import program
 from flp.system.artifacts import atomic_write
 from flp.system.errors import FLPError
+
+if TYPE_CHECKING:
+    from flp.library.policy import Policy
 
 ENDINGS = {"torch": ".pt2", "onnx": ".onnx"}
 SECONDS = 2.0  # of timing
@@ -44,8 +47,7 @@ def command(args: argparse.Namespace) -> int:
         )
     policy = load_policy(args.policy)
     written, contract = export(policy, args.format)
-    run_name = f"{policy.agent}-{policy.dataset}-task{policy.task}-seed{policy.manifest.get('seed')}"
-    path = Path(args.output or run_name + ENDINGS[args.format])
+    path = Path(args.output or name_of(policy) + ENDINGS[args.format])
     with atomic_write(path) as file:
         file.write(written)
     typical, slow = latency(opened(written, args.format), contract)
@@ -55,6 +57,14 @@ def command(args: argparse.Namespace) -> int:
         print(f"  {entry['name']} [{', '.join(map(str, entry['shape']))}] {entry['dtype']}, {about}")
     print(f"  an action takes {typical:.2f} ms on one core of this machine, {slow:.2f} ms at most in 99 of 100")
     return 0
+
+
+def name_of(policy: Policy) -> str:
+    """`flp-cube-single-play-task2-seed0`, with what distinguishes a sweep's policy and a fine-tuned one."""
+    about = policy.manifest
+    parts = [policy.agent, policy.dataset, f"task{policy.task}", f"seed{about.get('seed')}", about.get("variant")]
+    parts += ["online"] if about.get("phase") == "online" else []
+    return "-".join(map(str, filter(None, parts)))
 
 
 def latency(run: Any, contract: dict[str, Any]) -> tuple[float, float]:

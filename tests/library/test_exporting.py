@@ -25,6 +25,8 @@ from flp.library import exporting, onnx_format
 from flp.library.exporting import export, opened, verify
 from flp.library.noise import inputs_of, noise_of
 from flp.params.sections import AgentName
+from flp.system.errors import FLPError
+from flp.tools.export import name_of
 
 HAS_ONNX = all(find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
 FORMATS = ["torch", pytest.param("onnx", marks=pytest.mark.skipif(not HAS_ONNX, reason="needs the extra onnx"))]
@@ -210,6 +212,19 @@ def test_a_file_that_acts_otherwise_is_not_written(run_of, monkeypatch, capsys):
     monkeypatch.setattr(exporting, "opened", lambda written, form: wrong(slice(None), 0.1))
     assert cli.main(["export", str(folder), "--format", "torch"]) == 2
     assert "it is not written" in capsys.readouterr().err and not list(Path().glob("*.pt2"))
+
+
+def test_the_command_names_files_of_a_run_and_its_fine_tuned_and_swept_relatives_apart(run_of):
+    folder, names = run_of("bc"), []
+    manifest = json.loads((folder / "policy.json").read_text())
+    for changed in ({}, {"variant": "alpha=1e-05"}, {"phase": "online"}):
+        (folder / "policy.json").write_text(json.dumps(manifest | changed))
+        names.append(name_of(flp.load_policy(folder)))
+    base = f"bc-{MAZE}-task2-seed0"
+    assert names == [base, f"{base}-alpha=1e-05", f"{base}-online"]
+    (folder / "policy.json").write_text(json.dumps(manifest | {"variant": "/../../elsewhere"}))
+    with pytest.raises(FLPError, match="its manifest's variant is none that flp writes"):
+        flp.load_policy(folder)
 
 
 def test_the_command_tells_what_it_wrote_and_how_fast_it_is(run_of, capsys):
