@@ -31,6 +31,7 @@ from flp.own.reading import (
 from flp.system.errors import FLPError, explained, nearest
 
 Rows = dict[str, NDArray[Any]]
+MASKS = "masks"  # of JAX libraries and OGBench: 0 where an episode terminated; never read, only compared
 ABSENT = "correct the path in its task"
 HDF5 = (".h5", ".hdf5")
 _AXES = {"observations": 2, "actions": 2, "rewards": 1, NEXT: 2} | dict.fromkeys(END_KEYS, 1)
@@ -119,6 +120,7 @@ def read_file(path: Path) -> Rows:
             if array is not None:
                 _check_length(file, key, array, len(observations))
         terminated, truncated, either = _flags(file, len(observations))
+        masked = _masked(file, len(observations))
         if following is not None and following.shape != observations.shape:
             shapes = f"{list(following.shape)}, 'observations' has {list(observations.shape)}"
             raise file.bad(f"'{NEXT}' has shape {shapes}")
@@ -126,6 +128,7 @@ def read_file(path: Path) -> Rows:
             rows, ended = _valid_rows(file, len(observations))
             following = (observations[1:] if following is None else following[:-1])[rows]
             observations, actions, rewards = observations[rows], actions[rows], rewards[rows]
+            masked = None if masked is None else masked[rows]
             # A flag of the state after an episode's last transition holds for that transition.
             terminated, truncated, either = (
                 flags[rows] | (flags[rows + 1] & ended) for flags in (terminated, truncated, either)
@@ -135,6 +138,8 @@ def read_file(path: Path) -> Rows:
             truncated |= either & ~terminated
         else:
             terminated |= either & ~truncated
+        if masked is not None:
+            _check_masks(file, masked, terminated)
         if following is not None:
             check_successors(file, observations, following, terminated | truncated)
         return as_rows(observations, actions, rewards, terminated, truncated, following)
@@ -176,6 +181,29 @@ def _valid_rows(file: Columns, rows: int) -> tuple[NDArray[np.intp], NDArray[np.
     if not len(transitions):
         raise file.bad(f"'{VALID}' ends an episode in every row, so there are no transitions")
     return transitions, ~valid[transitions + 1]
+
+
+def _masked(file: Columns, rows: int) -> NDArray[np.bool_] | None:
+    """Where `masks` is 0, `[rows]`: that is, where its writer looks no further; None without such an array."""
+    if MASKS not in file.keys:
+        return None
+    header = file.header(MASKS)
+    if header.dtype.kind not in "biuf" or without_idle_axes(header.shape, 1) != (rows,):
+        return None
+    masked: NDArray[np.bool_] = file.read(MASKS, header.dtype).reshape(-1) == 0
+    return masked
+
+
+def _check_masks(file: Columns, masked: NDArray[np.bool_], terminated: NDArray[np.bool_]) -> None:
+    """Refuse `masks` that are 0 where no episode terminated, or not 0 where one did, `[n]` transitions each."""
+    wrong = masked != terminated
+    if wrong.any():
+        row = int(wrong.argmax())
+        is_zero, ended = ("is 0", "no episode terminated") if masked[row] else ("is not 0", "an episode terminated")
+        raise file.bad(
+            f"'{MASKS}' {is_zero} in transition {row}, where {ended} by the other keys: mark terminations in "
+            f"'terminals', other ends in 'timeouts', or leave out '{MASKS}'"
+        )
 
 
 def _column(file: Columns, key: str, rows: int) -> NDArray[np.bool_]:

@@ -139,8 +139,24 @@ BAD = {
     "beyond float32": ({"observations": np.full((10, 1), 1e300)}, "what float32 can hold"),
     "discrete actions": ({"actions": np.arange(10)[:, None] % 2}, "discrete ones, where a flow models densities"),
     "words": ({"actions": np.array(["a"] * 10)[:, None]}, "cannot become"),
+    "masks of other ends": (
+        {"masks": O[:, 0] != 6},
+        "'masks' is not 0 in transition 3, where an episode terminated by",
+    ),
+    "masks of more ends": (
+        {"masks": ~np.isin(O, (1, 3))},
+        "'masks' is 0 in transition 1, where no episode terminated by the other keys",
+    ),
     "other successors": ({"next_observations": O + 7}, "is not 'observations' of the row after"),
 }
+
+
+@pytest.mark.parametrize("masks", [O[:, 0] != 3, 0.9 * (O != 3), np.ones((10, 4)), np.array(["a"] * 10)])
+def test_masks_that_agree_and_those_of_another_meaning_change_nothing(tmp_path, masks):
+    rows, expected = (
+        read_file(save(tmp_path / f"{i}.npz", **arrays(**more))) for i, more in enumerate(({"masks": masks}, {}))
+    )
+    assert all(np.array_equal(rows[name], expected[name]) for name in expected)
 
 
 @pytest.mark.parametrize("case", BAD)
