@@ -79,3 +79,15 @@ def test_a_range_of_actions_that_float32_cannot_hold_is_refused(tmp_path):
     np.savez(tmp_path / "x.npz", **log(actions=1e9 + log()["actions"]))
     with pytest.raises(FLPError, match="mine: float32 keeps nothing of the range of actions 999999999 to 1000000001"):
         import_task(source(tmp_path / "x.npz", 1e9 - 1, 1e9 + 1), tmp_path / "a.npz", tmp_path / "b.npz")
+
+
+@pytest.mark.parametrize(
+    ("column", "warned"),
+    [(1e5 * RNG.normal(size=40), True), (1e2 * RNG.normal(size=40), False), (np.full(40, 1e5), False)],
+    ids=["other unit", "similar", "constant"],
+)
+def test_columns_that_another_one_dwarfs_are_warned_of(tmp_path, capsys, column, warned):
+    values = {"actions": np.zeros((40, 1)), "rewards": np.zeros(40), "terminals": np.arange(40) % 4 == 3}
+    np.savez(tmp_path / "x.npz", observations=np.stack([RNG.normal(size=40), column], 1), **values)
+    read_task(TaskSource("mine", str(tmp_path / "x.npz"), None, None, {}, "none", None))
+    assert ("column 0 of 'observations' varies by" in capsys.readouterr().err) == warned
