@@ -11,8 +11,9 @@ from contextlib import closing, nullcontext
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from flp.data.environments import EnvironmentSpec, seeded_reset
+from flp.data.environments import EnvironmentSpec, numpy_seeded, seeded_reset
 from flp.data.load import read_dataset
 from flp.data.relabel import state_columns
 from flp.experiment.forecast import summary
@@ -80,8 +81,12 @@ def described(spec: EnvironmentSpec, rows: int) -> str:
     if not isinstance(spec, OwnSpec):
         return f"{rows} transitions"
     with closing(spec.make(1)) if spec.simulated else nullcontext() as env:
-        if env is not None:
-            _play(env, spec.action_dim)
+        if env is not None and not np.array_equal(_play(env, spec.action_dim), _play(env, spec.action_dim)):
+            print(
+                f"warning: {spec.environment}: two episodes with the same seed and actions differ, so that evaluations "
+                "cannot be repeated; let it draw from its own generator (np_random) or NumPy's global one",
+                file=sys.stderr,
+            )
     units = "in [-1, 1]" if spec.in_units else f"scaled from {list(spec.low)} … {list(spec.high)}"
     place = f"{spec.environment}, {spec.horizon} steps" if spec.simulated else "no simulator"
     return (
@@ -90,13 +95,20 @@ def described(spec: EnvironmentSpec, rows: int) -> str:
     )
 
 
-def _play(env: Any, action_dim: int) -> None:
-    """Play an episode, at most `_STEPS` long; the adapter checks it, and where it ends, its criterion of success."""
-    seeded_reset(env, 0)
-    for _ in range(_STEPS):
-        _, _, terminated, truncated, _ = env.step(np.zeros(action_dim, np.float32))
-        if terminated or truncated:
-            return
+def _play(env: Any, action_dim: int) -> NDArray[np.float32]:
+    """The observations and rewards of an episode, at most `_STEPS` long, as one vector.
+
+    The adapter checks each, and where the episode ends, its criterion of success.
+    """
+    observation, _ = seeded_reset(env, 0)
+    seen = [np.array(observation, np.float32)]  # a copy: it may be changed in place
+    with numpy_seeded(0):
+        for _ in range(_STEPS):
+            observation, reward, terminated, truncated, _ = env.step(np.zeros(action_dim, np.float32))
+            seen += [np.array(observation, np.float32), np.array([reward], np.float32)]
+            if terminated or truncated:
+                break
+    return np.concatenate(seen)
 
 
 main = tool("check", {"cores": OPTIONS["cores"]}, check, __doc__)

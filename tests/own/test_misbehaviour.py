@@ -127,11 +127,42 @@ def test_an_evaluation_blames_the_environment_not_the_policy(spec):
         evaluator.evaluate(lambda observations, streams: np.zeros((1, 1, 2)))
 
 
-def test_the_check_plays_an_episode(spec, tmp_path):
+@pytest.fixture
+def task(tmp_path):
     rng = np.random.default_rng(0)
     values = {"observations": rng.normal(size=(40, 2)), "actions": rng.uniform(-1, 1, (40, 2)), "rewards": np.zeros(40)}
     np.savez(tmp_path / "x.npz", **values, terminals=np.arange(40) % 4 == 3)
-    task = TaskSource("mine", str(tmp_path / "x.npz"), None, "Broken-v0", {}, "info.success", None)
+    return TaskSource("mine", str(tmp_path / "x.npz"), None, "Broken-v0", {}, "info.success", None)
+
+
+def test_the_check_plays_an_episode(spec, task):
     spec(BROKEN["no success"][0])
     with pytest.raises(FLPError, match="does not contain where the episode ends"):
         check.task(task)
+
+
+RANDOM = np.random.default_rng()
+
+
+@pytest.mark.parametrize(
+    ("draw", "repeats"),
+    [
+        (lambda env: np.random.rand(2), True),  # noqa: NPY002
+        (lambda env: env.np_random.random(2), True),
+        (lambda env: RANDOM.random(2), False),
+    ],
+    ids=["NumPy's global generator", "its own", "an unseeded one"],
+)
+def test_the_check_warns_of_episodes_that_cannot_be_repeated(spec, task, capsys, draw, repeats):
+    def reset(self, *, seed=None, options=None):
+        gymnasium.Env.reset(self, seed=seed)
+        self.seen = draw(self)
+        return self.seen, {}
+
+    def step(self, action):
+        self.seen[:] += draw(self)  # in place
+        return self.seen, 0.0, False, False, INFO
+
+    spec(broken("Drawing", reset=reset, step=step))
+    check.task(task)
+    assert ("two episodes with the same seed and actions differ" in capsys.readouterr().err) != repeats
