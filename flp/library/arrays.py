@@ -55,8 +55,9 @@ def batch_of(values: ArrayLike, width: int, what: str, device: torch.device) -> 
         FLPError: another shape, or NaN or infinite values.
     """
     try:
-        array = np.array(values, np.float32)
-    except (ValueError, TypeError) as error:
+        with np.errstate(over="ignore"):  # refused below
+            array = np.array(np.asarray(values), np.float32)
+    except (ValueError, TypeError, RuntimeError) as error:  # RuntimeError: a tensor of PyTorch's with gradients
         raise FLPError(f"{what} are no array of numbers ({error}), expected [{width}] or [batch, {width}]") from error
     if array.ndim not in (1, 2) or array.shape[-1] != width:
         raise FLPError(f"{what} have shape {list(array.shape)}, expected [{width}] or [batch, {width}]")

@@ -15,7 +15,8 @@ from flp.flow.behavior import Flow
 from flp.flow.checkpoint import load_flows
 from flp.library.arrays import as_given, batch_of, paired, placed, whole
 from flp.randomness.streams import RunStreams
-from flp.system.artifacts import reading
+from flp.system.artifacts import load_manifest, reading
+from flp.system.errors import FLPError
 
 Map = Callable[[Tensor, Tensor], Tensor]
 
@@ -104,6 +105,8 @@ def load_flow(path: Path | str, *, device: torch.device | str = "cpu", seed: int
         with reading(path):
             place = (place.parent if place.is_file() else place) / "flow.safetensors"
     device, seed = placed(device), whole(seed, "seed")
+    if place.exists() and (kind := load_manifest(place).get("kind")) != "flow":
+        raise FLPError(f"{place} is no flow but a {kind!r}")
     flow, (manifest,) = load_flows([str(place)], device)
     loaded = BehaviorFlow(flow, manifest, device)
     loaded.reset(seed)

@@ -22,7 +22,7 @@ from flp.params.sections import AgentName, OfflineSettings, hidden_layers
 from flp.parts.base import Agent, Spec
 from flp.randomness.streams import RunStreams
 from flp.runs.run_folder import restore_parameters
-from flp.system.artifacts import load_tensors, reading
+from flp.system.artifacts import load_manifest, load_tensors, reading
 from flp.system.errors import FLPError, first_line
 
 _LARGEST, MOST_CANDIDATES = 2**16, 1024  # limits on sizes in a manifest, and on the candidates
@@ -208,6 +208,8 @@ def _build(
     frozen = None
     if manifest.get("flow_sha256") is not None:
         source = Path(flow) if flow is not None else file.with_name("flow.safetensors")
+        if source.exists() and load_manifest(source).get("sha256") != manifest["flow_sha256"]:
+            raise FLPError(f"{source} is not the flow that {file} was trained with; name that one (flow=…)")
         frozen, _ = load_flows([str(source)], device, sha256=manifest["flow_sha256"])
     spec = Spec(
         streams=RunStreams([0], place=device),

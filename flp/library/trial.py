@@ -126,6 +126,8 @@ def evaluate(
     Raises:
         FLPError: unknown dataset or task, or invalid actions.
     """
+    if not callable(policy):
+        raise FLPError(f"a {type(policy).__name__} is no policy; give one of flp.load_policy, or a function")
     task = getattr(policy, "task", None) if task is None else task
     spec = getattr(policy, "spec", None)
     if dataset and (spec is None or dataset != spec.dataset):

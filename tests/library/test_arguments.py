@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
 import flp
 
@@ -51,6 +52,20 @@ def test_a_task_names_its_own_episodes_only(run_of):
 def test_a_function_that_gives_no_actions_is_refused(gives):
     with pytest.raises(flp.FLPError, match=r"the policy gave (no array of )?actions"):
         flp.evaluate(gives, 1, dataset=MAZE, episodes=2)
+
+
+def test_a_file_of_another_kind_and_the_name_of_a_policy_are_refused_by_what_they_are(run_of):
+    folder = run_of("bc")
+    with pytest.raises(flp.FLPError, match=r"policy\.safetensors is no flow but a 'run'$"):  # nothing to delete
+        flp.load_flow(folder / "policy.safetensors")
+    with pytest.raises(flp.FLPError, match="a str is no policy; give one of"):
+        flp.evaluate(str(folder), 2, dataset=MAZE)
+
+
+def test_tensors_that_numpy_cannot_read_are_refused(run_of):
+    with pytest.raises(flp.FLPError, match=r"observations are no array of numbers .*requires grad"):
+        flp.load_policy(run_of("bc"))(torch.zeros(2, requires_grad=True))
+    assert flp.load_policy(run_of("iql"))(torch.zeros(2)).shape == (2,)
 
 
 def test_an_empty_batch_has_empty_results(flow_folder):
