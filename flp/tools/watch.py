@@ -16,8 +16,10 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from glob import iglob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,7 +109,7 @@ def rows() -> list[Row]:
 
 def reported() -> Iterator[Row]:
     """What running processes report, and interrupted ones last did."""
-    for file in layout.RESUME.glob(f"*/*/{status.NAME}"):
+    for file in _existing(f"{layout.RESUME}/*/*/{status.NAME}"):
         try:
             report = read_json(file)
             if report["stage"] in STAGES and isinstance(report["dataset"], str) and isinstance(report["makes"], str):
@@ -177,14 +179,20 @@ def finished() -> Iterator[Row]:
     """The jobs that are done or have failed, by their folders."""
     for stage, (pattern, ending) in DONE.items():
         anything = pattern.format(dataset="*", seed="*", agent="*", seeds="*", figure="*")
-        for path in Path().glob(anything + ending):
+        for path in _existing(anything + ending):
             if path.name != "sha256.json":  # in data/, of downloads
-                yield _done(stage, str(path).removesuffix(ending), path, path.stat().st_mtime_ns)
+                with suppress(OSError, TypeError, ValueError, AttributeError):  # just removed, or no manifest
+                    yield _done(stage, str(path).removesuffix(ending), path, path.stat().st_mtime_ns)
         if ending.startswith("/"):
-            for folder in {path.parent.parent for path in Path().glob(f"{anything}/*/failed.json")}:
+            failed = Counter(path.parent.parent for path in _existing(f"{anything}/*/failed.json"))
+            for folder, runs in failed.items():
                 if not (folder / "manifest.json").exists():
-                    failed = len(list(folder.glob("*/failed.json")))
-                    yield Row(str(folder), stage, folder.parts[1], _agent(stage, folder), "failed", failed)
+                    yield Row(str(folder), stage, folder.parts[1], _agent(stage, folder), "failed", runs)
+
+
+def _existing(pattern: str) -> Iterator[Path]:
+    """The paths that match; unlike `Path.glob`, this survives folders that a job removes at that moment."""
+    return map(Path, iglob(pattern))  # noqa: PTH207
 
 
 def _agent(stage: str, folder: Path) -> str | None:

@@ -14,6 +14,7 @@ import struct
 import subprocess
 import sys
 import termios
+import threading
 import time
 from pathlib import Path
 
@@ -142,6 +143,40 @@ def test_damaged_values_and_names_harm_nobody(tmp_path, monkeypatch, capsys):
     assert cli.main(["watch", "--once"]) == 0
     said = capsys.readouterr().out
     assert said.count("running") == 6 and "\x1b" not in said and "[red]?[31m" in said  # five, and the title
+
+
+@pytest.mark.parametrize("text", ['{"runs": 3}', '{"runs": [["a"]]}', '{"seconds": []}'])
+def test_strange_manifests_harm_nobody(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for file in ("results/a/offline/flp/seed0/manifest.json", "results/a/flow/model/seed0/flow.json"):
+        Path(file).parent.mkdir(parents=True)
+        Path(file).write_text(text)
+    assert all(row.dataset == "a" for row in watch.rows())
+
+
+@pytest.mark.slow(2)
+def test_folders_that_jobs_remove_meanwhile_harm_nobody(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ended = threading.Event()
+
+    def work():
+        while not ended.is_set():
+            for i in range(20):
+                told(f"offline-train/{i}")
+                Path(f"results/{i}/offline/flp/seed0").mkdir(parents=True)
+                Path(f"results/{i}/offline/flp/seed0/manifest.json").write_text("{}")
+            shutil.rmtree("results")
+            shutil.rmtree(layout.RESUME)
+
+    job = threading.Thread(target=work)
+    job.start()
+    try:
+        deadline = time.monotonic() + 2
+        while time.monotonic() < deadline:
+            watch.rows()
+    finally:
+        ended.set()
+        job.join()
 
 
 def test_a_status_that_cannot_be_written_stops_nobody(tmp_path):
