@@ -99,6 +99,7 @@ def read_task(task: TaskSource) -> TaskData:
     spec = _spec(task, raw)
     _check_range(spec)
     _check_scales(task.source, raw.parts[0]["observations"])
+    _check_units(task.source, spec, raw.parts[0])
     for rows in raw.parts:
         _fit(task.source, spec, rows)
     return TaskData(spec, _split(task, raw.parts), raw.reference)
@@ -236,6 +237,17 @@ def _check_scales(source: str, observations: NDArray[np.float32]) -> None:
         print(
             f"warning: {source}: column {names} of 'observations' varies by {std[faint].max():.3g} at most, all columns"
             f" by {std.mean():.3g} on average, so that networks hardly see it; use units that give similar numbers",
+            file=sys.stderr,
+        )
+
+
+def _check_units(source: str, spec: OwnSpec, rows: Rows) -> None:
+    """Warn of actions that seem to be scaled to [-1, 1] already, though their range is another one."""
+    actions = rows["actions"][~rows["terminals"]]
+    if not spec.in_units and len(actions) and np.allclose([actions.min(0), actions.max(0)], [[-1], [1]], atol=1e-3):
+        print(
+            f"warning: {source}: actions reach from -1 to 1 in every column, though their range is {list(spec.low)} to "
+            f"{list(spec.high)}; if they were scaled to [-1, 1], scale them back to the environment's units",
             file=sys.stderr,
         )
 

@@ -205,6 +205,14 @@ def test_without_a_simulator_the_task_says_the_range_of_actions(tmp_path):
         found.spec.make(1)
 
 
+@pytest.mark.parametrize(("factor", "warned"), [(0.5, True), (0.4, False), (1, False)])
+def test_actions_that_seem_to_be_scaled_already_are_warned_of(tmp_path, capsys, factor, warned):
+    values = logged(4, 20)  # torques that reach ±2
+    path = save(tmp_path / "mine.npz", **values | {"actions": factor * values["actions"]})
+    read_task(asked(path, actions=((-2.0,), (2.0,))))
+    assert ("scale them back to the environment's units" in capsys.readouterr().err) == warned
+
+
 def test_a_neighbour_holds_the_held_out_episodes(tmp_path):
     save(tmp_path / "mine.npz", **logged(2, 20))
     save(tmp_path / "mine-val.npz", **logged(3, 20))
