@@ -23,7 +23,10 @@ from flp.system.locks import held, remove
 from flp.system.resume import load_group
 
 OPTIONS = {
-    "yes": {"action": "store_true", "help": "remove stale states and temporary files without asking"},
+    "yes": {
+        "action": "store_true",
+        "help": "remove stale states (of other presets, too) and temporary files without asking",
+    },
     "outputs": {"action": "store_true", "help": "with --yes: outputs of other experiments too"},
 }
 
@@ -100,7 +103,11 @@ def command(keys: Keys, args: argparse.Namespace) -> int:
     if busy := held():
         raise FLPError(f"being made just now: {', '.join(busy)}; nothing is removed while a job is running")
     groups = [
-        ("resume states and temporary files that no job needs", stale_states(keys) + temporary_files(), args.yes),
+        (
+            "resume states that no job of this experiment needs (perhaps of another preset), and temporary files",
+            stale_states(keys) + temporary_files(),
+            args.yes,
+        ),
         (
             "outputs that are not part of this experiment (perhaps of another preset; made again if needed)",
             [*orphans(keys), *([layout.SPARE] if layout.SPARE.exists() else [])],
