@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flp.data.archive import Archive, opened, write_npz
+from flp.data.environments import specification
 from flp.data.load import FORMAT, check_axes, check_numbers, check_shapes
 from flp.own.precision import check_precision, may_be_coarse
 from flp.own.reading import (
@@ -22,6 +23,7 @@ from flp.own.reading import (
     REMEDY,
     VALID,
     check_successors,
+    column_scales,
     numeric_header,
     read_column,
     without_idle_axes,
@@ -90,7 +92,8 @@ class OwnFile:
     Args:
         path: an `.npz` file.
         dataset: name of the dataset that it must fit.
-        states: the columns of the simulator's state (`state_columns`), which the file's must equal; None: any.
+        states: the columns of the simulator's state (`state_columns`), which the file's must equal; None: the state is
+            not compared, with the observations neither.
 
     Attributes:
         ends: bool `[rows]`, true in the last row of an episode.
@@ -120,6 +123,11 @@ class OwnFile:
                     self._check_precision(archive, key, array)
                 if key == "observations":
                     self._check_successors(archive, array)
+                    seen = array[:, : _seen_positions(dataset)].copy()
+                elif key == "qpos" and states is not None and "teleport" not in dataset:
+                    self._check_state(archive, seen, array)  # an observation is made before a teleport, the state after
+                elif key == "button_states" and not np.isin(array, (0, 1)).all():
+                    raise archive.bad(f"'{key}' holds {array[~np.isin(array, (0, 1))][0]}, expected 0 and 1")
 
     def _open(self) -> AbstractContextManager[Archive]:
         return opened(self.path, REMEDY, "correct download.path")
@@ -213,3 +221,22 @@ class OwnFile:
             raise archive.bad(f"'{NEXT}' holds {header.dtype} {list(header.shape)}, unlike 'observations'")
         following = read_column(archive, NEXT, observations.dtype, observations.shape)
         check_successors(archive, observations, following, self.ends)
+
+    def _check_state(self, archive: Archive, seen: NDArray[np.float32], qpos: NDArray[np.float32]) -> None:
+        """Refuse states that are not those in which the observations were made: rewards would be those of other rows.
+
+        A column may differ by a thousandth of its standard deviation plus half precision's rounding.
+        """
+        std, largest = column_scales(seen)
+        wrong = (np.abs(qpos[:, : seen.shape[1]] - seen) > 1e-3 * std + 2.0**-11 * largest).any(1)
+        if wrong.any():
+            raise archive.bad(
+                f"'qpos' of row {wrong.argmax()} is not the state in which its 'observations' were made, whose first "
+                f"{seen.shape[1]} numbers it must begin with: store the state before the action, info['prev_qpos'] in "
+                "OGBench, and observations as the environment gives them"
+            )
+
+
+def _seen_positions(dataset: str) -> int:
+    """How many numbers an observation and `qpos` begin with alike: a position in the plane, or the arm's joints."""
+    return 2 if specification(dataset).in_plane else 6

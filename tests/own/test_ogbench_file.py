@@ -265,7 +265,7 @@ def spoiled(array, value, row=7):
         ("observations", lambda a: a.astype(np.complex64), "'observations' holds complex64, which cannot become"),
         ("observations", lambda a: a.astype(object), "'observations' holds object"),
         ("actions", lambda a: a.astype("U8"), "'actions' holds <U8"),
-        ("qpos", lambda a: a.astype("S8"), "'qpos' holds |S8"),
+        ("button_states", lambda a: spoiled(a, 2), "'button_states' holds 2, expected 0 and 1"),
         ("qpos", lambda a: a.astype("M8[s]"), "'qpos' holds datetime64"),
         ("qpos", lambda a: np.zeros(500, [("x", "f4")]), "'qpos' holds [('x'"),
         ("actions", lambda a: a * 2, "'actions' leave [-1, 1]; rescale"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,10 @@ import yaml
 from own_tasks import experiment, logged
 
 from flp.data.environments import specification
+from flp.data.episodes import Collector, Recipe
+from flp.data.relabel import state_columns
+from flp.own.ogbench_file import read_files
+from flp.system.errors import FLPError
 from flp.tools import check
 
 MAZE = "pointmaze-medium-navigate"
@@ -53,7 +58,9 @@ def maze(qpos: int) -> dict[str, np.ndarray]:
     spec, ends = specification(MAZE), np.arange(100) % 10 == 9
     widths = {"observations": spec.observation_dim, "actions": spec.action_dim, "qpos": qpos, "qvel": 2}
     rng = np.random.default_rng(0)
-    return {"terminals": ends} | {k: rng.uniform(-1, 1, (100, n)).astype(np.float32) for k, n in widths.items()}
+    found = {"terminals": ends} | {k: rng.uniform(-1, 1, (100, n)).astype(np.float32) for k, n in widths.items()}
+    found["qpos"][:, :2] = found["observations"]
+    return found
 
 
 @pytest.mark.parametrize(
@@ -65,12 +72,49 @@ def maze(qpos: int) -> dict[str, np.ndarray]:
             lambda path: np.savez(path, **maze(7)),
             "mine.npz: 'qpos' has 7 columns, pointmaze-medium-navigate's simulator 2",
         ),
+        (
+            lambda path: np.savez(path, **maze(2) | {"qpos": np.roll(maze(2)["qpos"], -1, 0)}),
+            "'qpos' of row 0 is not the state in which its 'observations' were made",
+        ),
         (lambda path: np.savez(path, **maze(2)), "pointmaze-medium-navigate: 90 transitions in mine.npz"),
     ],
-    ids=["missing", "broken", "another simulator's", "whole"],
+    ids=["missing", "broken", "another simulator's", "after the action", "whole"],
 )
 def test_a_file_for_one_of_ogbenchs_datasets_is_read(checked, save, said):
     save(Path("mine.npz"))
     values = experiment({}) | {"datasets": [MAZE], "download": {"source": "path", "path": "mine.npz"}}
     status, printed = checked(values)
     assert (status == 0) is ("transitions" in said) and said in printed
+
+
+FAMILIES = [
+    "pointmaze-giant-stitch",
+    "antmaze-medium-explore",
+    "humanoidmaze-medium-navigate",
+    "antsoccer-arena-stitch",
+]
+FAMILIES += ["cube-double-noisy", "scene-play", "puzzle-4x6-play"]
+
+
+@pytest.mark.slow(3)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_an_environment_gives_is_accepted_and_the_state_after_the_action_is_not(name, tmp_path):
+    episodes = [Collector(Recipe(name, 20, 0, 0.1, "random")).episode(i) for i in range(2)]
+    arrays = {key: np.concatenate([episode[key] for episode in episodes]) for key in episodes[0]}
+    half = {key: array.astype(np.float16) if array.dtype == np.float32 else array for key, array in arrays.items()}
+    late = arrays | {"qpos": np.roll(arrays["qpos"], -1, 0)}
+    for given, said in ((arrays, None), (half, None), (late, "store the state before the action, info..prev_qpos")):
+        np.savez(tmp_path / "mine.npz", **given)
+        with nullcontext() if said is None else pytest.raises(FLPError, match=said):
+            read_files(name, tmp_path / "mine.npz", state_columns(name))
+
+
+@pytest.mark.slow(3)
+def test_a_teleport_between_observation_and_state_is_no_contradiction(tmp_path):
+    name = "pointmaze-teleport-navigate"
+    collector = Collector(Recipe(name, 600, 0, 0.5, "scripted"))
+    episodes = [collector.episode(i) for i in range(2)]
+    arrays = {key: np.concatenate([episode[key] for episode in episodes]) for key in episodes[0]}
+    assert np.abs(arrays["observations"] - arrays["qpos"]).max() > 5
+    np.savez(tmp_path / "mine.npz", **arrays)
+    read_files(name, tmp_path / "mine.npz", state_columns(name))
