@@ -99,15 +99,17 @@ class Policy:
 
     @torch.inference_mode()
     def value(self, observation: ArrayLike, action: ArrayLike) -> NDArray[np.float32]:
-        """The critic's Q(s, a), an estimate of the discounted return, `[]` or `[B]`.
+        """The critic's Q(s, a), an estimate of the discounted return, `[]` or `[B]`; actions in [-1, 1].
 
         Raises:
-            FLPError: as in a call; or the algorithm has no critic.
+            FLPError: as in a call; or actions leave [-1, 1]; or the algorithm has no critic.
         """
         widths = self.observation_dim, self.action_dim
         observations, actions, single = paired(observation, action, widths, self.device)
         if observations.shape[1] == 0:
             return np.zeros(0, np.float32)
+        if (actions.abs() > 1 + 1e-6).any():
+            raise FLPError("actions leave [-1, 1], a policy's units; scale them from the range of their environment")
         values = self._learner.value(observations, actions)
         if values is None:
             raise FLPError(f"{self.agent} has no critic")

@@ -62,6 +62,13 @@ def test_a_file_of_another_kind_and_the_name_of_a_policy_are_refused_by_what_the
         flp.evaluate(str(folder), 2, dataset=MAZE)
 
 
+def test_actions_in_other_units_have_no_value(run_of):
+    policy = flp.load_policy(run_of("flp"))
+    assert np.isfinite(policy.value(np.ones(2), np.ones(2)))
+    with pytest.raises(flp.FLPError, match=r"actions leave \[-1, 1\], a policy's units"):
+        policy.value(np.ones((3, 2)), [[0, 0], [0, 2], [0, 0]])
+
+
 def test_tensors_that_numpy_cannot_read_are_refused(run_of):
     with pytest.raises(flp.FLPError, match=r"observations are no array of numbers .*requires grad"):
         flp.load_policy(run_of("bc"))(torch.zeros(2, requires_grad=True))
