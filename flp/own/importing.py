@@ -14,14 +14,14 @@ from flp.data.archive import pieces, write_npz
 from flp.data.load import OWN_FORMAT
 from flp.own.log_file import Rows, read_file, unused
 from flp.own.minari_data import environment_of, local_folder, open_minari, read_minari, reference_of
+from flp.own.plausibility import doubts
 from flp.own.precision import spacing_at
-from flp.own.reading import REMEDY, column_scales
+from flp.own.reading import REMEDY
 from flp.own.splitting import own_files, validation_split
 from flp.own.task import OwnSpec
 from flp.system.errors import FLPError
 from flp.system.portability import user_path
 
-_FAINT = 1e-3  # of the columns' mean standard deviation: a hundredth of what a column is divided by
 OF_DATASET = "dataset"
 """In place of an environment: the one that the dataset itself names."""
 
@@ -98,8 +98,8 @@ def read_task(task: TaskSource) -> TaskData:
     raw = _from_minari(task) if task.path is None else _from_files(task, task.path)
     spec = _spec(task, raw)
     _check_range(spec)
-    _check_scales(task.source, raw.parts[0]["observations"])
-    _check_units(task.source, spec, raw.parts[0])
+    for doubt in doubts(spec, raw.parts[0]):
+        print(f"warning: {task.source}: {doubt}", file=sys.stderr)
     for rows in raw.parts:
         _fit(task.source, spec, rows)
     return TaskData(spec, _split(task, raw.parts), raw.reference)
@@ -225,31 +225,6 @@ def _check_range(spec: OwnSpec) -> None:
         if steps[column] <= 1:
             raise FLPError(f"{problem.format('nothing')}; {remedy}")
         print(f"warning: {problem.format('little')}; {remedy}", file=sys.stderr)
-
-
-def _check_scales(source: str, observations: NDArray[np.float32]) -> None:
-    """Warn of columns that networks hardly see: a column is divided by a tenth of the columns' mean standard deviation
-    where its own is smaller (`flp.data.moments`)."""
-    std, largest = column_scales(observations)
-    faint = np.flatnonzero((std > 1e-6 * largest) & (std < _FAINT * std.mean()))  # none of rounding errors alone
-    if len(faint):
-        names = ", ".join(map(str, faint[:8])) + (", …" if len(faint) > 8 else "")
-        print(
-            f"warning: {source}: column {names} of 'observations' varies by {std[faint].max():.3g} at most, all columns"
-            f" by {std.mean():.3g} on average, so that networks hardly see it; use units that give similar numbers",
-            file=sys.stderr,
-        )
-
-
-def _check_units(source: str, spec: OwnSpec, rows: Rows) -> None:
-    """Warn of actions that seem to be scaled to [-1, 1] already, though their range is another one."""
-    actions = rows["actions"][~rows["terminals"]]
-    if not spec.in_units and len(actions) and np.allclose([actions.min(0), actions.max(0)], [[-1], [1]], atol=1e-3):
-        print(
-            f"warning: {source}: actions reach from -1 to 1 in every column, though their range is {list(spec.low)} to "
-            f"{list(spec.high)}; if they were scaled to [-1, 1], scale them back to the environment's units",
-            file=sys.stderr,
-        )
 
 
 def _outside(source: str, spec: OwnSpec, actions: NDArray[Any], column: int) -> FLPError:

@@ -213,6 +213,25 @@ def test_actions_that_seem_to_be_scaled_already_are_warned_of(tmp_path, capsys, 
     assert ("scale them back to the environment's units" in capsys.readouterr().err) == warned
 
 
+@pytest.mark.parametrize("environment", ["Pendulum-v1", None])
+@pytest.mark.parametrize(
+    ("ends", "warned"),
+    [(("terminals", 19), True), (("timeouts", 19), False), (("terminals", 16), None)],
+    ids=["terminated", "truncated", "terminated earlier"],
+)
+def test_time_limits_that_are_stored_as_terminations_are_warned_of(tmp_path, capsys, environment, ends, warned):
+    values, (key, last) = logged(4, 20), ends
+    rows = np.arange(80) % 20 <= last
+    values = {name: array[rows] for name, array in values.items()}
+    values |= {"terminals": np.zeros(rows.sum(), bool), "timeouts": np.zeros(rows.sum(), bool)}
+    values[key] = (np.arange(80) % 20 == last)[rows]
+    path = save(tmp_path / "mine.npz", **values)
+    kwargs, actions = ({}, ((-2.0,), (2.0,))) if environment is None else ({"max_episode_steps": 20}, None)
+    read_task(asked(path, environment=environment, kwargs=kwargs, actions=actions))
+    expected = environment is None if warned is None else warned  # without a limit, equal lengths are one
+    assert ("if time had run out, mark its end in 'timeouts'" in capsys.readouterr().err) == expected
+
+
 def test_a_neighbour_holds_the_held_out_episodes(tmp_path):
     save(tmp_path / "mine.npz", **logged(2, 20))
     save(tmp_path / "mine-val.npz", **logged(3, 20))
