@@ -51,7 +51,8 @@ def _run(argv: list[str]) -> int:
     if command not in STAGES and command not in TOOLS:
         from flp.system.errors import nearest
 
-        print(f"flp: unknown command {argv[0]!r}{nearest(command, [*STAGES, *TOOLS])}", file=sys.stderr)
+        hint = nearest(command, [*STAGES, *TOOLS]) or "; flp --help lists them"
+        print(f"flp: unknown command {argv[0]!r}{hint}", file=sys.stderr)
         return 2
     status: int = import_module(module_of(command)).main(rest)
     return status

@@ -115,7 +115,8 @@ def evaluate(
     """Roll out a policy in seeded episodes: with the same seed and number, those of the pipeline's evaluations.
 
     Args:
-        policy: one from `load_policy`, or any function of observations `[E, o]` that gives actions `[E, a]`.
+        policy: one from `load_policy`, or any function of observations `[E, o]` that gives actions `[E, a]` in [-1, 1],
+            whatever the environment's own units; others are clipped.
         task: the dataset's task; by default the one that the policy was trained for.
         episodes: how many, all at once.
         seed: of the episodes, and of the noise of a policy from `load_policy`.
