@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import gymnasium
@@ -39,9 +39,15 @@ def open_environment(name: str, kwargs: dict[str, Any]) -> Any:
         remedy = _INSTALL if missing else "look at its kwargs"
         raise FLPError(f"environment {name} cannot be made ({one_line(error)}); {remedy}") from error
     if env.spec is None or env.spec.max_episode_steps is None:
-        env.close()
+        close(env)
         raise FLPError(f"environment {name} has no time limit; give it one, kwargs: {{max_episode_steps: 1000}}")
     return env
+
+
+def close(env: Any) -> None:
+    """Close an environment that is no longer needed: if it cannot be closed, nothing is lost."""
+    with suppress(Exception, SystemExit):
+        env.close()
 
 
 def observation_dim(space: Any, what: str) -> int:
@@ -69,7 +75,7 @@ def order_of(name: str, kwargs: dict[str, Any], space: Any, source: str) -> Any:
     if not isinstance(space, (spaces.Dict, spaces.Tuple)):
         return None
     env = open_environment(name, kwargs)
-    env.close()
+    close(env)
     if _parts(env.observation_space) != _parts(space):
         raise FLPError(f"{name} has observations {env.observation_space}, {source} has {space}")
     return env.observation_space
@@ -156,6 +162,10 @@ class Adapter(gymnasium.Wrapper[Any, Any, Any, Any]):  # type: ignore[misc]
         self._total += reward
         info["success"] = self._won(info) if terminated or truncated else False
         return observation, reward, terminated, truncated, info
+
+    def close(self) -> None:
+        """Close the environment, whatever it raises."""
+        close(self.env)
 
     @contextmanager
     def _blamed(self, call: str) -> Iterator[None]:

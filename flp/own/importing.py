@@ -177,7 +177,7 @@ def _spec(task: TaskSource, raw: _Raw) -> OwnSpec:
             adapter.compare(env, what, observation_dim, of_data)
             horizon = int(env.spec.max_episode_steps)
         finally:
-            env.close()
+            adapter.close(env)
         return OwnSpec(**common, horizon=horizon, environment=raw.environment, kwargs=raw.kwargs, low=low, high=high)
     if raw.actions is not None:
         from flp.own import adapter

@@ -119,6 +119,13 @@ def test_success_is_asked_only_where_an_episode_ends(spec):
     assert [env.step(np.zeros(2))[-1]["success"] for _ in range(2)] == [False, True]
 
 
+def test_one_that_cannot_be_closed_costs_no_result(spec, task):
+    found = spec(broken("Open", close=lambda self: raised(RuntimeError("not connected"))))
+    with Evaluator(found, [1], episodes=2) as evaluator:
+        assert evaluator.evaluate(lambda observations, streams: np.zeros((1, 2, 2))).lengths.tolist() == [[3, 3]]
+    assert check.task(task).startswith("40 transitions")
+
+
 def test_an_evaluation_blames_the_environment_not_the_policy(spec):
     with (
         Evaluator(spec(BROKEN["NaN observation"][0]), [1], episodes=1) as evaluator,
