@@ -27,7 +27,7 @@ from flp.supervision.foresight import EMULATED, emulates
 from flp.system import layout
 from flp.system.artifacts import key_of
 
-_STEPS = 1000
+_STEPS, _REPEATED = 1000, 100  # of the environment: played, and played again
 
 
 def check(keys: Keys, args: argparse.Namespace) -> int:
@@ -81,7 +81,7 @@ def described(spec: EnvironmentSpec, rows: int) -> str:
     if not isinstance(spec, OwnSpec):
         return f"{rows} transitions"
     with closing(spec.make(1)) if spec.simulated else nullcontext() as env:
-        if env is not None and not np.array_equal(_play(env, spec.action_dim), _play(env, spec.action_dim)):
+        if env is not None and not _repeats(env, spec.action_dim):
             print(
                 f"warning: {spec.environment}: two episodes with the same seed and actions differ, so that evaluations "
                 "cannot be repeated; let it draw from its own generator (np_random) or NumPy's global one",
@@ -95,15 +95,21 @@ def described(spec: EnvironmentSpec, rows: int) -> str:
     )
 
 
-def _play(env: Any, action_dim: int) -> NDArray[np.float32]:
-    """The observations and rewards of an episode, at most `_STEPS` long, as one vector.
+def _repeats(env: Any, action_dim: int) -> bool:
+    """Whether an episode with the same seed and actions begins alike."""
+    episode, again = _play(env, action_dim, _STEPS), _play(env, action_dim, _REPEATED)
+    return np.array_equal(episode[: len(again)], again)
+
+
+def _play(env: Any, action_dim: int, most: int) -> NDArray[np.float32]:
+    """The observations and rewards of an episode's first steps as one vector.
 
     The adapter checks each, and where the episode ends, its criterion of success.
     """
     observation, _ = seeded_reset(env, 0)
     seen = [np.array(observation, np.float32)]  # a copy: it may be changed in place
     with numpy_seeded(0):
-        for _ in range(_STEPS):
+        for _ in range(most):
             observation, reward, terminated, truncated, _ = env.step(np.zeros(action_dim, np.float32))
             seen += [np.array(observation, np.float32), np.array([reward], np.float32)]
             if terminated or truncated:
