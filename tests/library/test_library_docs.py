@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 from small_experiment import tiny, train
+
+from flp.evaluation import headless
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "library.md").read_text()
 
@@ -53,3 +56,17 @@ def test_a_folder_brought_by_dvc_is_enough(arm, tmp_path):
     code = "import flp; print(flp.load_policy('task2_seed0')([0.0] * 28).shape)"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True)
     assert done.stdout == "(5,)\n"
+
+
+@pytest.mark.slow(5)
+def test_an_environment_is_drawn_if_mujoco_is_imported_first():
+    backend = next(filter(headless.works, headless.BACKENDS), None)
+    if backend is None:
+        pytest.skip(f"needs {headless.PACKAGES}")
+    assert "`import mujoco` before you make the first environment" in PAGE
+    code = (
+        "import mujoco, flp; e = flp.make_environment('cube-single-play', 1); e.reset(seed=0); print(e.render().shape)"
+    )
+    given = {**os.environ, "MUJOCO_GL": backend}
+    done = subprocess.run([sys.executable, "-c", code], env=given, check=True, capture_output=True, text=True)
+    assert done.stdout == "(200, 200, 3)\n"
