@@ -28,9 +28,11 @@ def _rule(text: str) -> str:
 
 def _jsonable(values: dict[str, Any]) -> dict[str, Any]:
     try:
-        json.dumps(values, allow_nan=False)
+        held = json.loads(json.dumps(values, allow_nan=False))
     except (TypeError, ValueError, RecursionError):
-        raise ValueError("must be what JSON can hold: finite numbers, texts, lists and mappings") from None
+        held = None
+    if held != values:
+        raise ValueError("must be what JSON can hold: finite numbers, texts, lists, and mappings with texts as keys")
     return values
 
 

@@ -8,6 +8,7 @@ compares parameters, and the stages use the values read here.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -65,10 +66,12 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping
 
 
 def read_yaml(path: Path | str) -> dict[str, Any]:
-    """Read a YAML (or JSON) file that holds one mapping.
+    """Read a YAML file, or a JSON file by its suffix `.json`, that holds one mapping.
+
+    As YAML 1.1, JSON's `1e-05` would be a text and its `"\\ud83d\\ude80"` two halves of a character.
 
     Raises:
-        FLPError: missing, not UTF-8, not YAML, too large, a key given twice, or no mapping.
+        FLPError: missing, not UTF-8, not YAML (or JSON), too large, a key given twice, or no mapping.
     """
     try:
         text = Path(path).read_bytes()
@@ -76,7 +79,7 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
             raise FLPError(f"{path}: {len(text)} bytes are too many for a parameter file")
     except OSError as error:
         raise FLPError(f"cannot read {path}: {explained(error)}") from error
-    values = _loaded(text, str(path))
+    values = _json(text, str(path)) if Path(path).suffix == ".json" else _loaded(text, str(path))
     if not isinstance(values, dict):
         raise FLPError(f"{path} must hold a mapping of sections (datasets, seeds, download, …)")
     return values
@@ -105,6 +108,22 @@ def _loaded(text: bytes, name: str) -> Any:
     except (yaml.YAMLError, RecursionError, ValueError, TypeError, LookupError, AttributeError) as error:
         # PyYAML's own constructors stumble over tags such as `!!int ""` or `!!timestamp x`.
         raise FLPError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def _json(text: bytes, name: str) -> Any:
+    try:
+        return json.loads(text.decode(), object_pairs_hook=_distinct)
+    except (ValueError, RecursionError) as error:
+        raise FLPError(f"{name} is not valid JSON: {error}") from error
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"key {repeated!r} is given twice")
+    return values
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

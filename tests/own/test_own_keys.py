@@ -152,6 +152,7 @@ WRONG = {
     "a key too many": ({"sucess": "none"}, "tasks.mine.sucess: unknown key"),
     "discount": ({"discount": 1.0}, "tasks.mine.discount"),
     "kwargs": ({"kwargs": {"a": float("inf")}}, "tasks.mine.kwargs: must be what JSON can hold"),
+    "keys of kwargs": ({"kwargs": {"a": {1: 2}}}, "tasks.mine.kwargs: must be what JSON can hold"),
     "references": ({"reference": {"random": 1, "expert": 1}}, "tasks.mine.reference: random and expert"),
     "a range too many": ({"actions": {"low": -1, "high": 1}}, "actions is for tasks without a simulator"),
     "a range": (

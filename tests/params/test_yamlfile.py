@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import yaml
 from dvc.utils.serialize import parse_yaml
@@ -15,8 +17,8 @@ from flp.system.errors import FLPError
 quick = settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
-def unreadable(tmp_path, content):
-    path = tmp_path / "p.yaml"
+def unreadable(tmp_path, content, name="p.yaml"):
+    path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(FLPError) as error:
         read_yaml(path)
@@ -172,3 +174,30 @@ def test_any_file_gives_a_mapping_or_an_error(tmp_path_factory, content):
     except FLPError as error:
         assert str(path) in str(error)
         assert "\n" not in str(error)
+
+
+def test_a_json_file_is_read_as_json(tmp_path):
+    values = {
+        "small": 1e-05,
+        "large": 1e16,
+        "title": "flows \U0001f680",
+        "text": "1e-05",
+        "day": "2026-11-28",
+        "yes": "yes",
+    }
+    (tmp_path / "p.json").write_text(json.dumps(values))
+    assert read_yaml(tmp_path / "p.json") == values
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b'{"a": 1, "b": 2, "a": 3}', "key 'a' is given twice"),
+        (b"{a: 1}", "not valid JSON"),
+        (b'{"a": "\xff"}', "not valid JSON"),
+        (b"[1]", "must hold a mapping"),
+        (b"[" * 100_000, "not valid JSON"),
+    ],
+)
+def test_a_json_file_that_is_none_is_refused(tmp_path, content, says):
+    assert says in unreadable(tmp_path, content, "p.json")

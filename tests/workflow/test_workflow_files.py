@@ -26,6 +26,20 @@ def lib(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(REPO / "workflow" / "lib"))
 
 
+def test_stages_read_the_parameters_that_the_workflow_wrote(
+    lib: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bookkeeping import write_params
+
+    monkeypatch.chdir(tmp_path)
+    kwargs = {"small": 1e-05, "large": 1e16, "text": "1e-05", "nested": {"day": "2026-11-28"}}
+    task = {"data": {"path": "flüge \U0001f680.npz"}, "environment": "my_package:MyArm-v0", "kwargs": kwargs}
+    overlay = {"tasks": {"arm": task}, "datasets": ["arm"], "report": {"title": "flows \U0001f680 \x85 'x': # y"}}
+    Path("overlay.yaml").write_text(yaml.safe_dump(overlay))
+    params = load_params(REPO / "params.yaml", "overlay.yaml")
+    assert load_params(write_params(params)) == params
+
+
 def test_the_schema_for_editors_is_current() -> None:
     """If this fails: flp schema > workflow/schemas/params.schema.json."""
     assert (REPO / "workflow" / "schemas" / "params.schema.json").read_text() == json_schema()
