@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -54,6 +54,12 @@ class DownloadSettings(Section):
         if self.source == "path" and not self.path:
             raise ValueError("source is 'path' but download.path is empty; name your .npz file there")
         return self
+
+    def keyed(self) -> dict[str, Any]:
+        """The source with the values that it reads; the others, which cannot change the data, are None."""
+        generation = ("episodes", "steps_per_episode", "noise", "policy", "seed")
+        read = {"generate": generation, "path": ("path",), "ogbench": ()}[self.source]
+        return {name: value if name in ("source", *read) else None for name, value in super().keyed().items()}
 
 
 class FlowSettings(Section):

@@ -63,6 +63,19 @@ def test_data_change_everything_below_them() -> None:
     assert set(graph(Keys(params()))) - changed(download={"seed": 3}) == {"figure/figure2"}  # it has no data
 
 
+@pytest.mark.parametrize("source", ["ogbench", "path", "generate"])
+def test_data_change_with_what_their_source_reads_alone(source: str) -> None:
+    """The values of the default experiment, which generates, are beneath every preset that downloads."""
+
+    def data(**change: Any) -> str:
+        return Keys(params(download={"source": source, "path": "a.npz"} | change)).data(DATASETS[0])
+
+    generation = {"episodes": 7, "steps_per_episode": 9, "noise": 0.5, "policy": "random", "seed": 3}
+    changing = {name for name, value in generation.items() if data(**{name: value}) != data()}
+    assert changing == (set(generation) if source == "generate" else set())
+    assert (data(path="b.npz") != data()) == (source == "path")  # neither file is there: its name is all that is known
+
+
 def test_an_override_changes_one_dataset() -> None:
     places = changed(overrides={DATASETS[0]: {"flow": {"steps": 3}}})
     assert places and not any(DATASETS[1] in place for place in places)
