@@ -149,9 +149,11 @@ class Keys:
 
     def online_run(self, dataset: str, agent: str, run: Run) -> str:
         """The key of one fine-tuned run."""
-        params = self.agent_params(dataset, agent)
+        section = self.agent_params(dataset, agent).online.keyed()
+        if agent in ONLINE_ONLY:  # the rate is of pretrained policies
+            section |= {"learning_rate": None}
         source = fingerprint("flp.stages.online_finetune", f"flp.agents.{agent}")
-        return hash_of("online_finetune", source, params.online.keyed(), self.offline_run(dataset, agent, run))
+        return hash_of("online_finetune", source, section, self.offline_run(dataset, agent, run))
 
     def offline_job(self, dataset: str, agent: str, seeds: list[int]) -> str:
         """The key of the runs that train together."""

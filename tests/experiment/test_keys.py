@@ -93,11 +93,13 @@ def test_an_algorithm_s_own_values_change_it_alone() -> None:
     assert {run.alpha for run in swept.runs(DATASETS[0], "flp", [0])} == {3.0}
 
 
-def test_what_learns_online_only_has_no_offline_steps_in_its_key() -> None:
+def test_what_learns_online_only_has_nothing_of_pretraining_in_its_key() -> None:
     agents = {"agents": ["fql", "rlpd"]}
-    before, after = Keys(params(offline=agents)), Keys(params(offline=agents | {"steps": 7}))
-    for agent, same in (("fql", False), ("rlpd", True)):
-        assert (before.online_job(DATASETS[0], agent, [0]) == after.online_job(DATASETS[0], agent, [0])) is same
+    before = Keys(params(offline=agents))
+    for change in ({"offline": agents | {"steps": 7}}, {"offline": agents, "online": {"learning_rate": 0.5}}):
+        after = Keys(params(**change))
+        for agent, same in (("fql", False), ("rlpd", True)):
+            assert (before.online_job(DATASETS[0], agent, [0]) == after.online_job(DATASETS[0], agent, [0])) is same
     nothing_online = Keys(params(offline=agents, online={"steps": 0}))
     assert {agent for _, agent, _ in nothing_online.jobs()} == {"fql"}
     assert {agent for _, agent, _ in TableKeys(before.params, "table1").jobs()} == {"fql"}
