@@ -20,7 +20,7 @@ run: .venv/.run ## Train and evaluate the experiment of params.yaml, then show t
 
 figures: .venv/.run ## Make the paper's figures and tables from the experiment of params.yaml (or PRESET).
 	@$(RUN) snakemake --cores $(CORES) all_figures $(if $(PRESET),--configfile $(PRESET))
-	@ls results/figures/*.svg results/figures/*.html
+	@find results/figures -name '*.svg' -o -name '*.html'
 
 tour: .venv/.run ## Make everything once, small: all agents, every table and figure (docs/results.md).
 	@$(RUN) snakemake --cores $(CORES) all all_figures --configfile presets/tour.yaml
