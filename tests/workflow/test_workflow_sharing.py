@@ -45,6 +45,19 @@ def test_a_colleague_pulls_and_nothing_runs(small: Checkout, tmp_path: Path, lin
     assert agrees(other)
 
 
+def test_what_was_narrowed_is_complete_for_a_colleague(small: Checkout, tmp_path: Path) -> None:
+    """Nothing of a dataset that has left the experiment is in DVC's records, for nobody else has it."""
+    (small.root / "results/keys/pointmaze-medium-navigate.json").write_text("{}")
+    small.change(report__title="without the maze")
+    assert small.dvc("repro") == jobs(report=1)
+    small.run("dvc", "remote", "add", "--default", "team", tmp_path / "remote")
+    small.commit("narrowed")
+    small.run("dvc", "push", "-q")
+    other = small.clone(tmp_path / "other")
+    other.run("dvc", "pull", "-q")
+    assert agrees(other)
+
+
 def test_pulled_flows_are_used_and_the_rest_is_made(small: Checkout, tmp_path: Path) -> None:
     small.run("dvc", "remote", "add", "--default", "team", tmp_path / "remote")
     small.commit("remote")
