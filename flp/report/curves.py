@@ -116,8 +116,16 @@ def learning_curves(results: Results, dataset: str) -> Panels:
         percent = results.measures[dataset].rate
         svgs.append(charts.line_panel(lines, name=name, title=title, percent=percent, borders=borders))
     note = f"{results.measures[dataset].title} against training steps. "
-    note += (FINE_TUNING if borders else "") + _band_note(results)
+    note += (FINE_TUNING if borders else "") + _tasks_note(rows) + _band_note(results)
     return Panels("Learning curves", svgs, _learning_legend(rows, params.offline.agents), note)
+
+
+def _tasks_note(rows: pd.DataFrame) -> str:
+    """A sentence where only some tasks are fine-tuned, so that a mean over tasks changes its meaning there."""
+    tuned = rows[rows["phase"] == "online"]
+    trained = rows[(rows["phase"] == "offline") & rows["dataset"].isin(tuned["dataset"])]
+    before, after = (set(zip(part["dataset"], part["task"], strict=True)) for part in (trained, tuned))
+    return "From there on, means are over the fine-tuned tasks, which are not all. " if before - after else ""
 
 
 def _band_note(results: Results) -> str:
@@ -144,7 +152,7 @@ def overview(results: Results) -> Panels:
         name = f"overview-{dataset}"
         svgs.append(charts.line_panel(lines, name=name, title=title, percent=measure.rate, borders=borders))
     note = "Means over tasks against training steps. "
-    note += (FINE_TUNING if "online" in set(rows["phase"]) else "") + _band_note(results)
+    note += (FINE_TUNING if "online" in set(rows["phase"]) else "") + _tasks_note(rows) + _band_note(results)
     return Panels("Learning curves", svgs, _learning_legend(rows, agents), note)
 
 

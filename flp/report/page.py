@@ -69,7 +69,7 @@ def build(keys: Keys) -> str:
     views = [_view(results, final, dataset) for dataset in results.params.datasets]
     folder = Path(layout.REPORT)
     (folder / "manifest.json").unlink(missing_ok=True)
-    table = tables.plain([view.success for view in views])
+    table = plain([view.success for view in views])
     if results.stale:
         table += f"note: {stale_note(results.stale)}\n"
     table += f"\nreport: {folder / 'index.html'}\n"
@@ -140,6 +140,25 @@ def returns(results: Results, dataset: str) -> list[dict[str, str]]:
         numbers = {title: f"{mean:.2f}" for title, mean in means.items() if pd.notna(mean)}
         table.append({"method": Method(str(agent), str(phase)).title, **numbers})
     return table
+
+
+def plain(success: list[SuccessTable]) -> str:
+    """The success tables as text, for the end of the pipeline's output."""
+    present = [method for table in success for method in table.methods]
+    agents = dict.fromkeys(method.agent for method in present if method != FLOW)
+    columns = [method for method in tables.ordered(agents) if method in present]
+    all_rates = all(table.measure.rate for table in success)
+    rows = []
+    for table in success:
+        unit = "" if all_rates else table.measure.unit
+        for task, cells in table.rows:
+            texts = {m: c.text + unit for m, c in zip(table.methods, cells, strict=True) if c}
+            rows.append([table.dataset, "mean" if task == "all" else task, *(texts.get(m, "") for m in columns)])
+    titles = [f"{m.title} offline" if m.phase == "offline" else m.title for m in columns]
+    header = ["dataset", "task", *(f"{title} %" if all_rates else title for title in titles)]
+    text = pd.DataFrame(rows, columns=header).to_string(index=False) + "\n"
+    parts = [f"note: not run on all tasks of {table.dataset}: {'; '.join(table.partial)}" for table in success]
+    return text + "".join(f"{line}\n" for table, line in zip(success, parts, strict=True) if table.partial)
 
 
 def _companions(results: Results, final: pd.DataFrame, views: list[DatasetView]) -> dict[str, str]:

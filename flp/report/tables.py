@@ -182,10 +182,10 @@ def of_method(rows: pd.DataFrame, method: Method) -> pd.DataFrame:
 def methods(final: pd.DataFrame, agents: Sequence[str]) -> list[Method]:
     """The methods that have a result, in order; untrained policies, which only start fine-tuning, are left out."""
     present = {Method(*pair) for pair in zip(final["agent"], final["phase"], strict=True)}
-    return [m for m in _ordered(agents) if m in present and not (m.phase == "offline" and m.agent in ONLINE_ONLY)]
+    return [m for m in ordered(agents) if m in present and not (m.phase == "offline" and m.agent in ONLINE_ONLY)]
 
 
-def _ordered(agents: Iterable[str]) -> list[Method]:
+def ordered(agents: Iterable[str]) -> list[Method]:
     """All methods of these agents, the frozen flow first."""
     return [FLOW, *(Method(agent, phase) for agent in agents for phase in ("offline", "online"))]
 
@@ -243,6 +243,27 @@ class SuccessTable:
         """The mean over tasks."""
         return self.rows[-1][1][self.methods.index(method)] if method in self.methods else None
 
+    def tasks(self, method: Method) -> list[str]:
+        """The tasks that a method was run on."""
+        column = self.methods.index(method)
+        return [task for task, cells in self.rows[:-1] if cells[column]]
+
+    def part(self, method: Method) -> str:
+        """`task 1` or `tasks 1, 3` where a method was run on these alone, which its mean is then over; else empty."""
+        tasks = self.tasks(method) if method in self.methods else []
+        whole = len(tasks) in (0, len(self.rows) - 1)
+        return "" if whole else f"{'task' if len(tasks) == 1 else 'tasks'} {', '.join(tasks)}"
+
+    def mean_where(self, method: Method, other: Method) -> float:
+        """The mean of a method over the tasks that another was run on."""
+        column, tasks = self.methods.index(method), self.tasks(other)
+        return float(np.mean([c.mean for task, cells in self.rows if task in tasks and (c := cells[column])]))
+
+    @property
+    def partial(self) -> list[str]:
+        """`FLP online: task 1` for each method that was not run on all tasks."""
+        return [f"{method.title}: {part}" for method in self.methods if (part := self.part(method))]
+
     def short_of(self, evaluations: int) -> list[tuple[int, list[Method]]]:
         """Counts of evaluations below the requested one with the methods that have only so many, without the flow."""
         few = {method: n for method, n in self.averaged.items() if n < evaluations and method != FLOW}
@@ -274,20 +295,3 @@ def metrics(success: list[SuccessTable]) -> dict[str, Any]:
                 mean = round(overall.mean, 6) if np.isfinite(overall.mean) else None
                 by_agent.setdefault(method.agent, {})[method.phase] = mean
     return means
-
-
-def plain(success: list[SuccessTable]) -> str:
-    """The success tables as text, for the end of the pipeline's output."""
-    present = [method for table in success for method in table.methods]
-    agents = dict.fromkeys(method.agent for method in present if method != FLOW)
-    columns = [method for method in _ordered(agents) if method in present]
-    all_rates = all(table.measure.rate for table in success)
-    rows = []
-    for table in success:
-        unit = "" if all_rates else table.measure.unit
-        for task, cells in table.rows:
-            texts = {m: c.text + unit for m, c in zip(table.methods, cells, strict=True) if c}
-            rows.append([table.dataset, "mean" if task == "all" else task, *(texts.get(m, "") for m in columns)])
-    titles = [f"{m.title} offline" if m.phase == "offline" else m.title for m in columns]
-    header = ["dataset", "task", *(f"{title} %" if all_rates else title for title in titles)]
-    return pd.DataFrame(rows, columns=header).to_string(index=False) + "\n"

@@ -337,6 +337,23 @@ def test_fine_tuning_starts_where_an_algorithms_own_steps_end() -> None:
     assert sorted(line.x.max() for line in lines) == [400, 400, 500, 1000, 1000]
 
 
+@pytest.mark.parametrize("online", [[2], None])
+def test_a_mean_over_some_of_the_tasks_says_so(online: list[int] | None) -> None:
+    """Task 2 is the easier one: fine-tuned alone, its mean must not be compared with that of both before."""
+    text = page.build(make_inputs({"online": {"tasks": online}}))
+    html = (REPORT / "index.html").read_text()
+    lead = re.sub("<[^>]*>|&nbsp;", "", html[html.index('<p class="lead">') : html.index("Scale: ")])
+    for where, says in (
+        (text, "note: not run on all tasks of cube-single-play: FLP online: task 2"),
+        (lead, "succeeds in 30% of episodes"),
+        (lead, "Online fine-tuning of task 2 alone, where it succeeds in 40%, brings it to 90%"),
+        (html, "FLP, fine-tuned, task 2<"),
+        (html, "Not run on all tasks, so that means do not compare: FLP online: task 2."),
+        (html, "From there on, means are over the fine-tuned tasks"),
+    ):
+        assert (says in where) == (online is not None or says.endswith("of episodes")), says
+
+
 def test_mazes_show_the_recorded_paths() -> None:
     keys = make_inputs({"datasets": ["pointmaze-medium-navigate"], "offline": {"tasks": [3]}})
     walk = np.cumsum(np.full((40, 2), 0.1, np.float32), 0)
