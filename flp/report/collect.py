@@ -55,7 +55,7 @@ class Results:
         logs: one row per run and line of its training log; `stage` is offline or online.
         runs: one row per run and stage: seconds, device, folder and versions.
         flows: the flows, by dataset and seed.
-        data: the datasets' manifests; empty where the data are not on this machine.
+        data: the datasets' manifests; one of OGBench's is empty where its data are not on this machine.
         stale: artifacts made with other parameters or by another version of the source.
     """
 
@@ -175,7 +175,7 @@ def collect(keys: Keys) -> Results:
         logs=pd.concat(tables.logs, ignore_index=True),
         runs=pd.DataFrame(tables.runs),
         flows=flows,
-        data={dataset: _data(dataset) for dataset in params.datasets},
+        data={dataset: _data(params, dataset) for dataset in params.datasets},
         stale=tables.stale,
     )
 
@@ -210,9 +210,10 @@ def _flow(dataset: str, seed: int) -> FlowRecord:
     )
 
 
-def _data(dataset: str) -> dict[str, Any]:
+def _data(params: Params, dataset: str) -> dict[str, Any]:
+    """A dataset's manifest; `FLPError` where that of a user's task, by which its policies are judged, is missing."""
     path = Path(layout.DATA.format(dataset=dataset) + ".json")
-    return _manifest(path) if path.exists() else {}
+    return _manifest(path) if path.exists() or dataset in params.tasks else {}
 
 
 def _read(path: Path) -> bytes:

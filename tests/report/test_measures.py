@@ -15,6 +15,7 @@ from flp.report import page
 from flp.report.collect import collect
 from flp.report.measures import SUCCESS, measure_of
 from flp.report.tables import FLOW, Cell, Method, SuccessTable, finals, metrics, success_table
+from flp.system.errors import FLPError
 
 TASKS = {
     "swing": {"data": {"path": "a.npz"}, "environment": "Pendulum-v1"},
@@ -133,6 +134,17 @@ def test_a_success_rule_takes_precedence_over_references(tmp_path, monkeypatch):
     task = params.tasks["score"].model_copy(update={"success": "info.success"})
     params = params.model_copy(update={"tasks": {"score": task}})
     assert measure_of(params, "score", (-500.0, -100.0)) is SUCCESS
+
+
+def test_without_its_manifest_a_task_is_not_judged_by_another_measure(tmp_path, monkeypatch):
+    """A Minari dataset's references are in it: without them the page would show returns for normalised scores."""
+    monkeypatch.chdir(tmp_path)
+    keys = write_inputs([0])
+    Path("data/cube-single-play.json").unlink()
+    page.build(keys)
+    Path("data/swing.json").unlink()
+    with pytest.raises(FLPError, match=r"data/swing\.json does not exist; make it"):
+        page.build(keys)
 
 
 @pytest.mark.parametrize("mean", [np.nan, np.inf])
