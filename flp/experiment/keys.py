@@ -121,6 +121,8 @@ class Keys:
         """The key of one run, which does not depend on the runs that train with it."""
         params = self.agent_params(dataset, agent)
         section = params.offline.keyed() | {"steps": offline_steps(agent, params.offline)}
+        if agent in ONLINE_ONLY:  # no step of offline training, no schedule of its rate
+            section |= {"schedule": None}
         if agent == "flp":
             section |= {"alpha": run.alpha, "candidates": run.candidates}
         else:
@@ -243,7 +245,7 @@ class Keys:
         source = fingerprint(FIGURE_SOURCES[figure])
         if figure == "figure2":
             return hash_of("figure", figure, source, self.params.figure2.keyed())
-        section = self.params.report.keyed()
+        section = self.params.report.keyed() | {"title": None}  # the page's
         if figure in layout.TABLES:
             return hash_of("figure", figure, source, section, *TableKeys(self.params, figure).reported())
         compared = []

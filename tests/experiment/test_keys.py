@@ -96,7 +96,8 @@ def test_an_algorithm_s_own_values_change_it_alone() -> None:
 def test_what_learns_online_only_has_nothing_of_pretraining_in_its_key() -> None:
     agents = {"agents": ["fql", "rlpd"]}
     before = Keys(params(offline=agents))
-    for change in ({"offline": agents | {"steps": 7}}, {"offline": agents, "online": {"learning_rate": 0.5}}):
+    pretraining = [{"offline": agents | more} for more in ({"steps": 7}, {"schedule": "constant"})]
+    for change in (*pretraining, {"offline": agents, "online": {"learning_rate": 0.5}}):
         after = Keys(params(**change))
         for agent, same in (("fql", False), ("rlpd", True)):
             assert (before.online_job(DATASETS[0], agent, [0]) == after.online_job(DATASETS[0], agent, [0])) is same

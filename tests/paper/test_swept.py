@@ -105,6 +105,7 @@ def test_a_figure_is_remade_where_its_content_changes() -> None:
     values = read_yaml(REPO / "params.yaml")
     base = parse(values)
     assert changed(Keys(base), Keys(parse(merge(values, {"figure2": {"steps": 7}})))) == {"figure2"}
+    assert not changed(Keys(base), Keys(parse(merge(values, {"report": {"title": "x"}}))))
     assert changed(Keys(base), Keys(parse(merge(values, {"online": {"steps": 7}})))) == {"table2"}
     assert changed(Keys(base), Keys(parse(merge(values, {"offline": {"agents": ["flp", "bc"]}})))) == {"table1"}
     assert changed(Keys(base), Keys(parse(merge(values, {"offline": {"sweep": {"alpha": [2.0]}}})))) == {"figure4"}
