@@ -168,6 +168,8 @@ def _canonical(node: object) -> str:
                 continue
             if name == "body" and isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
                 value = [child for child in value if not _is_docstring(child)]
+            if isinstance(node, ast.JoinedStr):  # Python 3.12 ends `{x:{width}}` with an empty text
+                value = [child for child in value if not (isinstance(child, ast.Constant) and child.value == "")]
             fields.append(f"{name}={_canonical(value)}")
         return f"{type(node).__name__}({', '.join(fields)})"
     if isinstance(node, list):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import shutil
@@ -254,3 +255,16 @@ def _closure(*names: str) -> set[str]:
             found.add(name)
             pending.extend(module._read(name)[1])
     return found
+
+
+def test_pythons_trees_of_a_text_with_a_width_are_alike() -> None:
+    """Python 3.12 parses the width to a text of the value and an empty rest, 3.11 to the value alone."""
+    older, newer = (ast.parse('f"{x:{width}} y"') for _ in range(2))
+    spec = next(node.format_spec for node in ast.walk(newer) if isinstance(node, ast.FormattedValue))
+    assert isinstance(spec, ast.JoinedStr)
+    spec.values[1:] = [ast.Constant("")]
+    older_spec = next(node.format_spec for node in ast.walk(older) if isinstance(node, ast.FormattedValue))
+    assert isinstance(older_spec, ast.JoinedStr)
+    older_spec.values[1:] = []
+    assert module._canonical(older) == module._canonical(newer)
+    assert module._canonical(older) != module._canonical(ast.parse('f"{x:{width}} z"'))
