@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -82,6 +85,26 @@ def test_condas_environment_holds_all_that_the_stages_import() -> None:
     there = {line.split("=")[0].replace("pytorch", "torch") for line in plain}
     there |= {line.partition("==")[0] for line in pip["pip"]}
     assert names - {"snakemake", "dvc"} <= there
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
+@pytest.mark.parametrize("scores", [[0.0, 0.5, 1.0], [-200.0, -150.0, 90.0]], ids=["success", "return"])
+def test_dvcs_page_draws_any_score_inside_its_panel(scores: list[float]) -> None:
+    (script,) = re.findall(r"<script>(.*?)</script>", (REPO / ".dvc/plots/page.html").read_text(), re.DOTALL)
+    points = [{"dataset": "a", "phase": "offline", "step": step, "success": y} for step, y in enumerate(scores)]
+    encoding = {"x": {"field": "step"}, "y": {"field": "success"}}
+    page = """
+        const drawn = [];
+        const make = () => ({style: {}, at: {}, appendChild() {}, append() {}, setAttribute(k, v) { this.at[k] = v; }});
+        const keep = (_, name) => { const node = make(); if (name === "circle") drawn.push(node); return node; };
+        const document = {createElementNS: keep, createElement: make, querySelector: make};
+    """
+    ask = f'vegaEmbed("#x", {json.dumps({"data": {"values": points}, "encoding": encoding})});'
+    show = "console.log(JSON.stringify([HEIGHT, drawn.map(node => node.at.cy)]));"
+    done = subprocess.run(["node", "-e", page + script + ask + show], capture_output=True, text=True, check=True)
+    height, heights = json.loads(done.stdout)
+    assert heights == sorted(heights, reverse=True)
+    assert 0 < heights[-1] < heights[0] < height
 
 
 def test_both_profiles_let_keys_decide() -> None:
