@@ -55,7 +55,8 @@ class Artifact:
 def require_current(keys: Keys, dataset: str, seeds: Sequence[int] = (), *, latents: bool = False) -> None:
     """Refuse a dataset, or seeds' flows (and latents), made with other parameters or sources than the present ones.
 
-    Whatever was made from them would carry the key of what they should have been. Missing ones are not an error here.
+    Whatever was made from them would carry the key of what they should have been. So would what was made from files
+    without a manifest, as a killed stage leaves them. Missing ones are not an error here.
 
     Raises:
         FLPError: naming the first that is not current.
@@ -69,10 +70,13 @@ def require_current(keys: Keys, dataset: str, seeds: Sequence[int] = (), *, late
 
 
 def require_key(path: str, key: str) -> None:
-    """Refuse files that carry another key than this one (`FLPError`); `path` has no suffix."""
-    if key_of(path + ".json") not in (None, key):
+    """Refuse files that carry another key than this one, or none at all (`FLPError`); `path` has no suffix."""
+    found = key_of(path + ".json")
+    if found is None and not any(Path(path + end).exists() for end in (".npz", ".safetensors")):
+        return
+    if found != key:
         raise FLPError(
-            f"{path} was made with other parameters or by another version of the source than now; "
+            f"{path} was made with other parameters or by another version of the source than now, or not to its end; "
             "make it again with `snakemake --cores all`, or by its own stage"
         )
 

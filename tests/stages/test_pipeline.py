@@ -224,6 +224,15 @@ def test_batched_and_sharded_runs_agree(trained, here):
     assert torch.isfinite(batched["agent/policy.net.weights.0"]).all()
 
 
+@pytest.mark.slow(10)
+@pytest.mark.parametrize("file", [f"data/{MAZE}", f"results/{MAZE}/flow/model/seed0/flow"])
+def test_no_stage_reads_what_has_no_manifest(here, tmp_path, file, capsys):
+    """As after a kill between the removal of the manifest and the writing of new data: whose key they have is open."""
+    (tmp_path / f"{file}.json").unlink()
+    assert invert_to_latent.main(["--dataset", MAZE, "--threads", "1", "--seed", "0"]) == 2
+    assert f"{file} was made with other parameters" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("changed", "main", "more", "named"),
     [
