@@ -69,9 +69,10 @@ def run_job(
     """
     device = choose_device(spec.device)
     with alone(str(spec.folder)):
-        if not discard_if_forced(spec.folder, [spec.folder / name for name in spec.keys]):
+        forced = discard_if_forced(spec.folder, [spec.folder / name for name in spec.keys])
+        clear_others(spec.folder, list(spec.keys))  # the manifest too, before a run of other values takes a place
+        if not forced:
             adopt(spec.folder, spec.keys, [*lenders, layout.spare_folder(spec.folder)])
-        clear_others(spec.folder, list(spec.keys))
         missing = [run for run in runs if not is_finished(spec.folder / run.name, spec.keys[run.name])]
         if missing:
             shards = plan(spec.stage, runs, missing, spec.keys, threads, device.type)

@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from repository import REPO
 
-from flp.runs.run_folder import adopt, clear_others
+from flp.params.loading import load_params
+from flp.runs import job
+from flp.runs.run_folder import adopt, clear_others, is_finished
 from flp.system import layout
 from flp.system.artifacts import write_json
 
@@ -52,3 +55,24 @@ def test_the_newer_one_is_put_aside_and_a_stale_one_is_not_taken_back(
     assert ask_for(job, task1_seed0="own", task2_seed0="old") == {"task1_seed0"}
     assert ask_for(job, task1_seed0="own", task2_seed0="new") == {"task1_seed0", "task2_seed0"}
     assert (job / "task2_seed0/log.csv").read_text() == "new"
+
+
+def test_no_manifest_vouches_for_runs_that_are_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed among them and asked for the former values again, a job would take the new runs for theirs."""
+    monkeypatch.chdir(tmp_path)
+    folder, other = Path("results/maze/offline/flp/seed0"), Path("results/maze/offline/flp/seed0-1")
+    finish(folder / "task1_seed0", "former")
+    write_json(folder / "manifest.json", {"key": "former"})
+    finish(other / "task1_seed0", "new")
+
+    def killed(*arguments: object) -> None:
+        adopt(*arguments)  # type: ignore[arg-type]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(job, "adopt", killed)
+    spec = job.JobSpec(
+        "offline-train", "maze", "flp", load_params(REPO / "params.yaml"), "cpu", folder, {"task1_seed0": "new"}
+    )
+    with pytest.raises(KeyboardInterrupt):
+        job.run_job(spec, [], "new", lambda *shard: None, 1, lenders=[other])
+    assert is_finished(folder / "task1_seed0", "new") and not (folder / "manifest.json").exists()
