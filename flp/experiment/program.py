@@ -7,6 +7,7 @@ bug and keeps its traceback.
 from __future__ import annotations
 
 import argparse
+import atexit
 import os
 import signal
 import sys
@@ -22,7 +23,7 @@ from flp.params.sections import AgentName
 from flp.system.errors import FLPError, nearest, user_error
 from flp.system.layout import split_seeds
 from flp.system.portability import prepare_process, run_printing
-from flp.system.stopping import STOP, InterruptedJobError
+from flp.system.stopping import STOP, InterruptedJobError, ignore_signals
 
 BOARDS = ("tensorboard", "wandb")
 NAMING = ("params", "preset", "config")  # options that name the experiment
@@ -92,6 +93,7 @@ def stage(name: str, options: Sequence[str], run: Callable[[Job], None], doc: st
 
             with profiled(Path(args.profile)):
                 run(job)
+        atexit.register(ignore_signals)
         return 0
 
     chosen = {option: OPTIONS[option] for option in (*options, *NAMING, "threads", "device", "profile")}

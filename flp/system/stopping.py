@@ -29,6 +29,12 @@ def end_with_parent(end: Callable[[], object] = lambda: os._exit(1)) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def ignore_signals() -> None:
+    """For a process whose work is done: Python's own exit takes a while, in which a signal would make it a failure."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 class InterruptedJobError(FLPError):
     """The scheduler asked the job to stop; its state is saved and its exit status is not zero."""
 
