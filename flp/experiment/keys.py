@@ -34,8 +34,8 @@ _FLP_ONLY = (
     "log_std_min",
     "log_std_max",
 )
-# The module that computes and draws each of the paper's figures and tables.
 _TRAINED = {"table1": "offline", "table2": "online"}
+# The module that computes and draws each of the paper's figures and tables.
 FIGURE_SOURCES = {
     "figure2": "flp.paper.figure2",
     **dict.fromkeys(("figure3", "figure4", "figure5"), "flp.paper.sweep_figures"),

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from flp.system.errors import FLPError
 
-LARGEST_SEED = 2**63 - 1
+LARGEST = 2**63 - 1  # of a seed here; params.yaml's end sooner
 
 
 def placed(device: torch.device | str) -> torch.device:
@@ -33,7 +33,7 @@ def placed(device: torch.device | str) -> torch.device:
     return place
 
 
-def whole(value: object, what: str, low: int = 0, high: int = LARGEST_SEED) -> int:
+def whole(value: object, what: str, low: int = 0, high: int = LARGEST) -> int:
     """A whole number, Python's or NumPy's, from `low` to `high`, by default a seed.
 
     Raises:

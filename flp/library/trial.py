@@ -14,7 +14,7 @@ from torch import Tensor
 from flp.data import load
 from flp.data.environments import EnvironmentSpec, known_datasets, specification
 from flp.evaluation import evaluator
-from flp.library.arrays import LARGEST_SEED, whole
+from flp.library.arrays import LARGEST, whole
 from flp.library.policy import Policy
 from flp.own.splitting import neighbour_of
 from flp.own.task import spec_from
@@ -137,7 +137,7 @@ def evaluate(
         raise FLPError("a function has no environment of its own; give dataset and task")
     if not spec.simulated:
         raise FLPError(f"{spec.dataset} has no simulator (its task says environment: null): there is nothing to play")
-    task, seed = whole(task, "task", -LARGEST_SEED), whole(seed, "seed")
+    task, seed = whole(task, "task", -LARGEST), whole(seed, "seed")
     episodes, workers = whole(episodes, "episodes", 1), whole(workers, "workers")
     if not 1 <= task <= spec.num_tasks:
         raise FLPError(f"{spec.dataset} has no task {task}; use 1 to {spec.num_tasks}")

@@ -53,13 +53,13 @@ def make(keys: Keys, figure: str) -> tuple[dict[str, str], list[str]]:
     flow = of_method(final, FLOW)
     flow = flow[flow["variant"] == ""]
     levels = {str(name): float(part.mean()) for name, part in flow.groupby("dataset")["score"]}
-    stale = [str(folder) for folder, key in shown(keys, figure).items() if key_of(folder / "policy.json") != key]
+    stale = [str(folder) for folder, key in _shown(keys, figure).items() if key_of(folder / "policy.json") != key]
     notes_ = [*notes(keys, figure), *filter(None, [stale_note(stale)])]
     picture = draw(figure, table, levels, notes_)
     return {".svg": picture, ".csv": table.round(6).to_csv(index=False, lineterminator="\n")}, stale
 
 
-def shown(keys: Keys, figure: str) -> dict[Path, str]:
+def _shown(keys: Keys, figure: str) -> dict[Path, str]:
     """The folders of the runs that the figure compares, with the keys that they must carry."""
     return {
         folder: keys.offline_run(dataset, agent, run)

@@ -139,9 +139,8 @@ def named(tasks: dict[str, OwnTask]) -> dict[str, OwnTask]:
     for name in tasks:
         if not NAME.fullmatch(name):
             raise ValueError(f"{name!r} is no name for a task; take letters, digits, - and _, at most 100")
-        if yaml.safe_load(name) != name or _NUMBER.fullmatch(
-            name
-        ):  # on a command line it would be read as something else
+        # On a command line it would be read as something else.
+        if yaml.safe_load(name) != name or _NUMBER.fullmatch(name):
             raise ValueError(f"{name!r} is a number, a date or the like to YAML; take another name")
         if name in known_datasets():
             raise ValueError(f"{name} is OGBench's; give your task another name")

@@ -65,14 +65,15 @@ def run_job(
         train: trains one shard.
         threads: CPU threads of the job.
         capacity: online transitions to store per run.
-        lenders: folders of other jobs, from which finished runs with these runs' keys are copied.
+        lenders: folders of other jobs, from which finished runs with these runs' keys are copied, or from their spare
+            ones.
     """
     device = choose_device(spec.device)
     with alone(str(spec.folder)):
         forced = discard_if_forced(spec.folder, [spec.folder / name for name in spec.keys])
         clear_others(spec.folder, list(spec.keys))  # the manifest too, before a run of other values takes a place
         if not forced:
-            adopt(spec.folder, spec.keys, [*lenders, layout.spare_folder(spec.folder)])
+            adopt(spec.folder, spec.keys, [*lenders, *map(layout.spare_folder, [spec.folder, *lenders])])
         missing = [run for run in runs if not is_finished(spec.folder / run.name, spec.keys[run.name])]
         if missing:
             shards = plan(spec.stage, runs, missing, spec.keys, threads, device.type)

@@ -145,12 +145,13 @@ def clear_others(folder: Path, names: Sequence[str]) -> None:
     if not folder.exists():
         return
     for child in folder.iterdir():
-        if child.is_dir() and not child.is_symlink() and child.name not in names:
-            if (child / POLICY).with_suffix(".json").exists():
-                spare = layout.spare_folder(folder) / child.name
-                shutil.rmtree(spare, ignore_errors=True)
-                spare.parent.mkdir(parents=True, exist_ok=True)
-                shutil.move(child, spare)
-            else:
-                shutil.rmtree(child)
+        if not child.is_dir() or child.is_symlink() or child.name in names:
+            continue
+        if not (child / POLICY).with_suffix(".json").exists():
+            shutil.rmtree(child)
+            continue
+        spare = layout.spare_folder(folder) / child.name
+        shutil.rmtree(spare, ignore_errors=True)
+        spare.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(child, spare)
     (folder / "manifest.json").unlink(missing_ok=True)

@@ -41,7 +41,7 @@ def run(job: Job) -> None:
     )
     folder = Path(layout.SWEEP.format(dataset=name, figure=figure, seeds=layout.join_seeds(seeds)))
     own = Path(layout.OFFLINE.format(dataset=name, agent="flp", seeds=layout.join_seeds(seeds)))
-    lenders = [*layout.siblings(folder), *layout.sweep_folders(name, "flp", seeds), own, layout.spare_folder(own)]
+    lenders = [*layout.siblings(folder), *layout.sweep_folders(name, "flp", seeds), own]
     keys = {run.name: job.keys.offline_run(name, "flp", run) for run in runs}
     spec = JobSpec("offline-train", name, "flp", params, job.args.device, folder, keys)
     key = job.keys.job_of(name, "flp", runs)

@@ -35,7 +35,7 @@ def run(job: Job) -> None:
     if agent in OFFLINE_ONLY:
         able = ", ".join(name for name in get_args(AgentName) if name not in OFFLINE_ONLY)
         raise FLPError(f"--agent {agent} learns offline only; those that learn online too are {able}")
-    if name in job.params.tasks and job.params.tasks[name].environment is None:
+    if job.keys.is_estimated(name):
         raise FLPError(f"{name} has no simulator to fine-tune in (its task says environment: null): nothing to do")
     if steps == 0:
         raise FLPError("online.steps is 0: there is nothing to do; set it in params.yaml")
