@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 from itertools import islice
 
@@ -37,6 +38,13 @@ def signals():
         signal.signal(number, handler)
 
 
+def pytest_collection_finish(session):
+    """What has been imported stays; Python need not look for garbage in it whenever a test has made some objects."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 20)
+
+
 def pytest_collection_modifyitems(config, items):
     """Give each of xdist's processes its share, the longest tests first, so that none is left with one at the end.
 
@@ -49,7 +57,8 @@ def pytest_collection_modifyitems(config, items):
     files = {}
     for item in filter(_seconds, items):
         # Some files share clones; two processes would wait for each other to make them.
-        files.setdefault("clones" if "single" in item.fixturenames else item.path, []).append(item)
+        clone = next((name for name in ("single", "real") if name in item.fixturenames), None)
+        files.setdefault(clone or item.path, []).append(item)
     shares = [[] for _ in range(workers)]
     for slow in sorted(files.values(), key=lambda tests: -sum(map(_seconds, tests))):
         min(shares, key=lambda share: sum(map(_seconds, share))).extend(sorted(slow, key=_seconds, reverse=True))

@@ -24,5 +24,6 @@ def make_replay(capacity=0):
     )
 
 
-def make_trainer(batch_size=5, capacity=0, **options):
-    return Trainer(make_agent([1, 2]), make_replay(capacity), RunStreams([3, 4]), batch_size, **options)
+def make_trainer(batch_size=5, capacity=0, *, settings=None, **options):
+    agent = make_agent([1, 2], **(settings or {}))
+    return Trainer(agent, make_replay(capacity), RunStreams([3, 4]), batch_size, **options)

@@ -105,12 +105,22 @@ def test_a_new_file_counts_as_its_room_does(package: Callable[[str, str], None],
     assert (module.fingerprint("flp.stages.offline_train") != before) == counts
 
 
+@pytest.fixture(scope="module")
+def real_package(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """A copy of the real package whose sources have been read once, and its keys."""
+    folder = tmp_path_factory.mktemp("package")
+    shutil.copytree(Path(flp.__file__).parent, folder / "flp", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(REPO / "params.yaml", folder)
+    return folder, _keys(folder)
+
+
 @pytest.mark.parametrize(("room", "counts"), SHAPES_RESULTS.items())
-def test_a_new_file_moves_the_keys_of_what_uses_it(tmp_path: Path, room: str, counts: bool) -> None:
-    """In a copy of the real package: a file that the flow's stage imports moves every key from the flow on, or none."""
-    shutil.copytree(Path(flp.__file__).parent, tmp_path / "flp", ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "params.yaml").write_bytes((REPO / "params.yaml").read_bytes())
-    before = _keys(tmp_path)
+def test_a_new_file_moves_the_keys_of_what_uses_it(
+    real_package: tuple[Path, dict[str, str]], tmp_path: Path, room: str, counts: bool
+) -> None:
+    """In the real package: a file that the flow's stage imports moves every key from the flow on, or none."""
+    original, before = real_package
+    shutil.copytree(original, tmp_path, dirs_exist_ok=True)
     (tmp_path / "flp" / room).mkdir(exist_ok=True)
     (tmp_path / "flp" / room / "newcomer.py").write_text("value = 1\n")
     with open(tmp_path / "flp" / "stages" / "pretrain_flow.py", "a") as stage:

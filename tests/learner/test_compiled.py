@@ -8,11 +8,19 @@ from random_transitions import make_trainer
 
 from flp.learner.compiled import Compiled
 
+SMALL = {"hidden": [5]}  # fewer kernels to compile
+
+
+@pytest.fixture(scope="module")
+def headers(tmp_path_factory):
+    """Where compiled code is kept: the compiler's headers, prepared for all of these tests."""
+    return tmp_path_factory.mktemp("compiled")
+
 
 @pytest.fixture
-def fresh(tmp_path, monkeypatch):
+def fresh(headers, monkeypatch):
     """Forget the code compiled by earlier calls."""
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(headers))
     torch.compiler.reset()
     yield
     torch.compiler.reset()
@@ -23,7 +31,7 @@ def fresh(tmp_path, monkeypatch):
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
 @pytest.mark.parametrize(("autocast", "rtol", "atol"), [(None, 1e-4, 1e-5), (torch.bfloat16, 0.0, 0.03)])
 def test_compiled_updates_are_the_eager_ones(autocast, rtol, atol, fresh, capfd):
-    eager, compiled = (make_trainer(autocast=autocast) for _ in range(2))
+    eager, compiled = (make_trainer(settings=SMALL, autocast=autocast) for _ in range(2))
     compiled.step_fn = Compiled(compiled.learner.update)
     for trainer in (eager, compiled):
         logs = [trainer.run_chunk() for _ in range(3)]
@@ -32,15 +40,15 @@ def test_compiled_updates_are_the_eager_ones(autocast, rtol, atol, fresh, capfd)
     (before, _), (after, _) = eager.state(), compiled.state()
     for name, tensor in before.items():
         torch.testing.assert_close(after[name], tensor, rtol=rtol, atol=atol, msg=name)
-    assert not torch.equal(
-        before["learner/policy.net.weights.0"], make_trainer().state()[0]["learner/policy.net.weights.0"]
-    )
+    untrained = make_trainer(settings=SMALL).state()[0]
+    assert not torch.equal(before["learner/policy.net.weights.0"], untrained["learner/policy.net.weights.0"])
 
 
 @pytest.mark.slow(15)
 @pytest.mark.filterwarnings("ignore")
-def test_without_a_compiler_training_goes_on(fresh, capfd):
-    eager, trainer = make_trainer(), make_trainer()
+def test_without_a_compiler_training_goes_on(fresh, capfd, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # nothing has been compiled there
+    eager, trainer = make_trainer(settings=SMALL), make_trainer(settings=SMALL)
     trainer.step_fn = Compiled(trainer.learner.update)
     with torch._inductor.config.patch({"cpp.cxx": ("/no/such/compiler",)}):
         for each in (eager, trainer):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from workflow_clones import EVERYTHING_OF_ONE, NOTHING, agrees
-from workflow_support import DATASETS, Checkout, jobs, new_checkout
+from workflow_support import Checkout, jobs
 
 pytestmark = pytest.mark.slow(12)
 NAME = "cube-single-play"
@@ -65,11 +65,10 @@ def test_only_the_first_attempt_discards(tmp_path: Path, monkeypatch: pytest.Mon
     assert discard_if_forced(Path("results"), [run]) and run.exists()
 
 
-@pytest.mark.slow(40)
-def test_forced_stages_give_the_same_bytes(tmp_path: Path) -> None:
+@pytest.mark.slow(25)
+def test_forced_stages_give_the_same_bytes(real: Checkout, tmp_path: Path) -> None:
     """How people check determinism: the real stages, all of them."""
-    checkout = new_checkout(tmp_path / "real", stand_ins=False, datasets=DATASETS[:1])
-    checkout.change(offline__tasks=[1])
+    checkout = real.copy(tmp_path / "real")
 
     def made() -> tuple[dict[str, object], dict[str, int]]:
         files = [path for top in ("data", "results") for path in sorted((checkout.root / top).rglob("*"))]
@@ -83,7 +82,6 @@ def test_forced_stages_give_the_same_bytes(tmp_path: Path) -> None:
         found = json.loads(path.read_text())
         return {name: value for name, value in found.items() if name not in ("created", "seconds")}
 
-    checkout.run("snakemake", "--cores", "2")
     content, inodes = made()
     checkout.run("snakemake", "--cores", "2", "--forceall")
     again, others = made()

@@ -4,43 +4,23 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import stat
-from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from workflow_support import NO_NETWORK, STAGES, Checkout, Jobs, empty_namespace, jobs, new_checkout, planned_in
+from workflow_clones import REAL_UMASK, ran
+from workflow_support import Checkout, jobs
 
 pytestmark = pytest.mark.slow(45)
 DATASET = "pointmaze-medium-navigate"
 
 
-def ran(checkout: Checkout, *command: str, **env: str) -> Jobs:
-    """The jobs that a command's Snakemakes announced and ran."""
-    done = checkout.run(*command, **env)
-    tables = (done.stdout + done.stderr).split("Building DAG of jobs")
-    return sum((planned_in(table) for table in tables), Counter())
-
-
-@pytest.fixture
-def umask() -> Iterator[int]:
-    """A umask other than the usual one: nothing for strangers."""
-    old = os.umask(0o027)
-    yield 0o027
-    os.umask(old)
-
-
-def test_both_front_ends_with_the_real_stages(tmp_path: Path, umask: int) -> None:
-    checkout = new_checkout(tmp_path / "real", stand_ins=False, datasets=[DATASET])
-    checkout.change(offline__tasks=[1])
-    whole = [*empty_namespace(), "snakemake", "--cores", "4"]
-    assert ran(checkout, *whole, PYTHONPATH=str(NO_NETWORK)) == Counter(STAGES)  # nothing of it needs a network
+def test_both_front_ends_with_the_real_stages(real: Checkout, tmp_path: Path) -> None:
+    checkout = real.copy(tmp_path / "real")
     made = [path for folder in ("data", "results", ".flp") for path in (checkout.root / folder).rglob("*.*")]
     made += [path for folder in ("data", "results") for path in (checkout.root / folder).rglob("*") if path.is_dir()]
     assert {".npz", ".safetensors", ".html", ".log", ".lock"} <= {path.suffix for path in made}
-    expected = {path: (0o777 if path.is_dir() else 0o666) & ~umask for path in made}
+    expected = {path: (0o777 if path.is_dir() else 0o666) & ~REAL_UMASK for path in made}
     assert {path: stat.S_IMODE(path.stat().st_mode) for path in made} == expected
     page = checkout.read("results/report/index.html")
     assert "<html" in page and "://cdn" not in page
