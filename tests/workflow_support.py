@@ -7,15 +7,18 @@ Snakemake and DVC are the real ones, so what would run is what counts.
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ BIN = Path(sys.executable).parent
 STAND_INS = REPO / "tests" / "stand_ins"
 NO_NETWORK = REPO / "tests" / "no_network"
 STAGES = ("download_dataset", "pretrain_flow", "invert_to_latent", "offline_train", "online_finetune", "report")
+OURS = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE")  # sources are compiled once, as in anyone's checkout
 DATASETS = ("pointmaze-medium-navigate", "cube-single-play")
 
 Jobs = Counter[str]
@@ -39,6 +43,29 @@ def jobs(**counts: int) -> Jobs:
 def recipes() -> list[tuple[str, str]]:
     """Who runs what in docs/sharing.md, or in which case."""
     return re.findall(r"^```sh (\w+)\n(.*?)^```$", (REPO / "docs" / "sharing.md").read_text(), re.MULTILINE | re.DOTALL)
+
+
+@cache
+def warm_snakemake() -> str:
+    """Where a process listens that has imported Snakemake, for all that this test process runs (stand_ins/warm_…)."""
+    folder = tempfile.TemporaryDirectory()
+    path = str(Path(folder.name) / "socket")
+    server = subprocess.Popen(
+        [sys.executable, STAND_INS / "warm_snakemake.py", path],
+        env={name: value for name, value in os.environ.items() if name not in OURS}
+        | {"PYTHONPATH": str(STAND_INS), "FLP_STAND_IN": os.devnull},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+    )
+    assert server.stdout is not None and server.stdout.readline() == b"ready\n"
+
+    def end() -> None:
+        server.kill()
+        server.wait()
+        folder.cleanup()
+
+    atexit.register(end)
+    return path
 
 
 class Checkout:
@@ -58,15 +85,21 @@ class Checkout:
             "GIT_COMMITTER_EMAIL": "a@example.org",
             "XDG_CACHE_HOME": str(root / ".flp" / "xdg"),
         }
-        for name in ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE"):  # compiled once, as in anyone's checkout
+        for name in OURS:
             self.env.pop(name, None)
+        self.warm = {}
         if stand_ins:
             self.env |= {"PYTHONPATH": str(STAND_INS), "FLP_STAND_IN": str(self.log)}
+            self.warm = {"FLP_STAND_IN_WARM": warm_snakemake()}
 
     def run(self, *command: str | Path, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
         """Run a command in the clone; on failure show its output."""
         done = subprocess.run(
-            [str(part) for part in command], cwd=self.root, env=self.env | env, capture_output=True, text=True
+            [str(part) for part in command],
+            cwd=self.root,
+            env=self.env | self.warm | env,
+            capture_output=True,
+            text=True,
         )
         assert not check or done.returncode == 0, f"{command} failed:\n{done.stdout}\n{done.stderr}"
         return done

@@ -110,8 +110,17 @@ def _coarse(kept, utime=os.utime):
     return cut
 
 
-if "FLP_STAND_IN_SECONDS_KEPT" in os.environ:
-    os.utime = _coarse(int(os.environ["FLP_STAND_IN_SECONDS_KEPT"]))
+def keep_times():
+    """Keep them as the environment says."""
+    if "FLP_STAND_IN_SECONDS_KEPT" in os.environ:
+        os.utime = _coarse(int(os.environ["FLP_STAND_IN_SECONDS_KEPT"]))
+
+
+keep_times()
+if os.environ.get("FLP_STAND_IN_WARM") and sys.argv[0].endswith("/bin/snakemake"):
+    from warm_snakemake import hand_over
+
+    hand_over(os.environ["FLP_STAND_IN_WARM"])
 if _LOG:
     gc.disable()  # a seventh of Snakemake's start, and none of these processes grows
 if _LOG and "FLP_STAND_IN_SLURM" not in os.environ:
