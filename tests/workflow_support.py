@@ -29,7 +29,7 @@ BIN = Path(sys.executable).parent
 STAND_INS = REPO / "tests" / "stand_ins"
 NO_NETWORK = REPO / "tests" / "no_network"
 STAGES = ("download_dataset", "pretrain_flow", "invert_to_latent", "offline_train", "online_finetune", "report")
-OURS = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE")  # sources are compiled once, as in anyone's checkout
+NOT_INHERITED = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE")  # sources are compiled once, as in anyone's checkout
 DATASETS = ("pointmaze-medium-navigate", "cube-single-play")
 
 Jobs = Counter[str]
@@ -52,9 +52,9 @@ def warm_snakemake() -> str:
     path = str(Path(folder.name) / "socket")
     server = subprocess.Popen(
         [sys.executable, STAND_INS / "warm_snakemake.py", path],
-        env={name: value for name, value in os.environ.items() if name not in OURS}
+        env={name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
         | {"PYTHONPATH": str(STAND_INS), "FLP_STAND_IN": os.devnull},
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,  # it ends when this closes, however this process ends
         stdout=subprocess.PIPE,
     )
     assert server.stdout is not None and server.stdout.readline() == b"ready\n"
@@ -85,9 +85,9 @@ class Checkout:
             "GIT_COMMITTER_EMAIL": "a@example.org",
             "XDG_CACHE_HOME": str(root / ".flp" / "xdg"),
         }
-        for name in OURS:
+        for name in NOT_INHERITED:
             self.env.pop(name, None)
-        self.warm = {}
+        self.warm = {}  # for run() only: what start() returns is stopped and killed, and must be the process itself
         if stand_ins:
             self.env |= {"PYTHONPATH": str(STAND_INS), "FLP_STAND_IN": str(self.log)}
             self.warm = {"FLP_STAND_IN_WARM": warm_snakemake()}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import select
 import signal
 import socket
 import sys
@@ -42,7 +43,8 @@ def hand_over(path: str) -> None:
         signal.signal(number, lambda number, _: os.kill(pid, number))
     status = int(answers.readline() or -signal.SIGKILL)
     if status < 0:
-        signal.signal(-status, signal.SIG_DFL) if -status != signal.SIGKILL else None
+        if -status != signal.SIGKILL:
+            signal.signal(-status, signal.SIG_DFL)
         os.kill(os.getpid(), -status)
     os._exit(status)
 
@@ -54,7 +56,7 @@ def _umask() -> int:
 
 
 def serve(path: str) -> None:
-    """Import Snakemake, say so, and fork for whoever asks; a fork returns."""
+    """Import Snakemake, say so, and fork for whoever asks until standard input ends; a fork returns."""
     gc.disable()
     import pydantic  # noqa: F401
     import smart_open  # noqa: F401
@@ -67,7 +69,7 @@ def serve(path: str) -> None:
     listener.listen(64)
     print("ready", flush=True)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    while True:
+    while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:
         connection, _ = listener.accept()
         if os.fork():
             connection.close()
@@ -76,6 +78,7 @@ def serve(path: str) -> None:
         listener.close()
         if _forked(connection):
             return
+    os._exit(0)
 
 
 def _forked(connection: socket.socket) -> bool:
