@@ -17,23 +17,12 @@ from flp.own.splitting import own_files
 from flp.params.loading import Params
 from flp.params.run import Run, SweepJob, TrainingJob
 from flp.params.sections import OFFLINE_ONLY, ONLINE_ONLY, offline_steps, starts_from_flow
+from flp.params.unread import unread
 from flp.system import layout
 from flp.system.artifacts import read_json
 from flp.system.errors import FLPError
 from flp.system.hashing import contents, hash_of
 
-# Parameters that only FLP reads: changing them does not affect the baselines.
-_FLP_ONLY = (
-    "alpha",
-    "candidates",
-    "target_candidates",
-    "selection",
-    "temperature",
-    "acting_noise",
-    "kl_budget",
-    "log_std_min",
-    "log_std_max",
-)
 _TRAINED = {"table1": "offline", "table2": "online"}
 # The module that computes and draws each of the paper's figures and tables.
 FIGURE_SOURCES = {
@@ -126,7 +115,8 @@ class Keys:
         if agent == "flp":
             section |= {"alpha": run.alpha, "candidates": run.candidates}
         else:
-            section = {name: value for name, value in section.items() if name not in _FLP_ONLY}
+            for name in unread(agent, judged_by_values=self.is_estimated(dataset)):
+                del section[name]
             section["own"] = params.offline.baselines.model_dump(mode="json").get(agent)
         return hash_of(
             "offline_train",

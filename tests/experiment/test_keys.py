@@ -15,6 +15,7 @@ from flp.experiment.graph import ON_REQUEST, Artifact, graph
 from flp.experiment.keys import Keys, TableKeys
 from flp.params.loading import Params, merge, parse
 from flp.params.sections import AgentName
+from flp.params.unread import unread
 from flp.params.yamlfile import read_yaml
 from flp.system.artifacts import key_of, write_json
 from flp.system.hashing import hash_of
@@ -120,6 +121,14 @@ def test_a_baseline_ignores_what_only_flp_reads() -> None:
     for agent, same in (("fql", True), ("flp", False)):
         keys = [keys.offline_job(DATASETS[0], agent, [0]) for keys in (before, after)]
         assert (keys[0] == keys[1]) is same
+
+
+def test_a_cloned_policy_is_kept_when_critics_change_unless_a_critic_judges_it() -> None:
+    before, after = Keys(params()), Keys(params(offline={"discount": 0.5, "critics": 3}))
+    same = {a: before.offline_job(DATASETS[0], a, [0]) == after.offline_job(DATASETS[0], a, [0]) for a in ("bc", "iql")}
+    assert same == {"bc": True, "iql": False}
+    assert "discount" in unread("bc") - unread("bc", judged_by_values=True)
+    assert all(unread(agent, judged_by_values=True) <= unread(agent) for agent in get_args(AgentName))
 
 
 @pytest.mark.parametrize(("own", "readers"), [({}, {"flp"}), ({"fql": {"flow": "pretrained"}}, {"flp", "fql"})])
