@@ -15,7 +15,7 @@ from flp.learner.optimizers import Adam, descend
 from flp.learner.polyak import polyak_update
 from flp.learner.trainable import Batch, Logs
 from flp.networks.mish import MishCritic
-from flp.networks.values import aggregate
+from flp.networks.values import aggregate, magnitude
 from flp.parts.base import Agent, Spec
 from flp.parts.consistency import Consistency, discretization_steps
 from flp.parts.critics import critic_logs
@@ -79,7 +79,7 @@ class CAC(Agent):
         consistency_loss = self.actor.loss(batch, self.average, noise["z"], noise["u"], steps)
         actions = self.actor.sample(batch["observations"], noise["policy"])
         q = self.critic(batch["observations"], actions)
-        gains = q.mean(2) / q.detach().abs().mean(2).roll(-1, 1)
+        gains = q.mean(2) / magnitude(q).roll(-1, 1)
         chosen = (noise["coin"][:, 0] * q.shape[1]).floor() == torch.arange(q.shape[1], device=q.device)
         logs = {"consistency_loss": consistency_loss.detach(), "actor_q": q.detach().mean((1, 2))}
         return consistency_loss - self.own.eta * (chosen * gains).sum(1), logs

@@ -8,6 +8,7 @@ from torch import Tensor
 from flp.learner.optimizers import Adam
 from flp.learner.trainable import Batch, Logs
 from flp.networks.mlp import MLP
+from flp.networks.values import magnitude
 from flp.parts.actor_critic import ActorCritic
 from flp.parts.base import Spec
 from flp.parts.behavior_flow import BehaviorFlow
@@ -56,6 +57,6 @@ class FQL(ActorCritic):
         q = self.critic(observations, actions.clamp(-1, 1)).mean(1)
         gain = q.mean(1)
         if self.normalize_q:
-            gain = gain / q.detach().abs().mean(1)
+            gain = gain / magnitude(q)
         logs = {"flow_loss": flow_loss, "distillation": distillation, "actor_q": q.mean(1)}
         return flow_loss + self.alpha * distillation - gain, {name: value.detach() for name, value in logs.items()}

@@ -10,7 +10,7 @@ from torch import Tensor
 from flp.learner.optimizers import Adam, can_branch, descend
 from flp.learner.polyak import polyak_update
 from flp.learner.trainable import Batch, Logs
-from flp.networks.values import aggregate
+from flp.networks.values import aggregate, magnitude
 from flp.parts.base import Agent, Spec
 from flp.parts.critics import make_critic, td_loss
 from flp.parts.gaussian import GaussianActor
@@ -69,7 +69,7 @@ class ReBRAC(Agent):
         actions = self.actor(batch["observations"])
         q = aggregate(self.critic(batch["observations"], actions), "min")
         mse = (actions - batch["actions"]).square().sum(-1).mean(1)
-        loss = -q.mean(1) / q.detach().abs().mean(1) + self.alpha_actor * mse
+        loss = -q.mean(1) / magnitude(q) + self.alpha_actor * mse
         return loss, {"actor_loss": loss.detach(), "actor_q": q.detach().mean(1), "mse": mse.detach()}
 
     def critic_loss(self, batch: Batch, noise: Tensor) -> tuple[Tensor, Logs]:

@@ -69,3 +69,8 @@ class Value(nn.Module):
 def aggregate(values: Tensor, how: str) -> Tensor:
     """Reduce an ensemble's `[R, E, ...]` to `[R, ...]` by "mean" or "min"."""
     return values.amin(1) if how == "min" else values.mean(1)
+
+
+def magnitude(values: Tensor) -> Tensor:
+    """Mean |Q| over the last dimension, by which losses are divided: above 0 even where a critic is 0 everywhere."""
+    return values.detach().abs().mean(-1).clamp(min=1e-6)

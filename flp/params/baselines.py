@@ -16,6 +16,10 @@ class AlgorithmSection(Section):
         """Widths of the hidden layers of its networks, one list for each kind; `shared` are `offline.hidden`."""
         return [shared]
 
+    def unfit(self, batch_size: int) -> str:
+        """Why it cannot train with these and a batch of this size, and what to do about it; empty if it can."""
+        return ""
+
 
 class DiffusionSettings(AlgorithmSection):
     """What algorithms with a diffusion model of the behaviour and IDQL's value functions share."""
@@ -72,6 +76,15 @@ class CACSettings(AlgorithmSection):
     def layers(self, shared: list[int]) -> list[list[int]]:
         """The policy's and the critic's."""
         return [self.hidden or shared]
+
+    def unfit(self, batch_size: int) -> str:
+        """A single target has no standard deviation."""
+        if batch_size > 1 or not self.normalize_target:
+            return ""
+        return (
+            "batch_size must be above 1 where baselines.cac.normalize_target divides by a batch's standard deviation; "
+            "raise the one, or set the other to false"
+        )
 
 
 class CalQLSettings(AlgorithmSection):

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from flp.params.baselines import Baselines
+from flp.params.baselines import AlgorithmSection, Baselines
 from flp.params.fields import (
     UNKEYED,
     AsReal,
@@ -217,7 +217,8 @@ class OfflineSettings(Section):
         for quantity in ("candidates", "alpha") if agent == "flp" else ():
             if getattr(self.sweep, quantity) and (why := self.without_effect(quantity)):
                 return f"sweep.{quantity} would train one policy again and again: {why}"
-        return ""
+        own: AlgorithmSection | None = getattr(self.baselines, agent, None)
+        return "" if own is None else own.unfit(self.batch_size)
 
     def without_effect(self, quantity: str) -> str:
         """Why sweeping a quantity would not change the policies, and what to do about it; empty if it would."""

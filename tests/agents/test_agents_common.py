@@ -106,11 +106,11 @@ def make_transitions(seeds, size=7):
     return make_batch(seeds, size) | more
 
 
-def train(agent, seeds, updates=3):
+def train(agent, seeds, updates=3, size=7):
     """Some updates whose numbers depend on each run's seed alone; return the last logs."""
     streams = RunStreams([3000 + seed for seed in seeds])
-    noise = agent.draw(streams, updates, 7)
-    batch = make_transitions(seeds)
+    noise = agent.draw(streams, updates, size)
+    batch = make_transitions(seeds, size)
     for k in range(updates):
         logs = agent.update(batch, {name: value[k] for name, value in noise.items()})
     return logs
@@ -118,6 +118,13 @@ def train(agent, seeds, updates=3):
 
 def of_run(agent, run, runs):
     return {name: tensor.clone() for name, tensor in parameters_of(agent, run, runs).items()}
+
+
+@every_case
+def test_the_smallest_sizes_can_be_trained(name, own):
+    agent = make(name, [5], own, hidden=[1], critics=1, batch_size=1)
+    logs = train(agent, [5], size=1)
+    assert all(tensor.isfinite().all() for tensor in [*agent.state_dict().values(), *logs.values()])
 
 
 def test_every_algorithm_of_the_parameters_can_be_built():

@@ -68,6 +68,13 @@ def test_an_algorithm_is_judged_by_its_own_values(agent, own, shared):
             assert "discount_start must be null for calql" in refusal(merge(DEFAULT, place))
 
 
+def test_a_batch_of_one_has_no_standard_deviation():
+    divides = merge(DEFAULT, {"offline": {"batch_size": 1, "baselines": {"cac": {"normalize_target": True}}}})
+    parse(divides)
+    assert "batch_size must be above 1" in refusal(merge(divides, {"offline": {"agents": ["cac"]}}))
+    parse(merge(divides, {"offline": {"agents": ["cac"], "batch_size": 2}}))
+
+
 def test_only_flps_own_values_make_a_sweep_idle():
     swept = {"offline": {"agents": ["flp", "bc"], "sweep": {"alpha": [1.0, 2.0]}}}
     budget = {"offline": {"kl_budget": 0.5}}
