@@ -101,12 +101,26 @@ def is_finished(folder: Path, key: str) -> bool:
         saved_key = load_manifest(folder / POLICY)["key"]
     except (FLPError, KeyError):
         return False
-    return bool(saved_key == key) and all((folder / name).exists() for name in layout.RUN_FILES)
+    return bool(saved_key == key) and _is_whole(folder)
 
 
-def mark_incomplete(folder: Path) -> None:
-    """Mark the folder as incomplete before its first file changes, until its manifest is written again."""
+def make_room(folder: Path, key: str) -> None:
+    """Put another run that is finished aside, and mark the folder as incomplete until its manifest is written again."""
+    if _is_whole(folder) and not is_finished(folder, key):
+        _put_aside(folder)
     (folder / POLICY).with_suffix(".json").unlink(missing_ok=True)
+
+
+def _is_whole(folder: Path) -> bool:
+    return all((folder / name).exists() for name in layout.RUN_FILES)
+
+
+def _put_aside(folder: Path) -> None:
+    """Move a run to where `adopt` finds it once it is asked for again; of each name, the last one is kept."""
+    spare = layout.spare_folder(folder)
+    shutil.rmtree(spare, ignore_errors=True)
+    spare.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(folder, spare)
 
 
 def adopt(folder: Path, keys: dict[str, str], others: Sequence[Path]) -> None:
@@ -115,11 +129,11 @@ def adopt(folder: Path, keys: dict[str, str], others: Sequence[Path]) -> None:
         if is_finished(folder / name, key):
             continue
         for other in others:
-            if is_finished(other / name, key) and _copied(other / name, folder / name):
+            if is_finished(other / name, key) and _copied(other / name, folder / name, key):
                 break
 
 
-def _copied(source: Path, target: Path) -> bool:
+def _copied(source: Path, target: Path, key: str) -> bool:
     """Copy a run's folder; False if its job has put it aside meanwhile."""
     temporary = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -132,6 +146,7 @@ def _copied(source: Path, target: Path) -> bool:
     except FileNotFoundError:
         shutil.rmtree(temporary)
         return False
+    make_room(target, key)
     shutil.rmtree(target, ignore_errors=True)
     temporary.rename(target)
     return True
@@ -147,11 +162,8 @@ def clear_others(folder: Path, names: Sequence[str]) -> None:
     for child in folder.iterdir():
         if not child.is_dir() or child.is_symlink() or child.name in names:
             continue
-        if not (child / POLICY).with_suffix(".json").exists():
+        if (child / POLICY).with_suffix(".json").exists():
+            _put_aside(child)
+        else:
             shutil.rmtree(child)
-            continue
-        spare = layout.spare_folder(folder) / child.name
-        shutil.rmtree(spare, ignore_errors=True)
-        spare.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(child, spare)
     (folder / "manifest.json").unlink(missing_ok=True)

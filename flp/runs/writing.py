@@ -10,7 +10,7 @@ from flp.learner.devices import device_name
 from flp.parts.base import Agent
 from flp.runs.evaluations import Evaluations
 from flp.runs.run_batch import RunBatch
-from flp.runs.run_folder import POLICY, Row, is_finished, mark_incomplete, parameters_of, save_run, write_trajectories
+from flp.runs.run_folder import POLICY, Row, is_finished, make_room, parameters_of, save_run, write_trajectories
 from flp.runs.training_log import TrainingLog
 from flp.system.artifacts import save_tensors, write_json
 from flp.system.resume import Resume
@@ -48,7 +48,7 @@ def write_runs(
         target = folder / run.name
         if is_finished(target, keys[run.name]):
             continue
-        mark_incomplete(target)
+        make_room(target, keys[run.name])
         if run.name in failed:
             (target / POLICY).unlink(missing_ok=True)
             write_json(target / FAILED, {"key": keys[run.name], **failed[run.name]})
@@ -93,5 +93,6 @@ def save_last_good(batch: RunBatch, resume: Resume, folder: Path, keys: dict[str
     }
     if all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
         path = folder / name / LAST_GOOD
+        make_room(folder / name, keys[name])  # the file is not that run's
         save_tensors(path, tensors, kind="checkpoint", key=keys[name], step=saved[1]["step"])
         print(f"{name}: its last good checkpoint (step {saved[1]['step']}) is {path}", file=sys.stderr)

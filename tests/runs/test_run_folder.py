@@ -9,7 +9,7 @@ from repository import REPO
 
 from flp.params.loading import load_params
 from flp.runs import job
-from flp.runs.run_folder import adopt, clear_others, is_finished
+from flp.runs.run_folder import adopt, clear_others, is_finished, make_room
 from flp.system import layout
 from flp.system.artifacts import write_json
 
@@ -55,6 +55,37 @@ def test_the_newer_one_is_put_aside_and_a_stale_one_is_not_taken_back(
     assert ask_for(job, task1_seed0="own", task2_seed0="old") == {"task1_seed0"}
     assert ask_for(job, task1_seed0="own", task2_seed0="new") == {"task1_seed0", "task2_seed0"}
     assert (job / "task2_seed0/log.csv").read_text() == "new"
+
+
+def test_two_experiments_in_turn_train_their_runs_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    job, trained = Path("results/maze/offline/flp/seed0"), []
+    for key in ("one", "other", "one", "other", "one"):
+        ask_for(job, task1_seed0=key) if job.exists() else None
+        if not is_finished(job / "task1_seed0", key):
+            make_room(job / "task1_seed0", key)
+            finish(job / "task1_seed0", key, text=key)
+            (job / "task1_seed0/trajectories.npz").touch()
+            trained.append(key)
+        assert (job / "task1_seed0/log.csv").read_text() == key
+    assert trained == ["one", "other"]
+    assert not list(Path(".").rglob(".*.tmp"))
+
+
+@pytest.mark.parametrize("missing", [*layout.RUN_FILES, "all"])
+def test_nothing_half_made_takes_a_finished_runs_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = Path("results/maze/offline/flp/seed0/task1_seed0")
+    finish(run, "one")
+    make_room(run, "other")
+    assert not run.exists()
+    finish(run, "other")
+    for name in layout.RUN_FILES if missing == "all" else [missing]:
+        (run / name).unlink()
+    make_room(run, "third")
+    assert is_finished(layout.spare_folder(run), "one") and not is_finished(run, "other")
 
 
 def test_no_manifest_vouches_for_runs_that_are_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,6 +124,18 @@ def test_offline_training_leaves_the_flow_as_it_is_and_keeps_finished_runs(here,
 
 
 @pytest.mark.slow(10)
+def test_what_another_experiment_replaced_is_taken_back(here):
+    of = ["--dataset", MAZE, "--threads", "1"]
+    before = {path: path.stat().st_mtime_ns for path in here.rglob("task*/*")}
+    assert offline_train.main([*of, "--config", "offline={steps: 40}"]) == 0
+    other = {path: path.stat().st_mtime_ns for path in here.rglob("task*/*")}
+    assert before.keys() == other.keys() and not before.items() & other.items()
+    for config, made in (([], before), (["--config", "offline={steps: 40}"], other)):
+        assert offline_train.main([*of, *config]) == 0
+        assert {path: path.stat().st_mtime_ns for path in here.rglob("task*/*")} == made
+
+
+@pytest.mark.slow(10)
 def test_a_run_of_two_experiments_is_never_whole(here, monkeypatch):
     """If writing fails half-way, older files are not mistaken for the new ones."""
     of = ["--dataset", MAZE, "--threads", "1"]
