@@ -15,6 +15,7 @@ from flp.experiment import variants
 from flp.experiment.fingerprint import fingerprint
 from flp.own.splitting import own_files
 from flp.params.loading import Params
+from flp.params.online import CHOICE
 from flp.params.run import Run, SweepJob, TrainingJob
 from flp.params.sections import OFFLINE_ONLY, ONLINE_ONLY, offline_steps, starts_from_flow
 from flp.params.unread import unread
@@ -144,6 +145,8 @@ class Keys:
         section = self.agent_params(dataset, agent).online.keyed()
         if agent in ONLINE_ONLY:  # the rate is of pretrained policies
             section |= {"learning_rate": None}
+        if agent != "flp":
+            section = {name: value for name, value in section.items() if name not in CHOICE}
         source = fingerprint("flp.stages.online_finetune", f"flp.agents.{agent}")
         return hash_of("online_finetune", source, section, self.offline_run(dataset, agent, run))
 

@@ -18,6 +18,7 @@ from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, fie
 from flp.data.environments import EnvironmentSpec, specification
 from flp.own.task import spec_from
 from flp.params.fields import Distinct, Section, Seed
+from flp.params.online import OnlineSettings
 from flp.params.own_tasks import OwnTask, named
 from flp.params.problems import first_problem
 from flp.params.sections import (
@@ -29,7 +30,6 @@ from flp.params.sections import (
     FlowSettings,
     InvertSettings,
     OfflineSettings,
-    OnlineSettings,
     ReportSettings,
 )
 from flp.params.yamlfile import read_given, read_yaml

@@ -232,18 +232,6 @@ class OfflineSettings(Section):
         return ""
 
 
-class OnlineSettings(Section):
-    """Fine-tuning in the environment: one environment step per gradient step, flow frozen."""
-
-    steps: Natural
-    """Environment steps, which are gradient steps too; 0 leaves the stage out."""
-    learning_rate: Positive | None = None
-    """Adam's step size for what was trained offline; empty for `offline.learning_rate`. An algorithm's own rates change
-    in the same proportion."""
-    tasks: Annotated[list[Task], Field(min_length=1), Distinct] | None = Field(default=None, json_schema_extra=UNKEYED)
-    """Tasks to fine-tune on; null for all of `offline.tasks`."""
-
-
 class EvaluationSettings(Section):
     """How success is measured."""
 

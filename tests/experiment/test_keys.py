@@ -123,6 +123,20 @@ def test_a_baseline_ignores_what_only_flp_reads() -> None:
         assert (keys[0] == keys[1]) is same
 
 
+def test_how_flp_chooses_online_concerns_its_fine_tuning_alone() -> None:
+    agents = {"agents": ["flp", "fql"]}
+    greedy = {"selection": "argmax", "candidates": 4, "target_candidates": 4, "acting_noise": 1.0}
+    before = graph(Keys(params(offline=agents)))
+    alone = [{"candidates": 2}, {"target_candidates": 2}, {"selection": "resample"}, {"acting_noise": 0.1}]
+    for change in [greedy, *alone]:
+        after = graph(Keys(params(offline=agents, online=change)))
+        changed = {place for place in before if before[place].key != after[place].key} - set(ON_REQUEST)
+        assert {place.partition("/seed")[0] for place in changed if not place.startswith("figure")} == {
+            *(f"online_finetune/{dataset}/flp" for dataset in DATASETS),
+            "report/report",
+        }
+
+
 def test_a_cloned_policy_is_kept_when_critics_change_unless_a_critic_judges_it() -> None:
     before, after = Keys(params()), Keys(params(offline={"discount": 0.5, "critics": 3}))
     same = {a: before.offline_job(DATASETS[0], a, [0]) == after.offline_job(DATASETS[0], a, [0]) for a in ("bc", "iql")}

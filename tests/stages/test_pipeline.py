@@ -203,6 +203,20 @@ def interrupted(resume):
 
 
 @pytest.mark.slow(10)
+def test_fine_tuning_chooses_in_its_own_way_from_the_same_policies(here, tmp_path):
+    before = {path: path.read_bytes() for path in here.rglob("*") if path.is_file()}
+    of = ["--dataset", MAZE, "--threads", "1"]
+    for own in ({}, {"selection": "resample", "candidates": 3, "target_candidates": 2, "acting_noise": 0.25}):
+        assert online_finetune.main([*of, "--config", f"online={json.dumps(own)}"]) == 0
+        (policy, *_) = tmp_path.glob("results/*/online/flp/seed0/task*/policy.json")
+        manifest = json.loads(policy.read_text())
+        offline = json.loads((here / policy.parent.name / "policy.json").read_text())
+        assert manifest["model"]["offline"] == offline["model"]["offline"] | own
+        assert manifest["candidates"] == own.get("candidates", offline["candidates"])
+    assert {path: path.read_bytes() for path in here.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.slow(10)
 def test_what_learns_online_only_starts_untrained(here, tmp_path):
     of = ["--dataset", MAZE, "--agent", "rlpd", "--threads", "1", "--device", "cpu"]
     for name in (layout.FLOW, layout.LATENT):  # it reads neither
