@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from flp.params.fields import UNKEYED, AsReal, Distinct, Natural, Positive, Section, Task
+from flp.params.fields import UNKEYED, Distinct, Draws, Natural, Positive, Section, Share, Task
 from flp.params.sections import OfflineSettings
 
 
@@ -22,11 +22,11 @@ class OnlineSettings(Section):
     """Tasks to fine-tune on; null for all of `offline.tasks`."""
     selection: Literal["argmax", "resample"] | None = None
     """FLP's `offline.selection` meanwhile; empty: as offline, like the following."""
-    candidates: Annotated[int, Field(gt=0, le=1024)] | None = None
+    candidates: Draws | None = None
     """Its `offline.candidates`."""
-    target_candidates: Annotated[int, Field(gt=0, le=1024)] | None = None
+    target_candidates: Draws | None = None
     """Its `offline.target_candidates`."""
-    acting_noise: Annotated[float, Field(ge=0, le=1), AsReal] | None = None
+    acting_noise: Share | None = None
     """Its `offline.acting_noise`; in the environment it acts with all of its noise between evaluations."""
 
     def of_flp(self, offline: OfflineSettings) -> OfflineSettings:

@@ -12,12 +12,14 @@ from flp.params.fields import (
     AsReal,
     Count,
     Distinct,
+    Draws,
     Float,
     Hidden,
     Natural,
     Positive,
     Section,
     Seed,
+    Share,
     Solver,
     Strengths,
     Task,
@@ -69,7 +71,7 @@ class FlowSettings(Section):
     """Widths of the velocity field's hidden layers."""
     encoder: Annotated[list[Width], Field(max_length=32)] = Field(default=[])
     """Widths of a network that encodes the state once for all solver steps; empty: the field itself sees the state."""
-    draws: Annotated[int, Field(gt=0, le=1024)] = 1
+    draws: Draws = 1
     """Draws of noise and time per transition, which share one encoding of the state; 1: the paper."""
     observation_scale: Positive | None = None
     """The network sees (s - mean) / std of the dataset, times this; empty: observations as they are."""
@@ -111,7 +113,7 @@ class SweepSettings(Section):
 
     alpha: Annotated[list[Positive], Distinct] = Field(default=[])
     """Values of `offline.alpha` (Figure 4)."""
-    candidates: Annotated[list[Annotated[int, Field(gt=0, le=1024)]], Distinct] = Field(default=[])
+    candidates: Annotated[list[Draws], Distinct] = Field(default=[])
     """Values of `offline.candidates` (Figure 5)."""
 
 
@@ -138,15 +140,15 @@ class OfflineSettings(Section):
     """Gradient steps."""
     alpha: Positive
     """Weight of the KL to the behaviour (Eq. 4)."""
-    candidates: Annotated[int, Field(gt=0, le=1024)]
+    candidates: Draws
     """N, the latents among which the policy chooses when it acts, and in targets if `target_candidates` is empty."""
-    target_candidates: Annotated[int, Field(gt=0, le=1024)] | None = None
+    target_candidates: Draws | None = None
     """The same in targets; empty: as many as `candidates`."""
     selection: Literal["argmax", "resample"] = "argmax"
     """How one of N is chosen: the best by Q (the paper), or by its weight in Eq. 4's optimum p(z) exp(Q / alpha)."""
     temperature: Positive = 1.0
     """Of resampling, in units of alpha: below 1 it is greedier."""
-    acting_noise: Annotated[float, Field(ge=0, le=1), AsReal] = 1.0
+    acting_noise: Share = 1.0
     """Factor on the policy's standard deviation in evaluations; 0: it acts by its mean, whatever `candidates` is."""
     kl_budget: Positive | None = None
     """Target of Eq. 4's mean KL in nats, to which alpha adapts from its initial value; empty: alpha is fixed."""
