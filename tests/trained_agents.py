@@ -19,7 +19,10 @@ def experiment(place, pytestconfig):
     """A folder with one finished run of each agent, on a maze."""
     agents = list(get_args(AgentName))
     params = yaml.safe_load((pytestconfig.rootpath / "params.yaml").read_text())
-    offline = {"agents": agents, "tasks": [2], "hidden": [16, 12]}
+    few = {"flow_steps": 3, "diffusion_steps": 3}  # each step is a part of an exported policy
+    sections = params["offline"]["baselines"].items()
+    baselines = {name: own | {key: few[key] for key in own.keys() & few} for name, own in sections}
+    offline = {"agents": agents, "tasks": [2], "hidden": [16, 12], "baselines": baselines}
     params = tiny(params, MAZE, offline=offline, evaluation={"episodes": 3, "seed": 7})
     return once(place / "experiment", lambda folder: train(folder, params, agents))
 
