@@ -105,27 +105,32 @@ def test_a_new_file_counts_as_its_room_does(package: Callable[[str, str], None],
     assert (module.fingerprint("flp.stages.offline_train") != before) == counts
 
 
+Keys = dict[str, str]
+
+
 @pytest.fixture(scope="module")
-def real_package(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
-    """A copy of the real package whose sources have been read once, and its keys."""
+def real_package(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Keys, Keys]:
+    """A copy of the real package, and its keys before and after the flow's stage imports a new file of every room."""
     folder = tmp_path_factory.mktemp("package")
     shutil.copytree(Path(flp.__file__).parent, folder / "flp", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(REPO / "params.yaml", folder)
-    return folder, _keys(folder)
+    before = _keys(folder)
+    with open(folder / "flp/stages/pretrain_flow.py", "a") as stage:
+        stage.write("\n\ndef more() -> None:\n")
+        for room in SHAPES_RESULTS:
+            (folder / "flp" / room).mkdir(exist_ok=True)
+            (folder / "flp" / room / "newcomer.py").write_text("value = 1\n")
+            stage.write(f"    from flp.{room}.newcomer import value\n")
+    return folder, before, _keys(folder)
 
 
 @pytest.mark.parametrize(("room", "counts"), SHAPES_RESULTS.items())
 def test_a_new_file_moves_the_keys_of_what_uses_it(
-    real_package: tuple[Path, dict[str, str]], tmp_path: Path, room: str, counts: bool
+    real_package: tuple[Path, Keys, Keys], tmp_path: Path, room: str, counts: bool
 ) -> None:
     """In the real package: a file that the flow's stage imports moves every key from the flow on, or none."""
-    original, before = real_package
+    original, before, middle = real_package
     shutil.copytree(original, tmp_path, dirs_exist_ok=True)
-    (tmp_path / "flp" / room).mkdir(exist_ok=True)
-    (tmp_path / "flp" / room / "newcomer.py").write_text("value = 1\n")
-    with open(tmp_path / "flp" / "stages" / "pretrain_flow.py", "a") as stage:
-        stage.write(f"\n\ndef more() -> None:\n    from flp.{room}.newcomer import value\n")
-    middle = _keys(tmp_path)
     (tmp_path / "flp" / room / "newcomer.py").write_text("value = 2\n")
     after = _keys(tmp_path)
     moved = {place.split("/")[0] for place in middle if middle[place] != after[place]}
@@ -134,7 +139,7 @@ def test_a_new_file_moves_the_keys_of_what_uses_it(
     assert before.keys() == after.keys()
 
 
-def _keys(folder: Path) -> dict[str, str]:
+def _keys(folder: Path) -> Keys:
     """The keys that the package in a folder gives its experiment."""
     code = """
         import json
@@ -146,7 +151,7 @@ def _keys(folder: Path) -> dict[str, str]:
     run = [sys.executable, "-c", textwrap.dedent(code)]
     environment = os.environ | {"PYTHONPATH": str(folder)}
     done = subprocess.run(run, cwd=folder, env=environment, capture_output=True, text=True, check=True)
-    found: dict[str, str] = json.loads(done.stdout)
+    found: Keys = json.loads(done.stdout)
     return found
 
 
