@@ -8,21 +8,17 @@ from __future__ import annotations
 
 import html
 import io
-import math
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
-import numpy as np
-from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 from numpy.typing import NDArray
 
-from flp.data.mazes import MazeMap
 from flp.system.layout import exact
 
 # Placeholder colours, which `render` replaces by the page's CSS variables.
@@ -132,6 +128,12 @@ def thousands(value: float, _: object = None) -> str:
     return f"{value / 1e3:g}k" if abs(value) >= 1000 else f"{value:g}"
 
 
+def entitle(axes: Any, title: str) -> None:
+    """Set the axes' title, in as many lines as fit the figure."""
+    characters = int(110 / mpl.rcParams["axes.titlesize"] * (axes.figure.get_figwidth() - 0.4))
+    axes.set_title(textwrap.fill(title, characters))
+
+
 def percent_axis(axis: Any) -> None:
     """Label shares in [0, 1] in percent."""
     axis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.0f}%"))
@@ -183,7 +185,7 @@ def draw_lines(
         axes.set_ylim(-0.03, 1.03)
         percent_axis(axes.yaxis)
     _x_axis(axes, ticks, steps)
-    axes.set_title(title)
+    entitle(axes, title)
     axes.set_xlabel(xlabel)
 
 
@@ -210,7 +212,7 @@ def scatter_panel(
         axes.margins(y=0.25)
         percent_axis(axes.yaxis)
         axes.xaxis.set_major_locator(MaxNLocator(5))
-        axes.set_title(title)
+        entitle(axes, title)
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
         return render(figure, name, title)
@@ -253,46 +255,5 @@ def draw_intervals(
     axes.set_xlim(-0.02, 1.02)
     axes.grid(visible=False, axis="y")
     percent_axis(axes.xaxis)
-    axes.set_title(title)
+    entitle(axes, title)
     axes.set_xlabel(xlabel)
-
-
-def maze_panel(
-    maze: MazeMap, paths: Sequence[NDArray[Any]], *, goal: NDArray[Any], color: str, name: str, title: str
-) -> str:
-    """Paths in a maze: a dot at each start, a cross at each end, a disc at the goal."""
-    rows, columns = maze.walls.shape
-    width = 2.6
-    with mpl.rc_context(PAGE_STYLE):
-        figure = Figure(figsize=(width, width * rows / columns + 0.32), layout="constrained")
-        axes = figure.subplots()
-        half = maze.unit / 2
-        corners = np.argwhere(maze.walls)[:, ::-1] * maze.unit - maze.offset - half
-        walls = [Rectangle(tuple(corner), maze.unit, maze.unit) for corner in corners]
-        axes.add_collection(PatchCollection(walls, facecolor=WALL, edgecolor=WALL, linewidth=0.6))
-        for path in paths:
-            thin = path[_thinned(path, maze.unit / 20)]
-            axes.plot(thin[:, 0], thin[:, 1], color=color, linewidth=1.0, alpha=0.75)
-            axes.plot(*path[0], marker="o", color=INK, markersize=3)
-            axes.plot(*path[-1], marker="x", color=INK, markersize=3.2, markeredgewidth=0.9)
-        radius = max(maze.goal_radius, maze.unit / 6)
-        ring = np.linspace(0, 2 * np.pi, 49)
-        axes.fill(goal[0] + radius * np.cos(ring), goal[1] + radius * np.sin(ring), color="#2fa36b", alpha=0.4)
-        axes.plot(goal[0] + radius * np.cos(ring), goal[1] + radius * np.sin(ring), color="#2fa36b", linewidth=1.4)
-        axes.set_xlim(-maze.offset - half, (columns - 0.5) * maze.unit - maze.offset)
-        axes.set_ylim(-maze.offset - half, (rows - 0.5) * maze.unit - maze.offset)
-        axes.set_aspect("equal")
-        axes.set_axis_off()
-        axes.set_title(title, fontsize=11)
-        return render(figure, name, title)
-
-
-def _thinned(path: NDArray[Any], distance: float) -> list[int]:
-    """Indices of points at least `distance` apart; the first and the last are always among them."""
-    indices, points = [0], path.tolist()  # on single pairs of numbers NumPy is twenty times slower
-    for i in range(1, len(points)):
-        if math.dist(points[i], points[indices[-1]]) >= distance:
-            indices.append(i)
-    if indices[-1] != len(points) - 1:
-        indices.append(len(points) - 1)
-    return indices

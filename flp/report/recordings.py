@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import matplotlib as mpl
+import numpy as np
 import pandas as pd
+from matplotlib.collections import PatchCollection
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
 
-from flp.data.mazes import maze_map
-from flp.report import charts
-from flp.report.charts import AGENT_COLORS, FLOW_COLOR
+from flp.data.mazes import MazeMap, maze_map
+from flp.report.charts import AGENT_COLORS, FLOW_COLOR, INK, PAGE_STYLE, WALL, entitle, render
 from flp.report.collect import Results, read_paths
 from flp.report.templating import data_uri
 from flp.system import layout
@@ -51,10 +58,51 @@ def mazes(results: Results, dataset: str) -> list[Maze]:
                 reached = sum(len(path) <= spec.horizon for path in paths)
                 title, name = f"{label}: {reached} of {len(paths)}", f"maze-{dataset}-{task}-{phase}"
                 goal = maze.goals[task - 1]
-                svgs.append(charts.maze_panel(maze, paths, goal=goal, color=color, name=name, title=title))
+                svgs.append(maze_panel(maze, paths, goal=goal, color=color, name=name, title=title))
         if svgs:
             figures.append(Maze(task, svgs))
     return figures
+
+
+def maze_panel(
+    maze: MazeMap, paths: Sequence[NDArray[Any]], *, goal: NDArray[Any], color: str, name: str, title: str
+) -> str:
+    """Paths in a maze: a dot at each start, a cross at each end, a disc at the goal."""
+    rows, columns = maze.walls.shape
+    width = 2.6
+    with mpl.rc_context({**PAGE_STYLE, "axes.titlesize": 11}):
+        figure = Figure(figsize=(width, width * rows / columns + 0.32), layout="constrained")
+        axes = figure.subplots()
+        half = maze.unit / 2
+        corners = np.argwhere(maze.walls)[:, ::-1] * maze.unit - maze.offset - half
+        walls = [Rectangle(tuple(corner), maze.unit, maze.unit) for corner in corners]
+        axes.add_collection(PatchCollection(walls, facecolor=WALL, edgecolor=WALL, linewidth=0.6))
+        for path in paths:
+            thin = path[_thinned(path, maze.unit / 20)]
+            axes.plot(thin[:, 0], thin[:, 1], color=color, linewidth=1.0, alpha=0.75)
+            axes.plot(*path[0], marker="o", color=INK, markersize=3)
+            axes.plot(*path[-1], marker="x", color=INK, markersize=3.2, markeredgewidth=0.9)
+        radius = max(maze.goal_radius, maze.unit / 6)
+        ring = np.linspace(0, 2 * np.pi, 49)
+        axes.fill(goal[0] + radius * np.cos(ring), goal[1] + radius * np.sin(ring), color="#2fa36b", alpha=0.4)
+        axes.plot(goal[0] + radius * np.cos(ring), goal[1] + radius * np.sin(ring), color="#2fa36b", linewidth=1.4)
+        axes.set_xlim(-maze.offset - half, (columns - 0.5) * maze.unit - maze.offset)
+        axes.set_ylim(-maze.offset - half, (rows - 0.5) * maze.unit - maze.offset)
+        axes.set_aspect("equal")
+        axes.set_axis_off()
+        entitle(axes, title)
+        return render(figure, name, title)
+
+
+def _thinned(path: NDArray[Any], distance: float) -> list[int]:
+    """Indices of points at least `distance` apart; the first and the last are always among them."""
+    indices, points = [0], path.tolist()  # on single pairs of numbers NumPy is twenty times slower
+    for i in range(1, len(points)):
+        if math.dist(points[i], points[indices[-1]]) >= distance:
+            indices.append(i)
+    if indices[-1] != len(points) - 1:
+        indices.append(len(points) - 1)
+    return indices
 
 
 @dataclass(frozen=True)
