@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Family = Literal["maze", "soccer", "manipulation", "own"]
 SUCCESS_TIMINGS = ("pre", "post")
-_RESET_LOCK = threading.Lock()
+_NUMPYS_GENERATOR = threading.RLock()  # one for all threads: evaluations and fine-tuning may step side by side
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,16 +258,17 @@ def _remove_temporary_model(env: Any) -> None:
 
 @contextmanager
 def numpy_seeded(seed: int) -> Iterator[None]:
-    """Seed NumPy's global generator for the block, then restore its state.
+    """Seed NumPy's global generator for the block, in which no other thread is let, then restore its state.
 
     OGBench's mazes (resets and teleports) and scripted controllers draw from it.
     """
-    state = np.random.get_state()  # noqa: NPY002
-    np.random.seed(seed % 2**32)  # noqa: NPY002
-    try:
-        yield
-    finally:
-        np.random.set_state(state)  # noqa: NPY002
+    with _NUMPYS_GENERATOR:
+        state = np.random.get_state()  # noqa: NPY002
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        try:
+            yield
+        finally:
+            np.random.set_state(state)  # noqa: NPY002
 
 
 def seeded_reset(env: Any, seed: int) -> tuple[NDArray[np.float64], dict[str, Any]]:
@@ -284,7 +285,7 @@ def seeded_reset(env: Any, seed: int) -> tuple[NDArray[np.float64], dict[str, An
     Returns:
         `(observation, info)`: float64 `[observation_dim]`, and OGBench's info.
     """
-    with _RESET_LOCK, numpy_seeded(seed):
+    with numpy_seeded(seed):
         env.unwrapped.action_space.seed(seed % 2**32)
         observation, info = env.reset(seed=seed % 2**32)
     return observation, info

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -129,3 +130,18 @@ def test_global_generator_is_left_alone():
     np.random.seed(11)  # noqa: NPY002
     seeded_reset(env, 3)
     assert np.array_equal(np.random.random(3), expected)  # noqa: NPY002
+
+
+def test_threads_do_not_meet_in_the_global_generator():
+    """An evaluation in the background, beside fine-tuning: each draws what it would draw alone."""
+
+    def draws(seed):
+        drawn = []
+        for block in range(200):
+            with numpy_seeded(seed + block):
+                drawn += [float(np.random.normal()) for _ in range(50)]  # noqa: NPY002
+        return drawn
+
+    alone = [draws(seed) for seed in (0, 1000)]
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(draws, (0, 1000))) == alone
