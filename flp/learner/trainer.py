@@ -155,7 +155,7 @@ class Trainer:
         size, old = len(self.source), self.source.offline_size
         if not (self.learner.balanced and size > old):
             return self.streams.integers(size, count, self.batch_size)
-        half = self.batch_size // 2
+        half = max(self.batch_size // 2, 1)
         offline = self.streams.integers(old, count, self.batch_size - half)
         return torch.cat([offline, old + self.streams.integers(size - old, count, half)], -1)
 

@@ -50,6 +50,15 @@ class Counting(Learner):
         return {"number": torch.tensor([self.count, 10.0 * self.count])}
 
 
+@pytest.mark.parametrize("size", [1, 2])
+def test_the_smallest_balanced_batches_have_an_online_transition(size):
+    trainer = make_trainer(batch_size=size, capacity=3)
+    trainer.learner.balanced = True
+    trainer.source.add({name: value[:, 0] for name, value in trainer.source.online.items()})
+    indices, _ = trainer.draw_chunk(50)
+    assert ((indices >= trainer.source.offline_size).sum(-1) == 1).all()
+
+
 def test_half_of_a_balanced_batch_is_of_online_transitions():
     trainer = make_trainer(batch_size=7, capacity=3)
     trainer.learner.balanced = True
