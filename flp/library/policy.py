@@ -19,6 +19,7 @@ from flp.library.arrays import as_given, batch_of, paired, placed, whole
 from flp.own.task import spec_from
 from flp.params.own_tasks import NAME
 from flp.params.sections import AgentName, OfflineSettings, hidden_layers
+from flp.params.unread import unread
 from flp.parts.base import Agent, Spec
 from flp.randomness.streams import RunStreams
 from flp.runs.run_folder import restore_parameters
@@ -206,7 +207,8 @@ def _build(
             f"{file}: offline.{place} is not what this flp knows; load it with the flp that made it ({made_by})"
         ) from None
     sizes = model["observation_dim"], model["action_dim"]
-    _check_sizes(tensors, hidden_layers(name, offline), offline.critics, sizes)
+    critics = 1 if "critics" in unread(name) else offline.critics
+    _check_sizes(tensors, hidden_layers(name, offline), critics, sizes)
     frozen = None
     if manifest.get("flow_sha256") is not None:
         source = Path(flow) if flow is not None else file.with_name("flow.safetensors")

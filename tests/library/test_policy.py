@@ -113,6 +113,19 @@ def test_own_sizes_that_are_not_the_files_are_refused(agent, size, run_of):
         flp.load_policy(file.parent)
 
 
+@pytest.mark.parametrize("agent", ["bc", "fbc", "iql"])
+def test_a_number_of_critics_is_checked_only_where_there_are_critics(agent, run_of):
+    file = run_of(agent) / "policy.json"
+    manifest = json.loads(file.read_text())
+    manifest["model"]["offline"]["critics"] = 60  # of all algorithms: `offline.critics`
+    file.write_text(json.dumps(manifest))
+    if agent in CRITICLESS:
+        assert flp.load_policy(file.parent).agent == agent
+    else:
+        with pytest.raises(flp.FLPError, match=r"another model than the file holds \(60 critics"):
+            flp.load_policy(file.parent)
+
+
 def _by_hand(folder, agent, batch, actions):
     """The ensemble's value, layer by layer, from the file's tensors."""
     from safetensors.torch import load_file
