@@ -6,7 +6,19 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from flp.params.fields import AsReal, Count, Expectile, Float, Hidden, Natural, NonNegative, Positive, Section
+from flp.params.fields import (
+    AsReal,
+    Count,
+    Draws,
+    Expectile,
+    Float,
+    Hidden,
+    Natural,
+    NonNegative,
+    Positive,
+    Section,
+    SolverSteps,
+)
 
 
 class AlgorithmSection(Section):
@@ -19,6 +31,14 @@ class AlgorithmSection(Section):
     def unfit(self, batch_size: int) -> str:
         """Why it cannot train with these and a batch of this size, and what to do about it; empty if it can."""
         return ""
+
+    def late(self, steps: int) -> str:
+        """What it would not train in so many steps, and what to do about it; empty if it trains everything."""
+        return ""
+
+
+def _starts_late(name: str, value: int, steps: int, what: str) -> str:
+    return f"baselines.{name} is {value}: in {steps} steps {what}; lower it, or raise offline.steps"
 
 
 class DiffusionSettings(AlgorithmSection):
@@ -56,7 +76,7 @@ class CACSettings(AlgorithmSection):
     """Weight of Q relative to consistency; see presets/ for FQL's value per environment (antsoccer's is open)."""
     hidden: Hidden | None = None
     """Widths of the policy's and the critic's hidden layers, Mish; empty: offline.hidden (open; officially 256×3)."""
-    max_backup: Annotated[int, Field(gt=0, le=1024)] = 10
+    max_backup: Draws = 10
     """Next actions drawn, over which each target critic takes its maximum."""
     normalize_target: bool = False
     """Divide the critic's targets by their standard deviation over the batch; FQL's authors did not."""
@@ -70,7 +90,7 @@ class CACSettings(AlgorithmSection):
     """Updates before the moving average starts; until then it is the untrained policy."""
     restart: Count = 50_000
     """Updates over which noise levels grow from 2 to 150 before they restart; officially an evaluation's (open)."""
-    candidates: Annotated[int, Field(gt=0, le=1024)] = 50
+    candidates: Draws = 50
     """Actions drawn when it acts, one of which is taken with probability softmax(Q)."""
 
     def layers(self, shared: list[int]) -> list[list[int]]:
@@ -86,6 +106,11 @@ class CACSettings(AlgorithmSection):
             "raise the one, or set the other to false"
         )
 
+    def late(self, steps: int) -> str:
+        """Until the average starts, targets come from the untrained policy."""
+        what = "all targets come from the untrained policy"
+        return _starts_late("cac.ema_start", self.ema_start, steps, what) if self.ema_start >= steps else ""
+
 
 class CalQLSettings(AlgorithmSection):
     """Calibrated Q-learning (Cal-QL, JaxCQL); online, half of every batch is the dataset's."""
@@ -96,7 +121,7 @@ class CalQLSettings(AlgorithmSection):
     """Penalty at which a learnt multiplier holds it, as FQL's in mazes (with weight 5, open); empty: no multiplier."""
     reward_scale: Positive = 10.0
     """Factor on rewards inside, by which Q is divided in the logs; FQL's, without its authors' shift (open)."""
-    draws: Annotated[int, Field(gt=0, le=1024)] = 10
+    draws: Draws = 10
     """Actions of each kind in the penalty (uniform, the policy's here and at s'), and in targets."""
     policy_learning_rate: Positive = 1e-4
     """Adam's step size of policy and temperature, its authors' value; the critics have offline.learning_rate."""
@@ -109,7 +134,7 @@ class FAWACSettings(AlgorithmSection):
     """Inverse temperature of the weights; see presets/ for FQL's value per environment (antsoccer's is open)."""
     max_weight: Positive = 100.0
     """Largest weight, as IQL's."""
-    flow_steps: Count = 10
+    flow_steps: SolverSteps = 10
     """Euler steps of its flow."""
 
 
@@ -118,7 +143,7 @@ class FBRACSettings(AlgorithmSection):
 
     alpha: NonNegative = 100.0
     """Weight of flow matching relative to Q; see presets/ for FQL's value per environment (antsoccer's is open)."""
-    flow_steps: Count = 10
+    flow_steps: SolverSteps = 10
     """Euler steps of its flow, all of which Q's gradient passes through."""
 
 
@@ -127,7 +152,7 @@ class BehaviorSource(AlgorithmSection):
 
     flow: Literal["joint", "pretrained"] = "joint"
     """Train the behaviour flow jointly, as the authors do, or start from the shared one."""
-    flow_steps: Count = 10
+    flow_steps: SolverSteps = 10
     """Euler steps of its behaviour flow."""
 
 
@@ -145,10 +170,15 @@ class IDQLSettings(DiffusionSettings):
 
     value_every: Count = 1
     """Steps of the diffusion model per step of the values: 2 in FQL's runs (3M and 1.5M), 1 in IDQL's latest code."""
-    candidates: Count = 32
+    candidates: Draws = 32
     """Actions drawn from the diffusion model, the best by Q taken."""
     ema_rate: Annotated[float, Field(gt=0, le=1), AsReal] = 0.001
     """Rate at which the acting model tracks the one that is trained."""
+
+    def late(self, steps: int) -> str:
+        """The values that choose among its actions may never be trained."""
+        what = "its values are never trained"
+        return _starts_late("idql.value_every", self.value_every, steps, what) if self.value_every > steps else ""
 
 
 class IFQLSettings(BehaviorSource):
@@ -156,7 +186,7 @@ class IFQLSettings(BehaviorSource):
 
     expectile: Expectile = 0.9
     """Expectile of the value loss."""
-    candidates: Count = 32
+    candidates: Draws = 32
     """Actions drawn from the flow, the best by Q taken."""
 
 
@@ -210,6 +240,11 @@ class SRPOSettings(DiffusionSettings):
     def layers(self, shared: list[int]) -> list[list[int]]:
         """The policy's, besides the diffusion model's and the values'."""
         return [*super().layers(shared), self.actor_hidden or shared]
+
+    def late(self, steps: int) -> str:
+        """Its policy may never be trained."""
+        what = "its policy is never trained"
+        return _starts_late("srpo.actor_start", self.actor_start, steps, what) if self.actor_start >= steps else ""
 
 
 class Baselines(Section):

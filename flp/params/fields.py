@@ -36,6 +36,7 @@ Task = Annotated[int, Field(ge=1, le=5)]
 LARGEST_SEED = 2**31 - 1
 Seed = Annotated[int, Field(ge=0, lt=LARGEST_SEED + 1)]
 Draws = Annotated[int, Field(gt=0, le=1024)]
+SolverSteps = Annotated[int, Field(gt=0, le=10_000)]
 Share = Annotated[float, Field(ge=0, le=1), AsReal]
 Width = Annotated[int, Field(gt=0, le=2**16)]
 Distinct = AfterValidator(unique)

@@ -175,6 +175,8 @@ def parse(values: object, source: str = "params.yaml") -> Params:
         values_without = params.model_dump(mode="json", exclude={"overrides"})
         parse(merge(merge(values_without, params._of_task(dataset)), overlay), place)
     _check_agents(params, source)
+    for dataset in params.tasks.keys() & set(params.datasets) - params.overrides.keys():
+        _check_task(params, dataset, f"{source}: tasks.{dataset}")
     return params
 
 
@@ -203,6 +205,15 @@ def _check_agents(params: Params, source: str) -> None:
     idle = all(agent in ONLINE_ONLY and values_of.online.steps == 0 for agent, values_of in trained.items())
     if idle and not params.overrides:
         raise FLPError(f"{source}: online.steps is 0, and {', '.join(trained)} learns online only; set it")
+
+
+def _check_task(params: Params, dataset: str, place: str) -> None:
+    """Refuse what does not go with the values that follow from a user's task (`FLPError`)."""
+    if params.tasks[dataset].environment is None and set(params.offline.agents) <= set(ONLINE_ONLY):
+        learners = ", ".join(params.offline.agents)
+        raise FLPError(f"{place}: it has no simulator, and {learners} learns online only; add to offline.agents")
+    values = params.model_dump(mode="json", exclude={"overrides"})
+    _check_agents(_validated(merge(values, params._of_task(dataset)), place), place)
 
 
 def _check_overlay(params: Params, dataset: str, overlay: dict[str, Any]) -> None:

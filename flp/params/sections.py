@@ -21,6 +21,7 @@ from flp.params.fields import (
     Seed,
     Share,
     Solver,
+    SolverSteps,
     Strengths,
     Task,
     Width,
@@ -87,7 +88,7 @@ class FlowSettings(Section):
     """Action coordinates at ±1 are fitted at ±(1 + this * |N(0, 1)|), which the environment clips; 0: as they are."""
     solver: Solver
     """ODE solver, the same for decoding and inversion."""
-    solver_steps: Annotated[int, Field(gt=0, le=10_000)]
+    solver_steps: SolverSteps
     """Solver steps from t = 0 to t = 1."""
     solver_grading: Annotated[float, Field(ge=1, le=10), AsReal]
     """The times are t_i = 1 - (1 - i / solver_steps) ** solver_grading: 1 makes equal steps, more shortens the last."""
@@ -221,6 +222,11 @@ class OfflineSettings(Section):
                 return f"sweep.{quantity} would train one policy again and again: {why}"
         own: AlgorithmSection | None = getattr(self.baselines, agent, None)
         return "" if own is None else own.unfit(self.batch_size)
+
+    def late(self, agent: str) -> str:
+        """What an algorithm would not train in so few steps, and what to do about it; empty if it trains everything."""
+        own: AlgorithmSection | None = getattr(self.baselines, agent, None)
+        return "" if own is None else own.late(self.steps)
 
     def without_effect(self, quantity: str) -> str:
         """Why sweeping a quantity would not change the policies, and what to do about it; empty if it would."""

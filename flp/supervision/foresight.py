@@ -140,6 +140,8 @@ def foresee_training(
     cuda = device.type == "cuda"
     if not cuda and emulates(params):
         print(f"warning: {EMULATED}", file=sys.stderr)
+    if late := params.offline.late(agent):
+        print(f"warning: {dataset}, {agent}: {late}", file=sys.stderr)
     spec = params.spec(dataset)
     data = Path(layout.DATA.format(dataset=dataset) + ".npz")
     needs = train_needs(params, agent, data, spec.observation_dim, spec.action_dim, shards, capacity, cuda=cuda)

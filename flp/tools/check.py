@@ -38,6 +38,9 @@ def check(keys: Keys, args: argparse.Namespace) -> int:
     jobs, online = list(keys.jobs()), list(keys.online_jobs())
     if any(emulates(keys.agent_params(job.dataset, job.agent)) for job in jobs):
         print(f"warning: trained here without a GPU: {EMULATED}", file=sys.stderr)
+    for dataset, agent in dict.fromkeys((job.dataset, job.agent) for job in jobs):
+        if late := keys.agent_params(dataset, agent).offline.late(agent):
+            print(f"warning: {dataset}, {agent}: {late}", file=sys.stderr)
     runs = sum(len(keys.runs(*job)) for job in jobs)
     flows = len(keys.params.datasets) * len(keys.params.seeds)
     print(

@@ -91,3 +91,15 @@ def test_an_online_only_algorithms_own_steps_count():
     assert parse(merge(DEFAULT, alone | {"agents": own})).for_agent("rlpd").online.steps == 5
     for agents in ({}, {"calql": own["calql"]}, {"rlpd": {"offline": {"steps": 5}}}):
         assert "rlpd learns online only" in refusal(merge(DEFAULT, alone | {"agents": agents}))
+
+
+def test_what_follows_from_a_users_task_is_judged_with_the_rest():
+    mine = {"data": {"path": "mine.npz"}, "environment": None}
+    falls = {"tasks": {"mine": mine | {"discount": 0.9}}, "offline": {"discount_start": 0.95}}
+    message = refusal(merge(DEFAULT, falls | {"datasets": ["mine"]}))
+    assert message.startswith("params.yaml: tasks.mine: offline: discount_start must not be above discount, 0.9")
+    parse(merge(DEFAULT, falls))  # it is not trained
+    idle = {"tasks": {"mine": mine}, "datasets": ["mine"], "offline": {"agents": ["rlpd"]}}
+    assert "tasks.mine: it has no simulator, and rlpd learns online only" in refusal(merge(DEFAULT, idle))
+    parse(merge(DEFAULT, idle | {"offline": {"agents": ["rlpd", "bc"]}}))
+    parse(merge(DEFAULT, idle | {"tasks": {"mine": mine | {"environment": "Pendulum-v1"}}}))

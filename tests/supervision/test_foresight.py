@@ -190,6 +190,14 @@ def test_arithmetic_that_a_cpu_has_not_is_warned_of(limits, monkeypatch, capsys,
     assert told.count("\n") == warned
 
 
+def test_what_training_begins_too_late_is_warned_of(limits, capsys):
+    values = yaml.safe_load((REPO / "params.yaml").read_text())
+    values["offline"]["baselines"]["srpo"]["actor_start"] = values["offline"]["steps"]
+    for agent, warned in (("srpo", 1), ("iql", 0)):
+        foresee_training(parse(values), DATASET, agent, shards(1), 0, torch.device("cpu"))
+        assert capsys.readouterr().err.count("srpo: baselines.srpo.actor_start is") == warned
+
+
 def test_check_tells_of_arithmetic_that_only_one_algorithm_asks_for(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     values = yaml.safe_load((REPO / "params.yaml").read_text())
