@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -137,9 +138,11 @@ def test_threads_do_not_meet_in_the_global_generator():
 
     def draws(seed):
         drawn = []
-        for block in range(200):
+        for block in range(50):
             with numpy_seeded(seed + block):
-                drawn += [float(np.random.normal()) for _ in range(50)]  # noqa: NPY002
+                for _ in range(5):
+                    time.sleep(0)  # lets the other thread run
+                    drawn.append(float(np.random.normal()))  # noqa: NPY002
         return drawn
 
     alone = [draws(seed) for seed in (0, 1000)]
