@@ -91,6 +91,7 @@ def _view(results: Results, final: pd.DataFrame, dataset: str) -> DatasetView:
     params = results.of(dataset)
     flows = [flow for flow in results.flows if flow.dataset == dataset]
     agents, episodes = params.offline.agents, params.evaluation.episodes
+    trained = set(results.logs.loc[results.logs["dataset"] == dataset, "agent"])
     measure = results.measures[dataset]
     offline_agents = [agent for agent in agents if agent not in ONLINE_ONLY]
     offline = quoted.with_own(results, dataset, offline_agents, lambda params, steps: thousands(steps))
@@ -111,7 +112,7 @@ def _view(results: Results, final: pd.DataFrame, dataset: str) -> DatasetView:
         learning=curves.learning_curves(results, dataset),
         mazes=mazes(results, dataset),
         videos=videos(results, dataset),
-        diagnostics=[curves.diagnostics(results, dataset, agent) for agent in agents],
+        diagnostics=[curves.diagnostics(results, dataset, agent) for agent in agents if agent in trained],
         flows=flows,
         by_seed=comparisons.success_by_seed(final, dataset, success.lead),
         pictures=[data_uri(flow.picture, "image/png") for flow in flows],

@@ -50,8 +50,9 @@ REPORT = Path(layout.REPORT)
             },
             False,
         ),
+        ({"offline": {"agents": ["flp", "rlpd"]}, "online": {"steps": 0}}, True),
     ],
-    ids=["without an offline method", "no method on all tasks"],
+    ids=["without an offline method", "no method on all tasks", "a method without runs"],
 )
 def test_a_report_compares_what_can_be_compared(overlay: dict[str, Any], compared: bool) -> None:
     results = collect(make_inputs(overlay))
