@@ -64,6 +64,16 @@ def test_a_change_runs_what_depends_on_it(small: Checkout, change: dict[str, Any
     assert agrees(small)
 
 
+def test_data_of_another_key_and_the_same_bytes_make_all_of_it_anew(small: Checkout) -> None:
+    """As where a default is written out, or a user's file is saved again: keys have changed, and DVC sees bytes."""
+    same = {"FLP_STAND_IN_SAME": "download_dataset"}
+    small.dvc("repro", "--force", "--single-item", "download_dataset@cube-single-play", **same)
+    small.dvc("repro")
+    small.change(download__noise=0.5)
+    assert small.dvc("repro", **same) == EVERYTHING_OF_ONE
+    assert agrees(small)
+
+
 def test_a_change_of_one_dataset_leaves_the_others(work: Checkout) -> None:
     """One is new, one gets another flow, and the third stays as it is."""
     work.change(datasets=[*DATASETS, "scene-play"], overrides={DATASETS[0]: {"flow": {"steps": 30}}})
