@@ -68,43 +68,43 @@ def invert_dataset(job: Job, path: str, key: str) -> None:
     with Status(resume.file.parent, len(actions), stage="invert-to-latent", dataset=name, makes=path) as status:
         latents, errors = invert_all(flow, observations, actions, settings.batch_size, threads, resume, status.reach)
 
-    held_out = validation_rows(validation, learnable(validation, noise, name, seed, "validation"), device)
-    quality = {
-        "key": key,
-        "dataset": name,
-        "seed": seed,
-        **judge(latents.numpy(), errors.numpy()),
-        "validation_loss": manifest["validation_loss"],
-        **likelihoods(flow, held_out.only(evenly_spaced(len(held_out), settings.likelihood_samples).to(device))),
-        "clipped_fraction": train.clipped_fraction,
-        "solver": flow.solver,
-        "solver_steps": flow.steps,
-        "solver_grading": flow.grading,
-    }
-    check_roundtrip(quality, settings.max_roundtrip_error, flow_path)
+        held_out = validation_rows(validation, learnable(validation, noise, name, seed, "validation"), device)
+        quality = {
+            "key": key,
+            "dataset": name,
+            "seed": seed,
+            **judge(latents.numpy(), errors.numpy()),
+            "validation_loss": manifest["validation_loss"],
+            **likelihoods(flow, held_out.only(evenly_spaced(len(held_out), settings.likelihood_samples).to(device))),
+            "clipped_fraction": train.clipped_fraction,
+            "solver": flow.solver,
+            "solver_steps": flow.steps,
+            "solver_grading": flow.grading,
+        }
+        check_roundtrip(quality, settings.max_roundtrip_error, flow_path)
 
-    def checkpoint() -> None:
-        resume.stop_if_asked(lambda: ({"latents": latents, "errors": errors}, {"step": len(latents)}))
+        def checkpoint() -> None:
+            resume.stop_if_asked(lambda: ({"latents": latents, "errors": errors}, {"step": len(latents)}))
 
-    pairs = Pairs(observations, latents.to(device), torch.arange(len(latents), device=device))
-    mean, std = observation_moments(train.observations, device)
-    scale = Scale(mean, std, manifest["parameters"].get("observation_scale") or 1.0)
-    quality["two_sample"] = compare(flow, pairs, held_out, scale, manifest, checkpoint)
-    quality["warning"] = warning(quality, manifest["parameters"], settings.max_distinguishable)
+        pairs = Pairs(observations, latents.to(device), torch.arange(len(latents), device=device))
+        mean, std = observation_moments(train.observations, device)
+        scale = Scale(mean, std, manifest["parameters"].get("observation_scale") or 1.0)
+        quality["two_sample"] = compare(flow, pairs, held_out, scale, manifest, checkpoint)
+        quality["warning"] = warning(quality, manifest["parameters"], settings.max_distinguishable)
 
-    write_quality(job, quality, latents, manifest["parameters"])
-    save_tensors(
-        path + ".safetensors",
-        {"latents": latents},
-        kind="latents",
-        key=key,
-        dataset=name,
-        seed=seed,
-        dataset_sha256=train.sha256,
-        flow_sha256=manifest["sha256"],
-    )
-    resume.clear()
-    print(summary(quality, len(latents)), file=sys.stderr)
+        write_quality(job, quality, latents, manifest["parameters"])
+        save_tensors(
+            path + ".safetensors",
+            {"latents": latents},
+            kind="latents",
+            key=key,
+            dataset=name,
+            seed=seed,
+            dataset_sha256=train.sha256,
+            flow_sha256=manifest["sha256"],
+        )
+        resume.clear()
+        print(summary(quality, len(latents)), file=sys.stderr)
 
 
 def check_roundtrip(quality: dict[str, Any], limit: float, path: str) -> None:

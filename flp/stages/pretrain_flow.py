@@ -71,36 +71,37 @@ def train_flow(job: Job, path: str, key: str) -> None:
     resume = Resume(layout.resume_folder("pretrain-flow", key), made_by={"device": device.type})
     status = Status(resume.file.parent, settings.steps, stage="pretrain-flow", dataset=name, makes=path)
     held_out, label = pairs(validation, "validation"), f"flow {name} seed {seed}"
-    with status, closing(Boards(job.params.report, Path(path).parent, settings.keyed())) as boards:
-        show = partial(boards.follow, "flow")
-        curve = fit(trainer, learner, held_out, settings, resume, label, status.reach, show)
+    with status:
+        with closing(Boards(job.params.report, Path(path).parent, settings.keyed())) as boards:
+            show = partial(boards.follow, "flow")
+            curve = fit(trainer, learner, held_out, settings, resume, label, status.reach, show)
 
-    manifest = {
-        "kind": "flow",
-        "key": key,
-        "dataset": name,
-        "seed": seed,
-        "dataset_sha256": train.sha256,
-        "model": {
-            "observation_dim": train.observation_dim,
-            "action_dim": train.action_dim,
-            "hidden": settings.hidden,
-            "encoder": settings.encoder,
-            "solver": settings.solver,
-            "solver_steps": settings.solver_steps,
-            "solver_grading": settings.solver_grading,
-        },
-        "parameters": settings.keyed(),
-        "clipped_fraction": train.clipped_fraction,
-        "validation_loss": curve[-1]["validation_loss"],
-        **({"action_range": [spec.low, spec.high]} if isinstance(spec := job.params.spec(name), OwnSpec) else {}),
-        "device": device_name(device),
-        "seconds": round(resume.seconds, 3),
-    }
-    write_csv(path + ".csv", curve)
-    write_text(path + ".md", model_card(manifest))
-    save_flow(path + ".safetensors", field, **manifest)
-    resume.clear()
+        manifest = {
+            "kind": "flow",
+            "key": key,
+            "dataset": name,
+            "seed": seed,
+            "dataset_sha256": train.sha256,
+            "model": {
+                "observation_dim": train.observation_dim,
+                "action_dim": train.action_dim,
+                "hidden": settings.hidden,
+                "encoder": settings.encoder,
+                "solver": settings.solver,
+                "solver_steps": settings.solver_steps,
+                "solver_grading": settings.solver_grading,
+            },
+            "parameters": settings.keyed(),
+            "clipped_fraction": train.clipped_fraction,
+            "validation_loss": curve[-1]["validation_loss"],
+            **({"action_range": [spec.low, spec.high]} if isinstance(spec := job.params.spec(name), OwnSpec) else {}),
+            "device": device_name(device),
+            "seconds": round(resume.seconds, 3),
+        }
+        write_csv(path + ".csv", curve)
+        write_text(path + ".md", model_card(manifest))
+        save_flow(path + ".safetensors", field, **manifest)
+        resume.clear()
 
 
 def velocity_field(data: Dataset, settings: FlowSettings, streams: RunStreams, device: torch.device) -> VelocityField:

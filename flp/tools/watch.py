@@ -71,6 +71,8 @@ class Row:
     seconds: float | None = None
     """Left for a running job, spent on a finished one."""
     host: str | None = None
+    when: float = 0.0
+    """When it reported last, or was done; seconds of the file's clock."""
 
     @property
     def order(self) -> tuple[Any, ...]:
@@ -102,7 +104,11 @@ def rows() -> list[Row]:
     by_job = {row.makes: row for row in finished()}
     reports: dict[str, list[Row]] = {}
     for row in reported():
-        reports.setdefault(row.makes, []).append(row)
+        done = by_job.get(row.makes)
+        if (
+            row.state in ("running", "silent") or done is None or done.when < row.when
+        ):  # else it is done with other values
+            reports.setdefault(row.makes, []).append(row)
     by_job |= {makes: joined(parts) for makes, parts in reports.items()}
     return sorted(by_job.values(), key=lambda row: row.order)
 
@@ -139,6 +145,7 @@ def _row(report: dict[str, Any]) -> Row:
         rate=_number(report.get("rate")) if state == "running" else None,
         seconds=_number(report.get("left")) if state == "running" else None,
         host=_text(report.get("host")),
+        when=float(report["updated"]),
     )
 
 
@@ -172,6 +179,7 @@ def joined(parts: list[Row]) -> Row:
         rate=min(known("rate"), default=None),
         seconds=max(known("seconds"), default=None),
         host=", ".join(sorted(set(known("host")))) or None,
+        when=max(known("when")),
     )
 
 
@@ -209,7 +217,7 @@ def _done(stage: str, makes: str, manifest: Path, changed: int) -> Row:
     dataset = folder.name if stage == "download-dataset" else folder.parts[1]
     entries = read_entries(manifest)
     if not DONE[stage][1].startswith("/"):
-        return Row(makes, stage, dataset, None, "done", seconds=_number(entries.get("seconds")))
+        return Row(makes, stage, dataset, None, "done", seconds=_number(entries.get("seconds")), when=changed / 1e9)
     runs = [name for name in entries.get("runs", {}) if (folder / name).is_dir()]
     manifests = [read_entries(folder / name / "policy.json") for name in runs]
     steps = [value for run in manifests if (value := _number(run.get("step"))) is not None]
@@ -226,6 +234,7 @@ def _done(stage: str, makes: str, manifest: Path, changed: int) -> Row:
         total=min(steps, default=None),
         success=sum(ends) / len(ends) if ends else None,
         seconds=sum(spent) if spent else None,
+        when=changed / 1e9,
     )
 
 

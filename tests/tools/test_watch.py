@@ -23,6 +23,7 @@ import yaml
 from prepared_maze import DATASET, train
 
 from flp import cli
+from flp.stages import invert_to_latent
 from flp.supervision.status import Status
 from flp.system import layout
 from flp.tools import watch
@@ -83,6 +84,21 @@ def test_a_failed_job_is_red(here, capsys):
     (here / "task1_seed0").mkdir(parents=True)
     (here / "task1_seed0/failed.json").write_text("{}")
     assert ["failed", "offline-train", DATASET, "flp", "0", "1"] in once(capsys)
+
+
+def test_a_flow_whose_inversion_is_refused_has_failed_until_another_is_made(here, capsys):
+    values = yaml.safe_load(Path("params.yaml").read_text())
+
+    def invert(**settings):
+        values["invert"] |= settings
+        Path("params.yaml").write_text(yaml.safe_dump(values))
+        status = invert_to_latent.main(["--dataset", DATASET, "--seed", "0", "--threads", "1", "--device", "cpu"])
+        (row,) = [row for row in once(capsys) if row[1] == "invert-to-latent"]
+        return status, row[0]
+
+    assert invert(max_roundtrip_error=1e-12) == (2, "failed")
+    assert invert(max_roundtrip_error=100.0, likelihood_samples=1) == (0, "done")  # the other's state is still there
+    assert len(list(layout.RESUME.glob("invert-to-latent/*/status.json"))) == 1
 
 
 def told(folder="offline-train/k-cpu", **changes):
