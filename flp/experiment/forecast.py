@@ -97,6 +97,7 @@ class Forecast:
             self.unknown.append(job.name)
             return 0.0
         params, threads = self.keys.agent_params(job.dataset, job.agent), min(job.threads, self.cores)
+        params = params.fine_tuning(job.agent) if job.stage == "online_finetune" else params
         operations = Operations(spec, params)
         if job.stage in TRAINS:
             return self._training(job, params, operations, threads)

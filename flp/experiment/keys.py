@@ -198,14 +198,17 @@ class Keys:
         tasks = params.online.tasks or params.offline.tasks
         return [run for run in self.runs(dataset, agent, seeds) if run.task in tasks and not run.variant]
 
+    def agents(self, dataset: str) -> list[str]:
+        """The algorithms with policies on a dataset; those that only learn online need online steps."""
+        asked = self.dataset_params(dataset).offline.agents
+        return [agent for agent in asked if agent not in ONLINE_ONLY or self.learns_online(dataset, agent)]
+
     def jobs(self) -> Iterator[TrainingJob]:
-        """Every offline job. Algorithms that only learn online have one where they are given online steps."""
+        """Every offline job."""
         for dataset in self.params.datasets:
-            offline = self.dataset_params(dataset).offline
-            for agent in offline.agents:
-                if agent in ONLINE_ONLY and not self.learns_online(dataset, agent):
-                    continue
-                for seeds in layout.seed_groups(self.params.seeds, offline.seeds_per_job):
+            together = self.dataset_params(dataset).offline.seeds_per_job
+            for agent in self.agents(dataset):
+                for seeds in layout.seed_groups(self.params.seeds, together):
                     yield TrainingJob(dataset, agent, seeds)
 
     def online_jobs(self) -> Iterator[TrainingJob]:

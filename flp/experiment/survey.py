@@ -116,7 +116,10 @@ class Survey:
         """Everything that needs no compiler: the costliest dataset's operations, then what differs on the others."""
         for dataset in self.specs:
             for agent in self.agents[dataset]:
-                yield self._update(dataset, agent, self._agent_params(dataset, agent).offline.precision)
+                precision = self._agent_params(dataset, agent).offline.precision
+                yield self._update(dataset, agent, precision)
+                if self.keys.learns_online(dataset, agent):  # the same, where it chooses no other way then
+                    yield self._update(dataset, agent, precision, fine_tuning=True)
             yield from self._shared(dataset)
             if dataset == next(iter(self.specs)):
                 yield from self._choices(dataset)
@@ -172,8 +175,11 @@ class Survey:
                         f"{agent}, {name} compiled", operation, partial(self._compile, operations, agent, name)
                     )
 
-    def _update(self, dataset: str, agent: str, precision: str, runs: int = 1) -> Measurement:
-        operations = Operations(self.specs[dataset], self._agent_params(dataset, agent))
+    def _update(
+        self, dataset: str, agent: str, precision: str, runs: int = 1, *, fine_tuning: bool = False
+    ) -> Measurement:
+        params = self._agent_params(dataset, agent)
+        operations = Operations(self.specs[dataset], params.fine_tuning(agent) if fine_tuning else params)
         operation = operations.update(agent, runs, precision)
 
         def work(slice_: float) -> Measured:

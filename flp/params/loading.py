@@ -140,6 +140,10 @@ class Params(Section):
         discount = {} if task.discount is None else {"discount": task.discount}
         return {"offline": {"tasks": [1], **discount}, "online": online}
 
+    def fine_tuning(self, agent: str) -> Params:
+        """The parameters of one algorithm while it is fine-tuned: FLP may choose otherwise than offline."""
+        return self.model_copy(update={"offline": self.online.of_flp(self.offline)}) if agent == "flp" else self
+
     def for_agent(self, agent: str) -> Params:
         """The parameters of one algorithm: its own values are applied and all algorithms' values removed."""
         if agent not in self.agents:

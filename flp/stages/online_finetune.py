@@ -49,9 +49,8 @@ def run(job: Job) -> None:
         run.name: (source / run.name / "policy.safetensors", job.keys.offline_run(name, agent, run)) for run in runs
     }
     key = job.keys.online_job(name, agent, seeds)
-    if agent == "flp":  # from here on it chooses as it does online
-        params = params.model_copy(update={"offline": params.online.of_flp(params.offline)})
-        runs = [replace(run, candidates=params.offline.candidates) for run in runs]
+    params = params.fine_tuning(agent)
+    runs = [replace(run, candidates=params.offline.candidates) for run in runs]
     spec = JobSpec("online-finetune", name, agent, params, job.args.device, folder, keys)
     train, lenders = partial(finetune, spec, before), layout.siblings(folder)
     run_job(spec, runs, key, train, job.args.threads, capacity=steps, lenders=lenders)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from flp.evaluation.headless import choose_renderer
 from flp.experiment.fingerprint import fingerprint
 from flp.experiment.keys import Keys
 from flp.experiment.program import OPTIONS, tool
+from flp.params.online import CHOICE
 from flp.params.run import Run
 from flp.report.recordings import shown
 from flp.system import layout
@@ -27,7 +29,7 @@ from flp.system.forced import discard_if_forced
 if TYPE_CHECKING:
     from flp.evaluation.film import Episode
 
-CHOICE = {
+WHICH = {
     "dataset": {"metavar": "NAME", "help": "one of the experiment's datasets (default: all)"},
     "agent": {"metavar": "NAME", "help": "whose policies (default: flp, or else the first)"},
 }
@@ -42,10 +44,10 @@ def command(keys: Keys, args: argparse.Namespace) -> int:
     for dataset in [args.dataset] if args.dataset else ours:
         if dataset not in keys.params.datasets:
             raise FLPError(f"--dataset {dataset}: not of this experiment{nearest(dataset, keys.params.datasets)}")
-        agents = keys.dataset_params(dataset).offline.agents
+        agents = keys.agents(dataset)
         agent = args.agent or ("flp" if "flp" in agents else agents[0])
         if agent not in agents:
-            raise FLPError(f"--agent {agent}: not trained in this experiment (offline.agents: {', '.join(agents)})")
+            raise FLPError(f"--agent {agent}: not trained on {dataset} in this experiment ({', '.join(agents)} are)")
         if dataset not in ours:
             raise FLPError(f"--dataset {dataset}: videos are of OGBench's environments alone")
         make(keys, dataset, agent, args.device)
@@ -61,7 +63,8 @@ def make(keys: Keys, dataset: str, agent: str, device: str) -> None:
     folder = Path(layout.VIDEOS.format(dataset=dataset, agent=agent))
     runs = dict(policies(keys, dataset, agent))
     sources = shown(path for paths in runs.values() for path, _ in paths.values())
-    made_of = {"policies": sources, "source": fingerprint("flp.evaluation.film")}
+    online = keys.agent_params(dataset, agent).online.model_dump(include={*CHOICE})
+    made_of = {"policies": sources, "source": fingerprint("flp.evaluation.film"), "online": online}
     manifest = folder / "videos.json"
     discard_if_forced(folder, [manifest])
     made = read_entries(manifest)
@@ -117,24 +120,27 @@ def play_run(
     from flp.system.artifacts import load_tensors
 
     params = keys.agent_params(dataset, agent_name)
-    work = RunBatch(dataset, agent_name, [run], params, set_up(1, device, params.offline.precision))
-    agent, _ = work.load()
-    every = pictures_apart(work.spec)
+    spec, place = params.spec(dataset), set_up(1, device, params.offline.precision)
 
     def played(act: Any) -> Episode:
-        scene = open_scene(work.spec, run.task, params.offline.success_timing)
+        scene = open_scene(spec, run.task, params.offline.success_timing)
         try:
-            return play(act, scene, run.task, params.evaluation, every=every, device=work.device)
+            return play(act, scene, run.task, params.evaluation, every=pictures_apart(spec), device=place)
         finally:
             scene.close()
 
+    agent: Agent | None = None
     for stage, title in (("offline", "policy"), ("online", "fine-tuned")):
         if stage in files:
             path, key = files[stage]
-            restore_parameters(agent, [load_tensors(path, work.device, key=key)[0]])
+            acting = params.fine_tuning(agent_name) if stage == "online" else params
+            if agent is None or acting.offline != params.offline:
+                acted = replace(run, candidates=acting.offline.candidates)
+                agent, _ = RunBatch(dataset, agent_name, [acted], acting, place).load()
+            restore_parameters(agent, [load_tensors(path, place, key=key)[0]])
             if stage == "offline" and type(agent).behave is not Agent.behave:
                 yield "frozen flow", played(agent.behave)
             yield title, played(agent.act)
 
 
-main = tool("videos", CHOICE | {"device": OPTIONS["device"]}, command, __doc__)
+main = tool("videos", WHICH | {"device": OPTIONS["device"]}, command, __doc__)

@@ -87,6 +87,28 @@ def test_steps_are_paid_in_evaluations_and_online(params):
     assert online == pytest.approx(START + 100 * (1.0 + 0.1 + 0.01) + 21 * evaluation, rel=1e-3)
 
 
+def test_fine_tuning_takes_what_its_own_choice_takes(params, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own, none = {"candidates": 4, "target_candidates": 24}, {"candidates": None, "target_candidates": None}
+    default = params(online={"steps": 8000})
+    p, like = params(online=own), params(offline=own, online=none)
+    name = JOB.replace("offline_train", "online_finetune")
+    few = seconds(default, CostModel(), name=name)
+    assert seconds(p, CostModel(), name=name) == seconds(like, CostModel(), name=name) > 1.5 * few
+    operations = Operations(p.spec(DATASET), p.fine_tuning("flp"))
+    measured = {task.operation for task in Survey(Keys(p), 60, 1, torch.device("cpu"))._quick()}
+    assert {operations.update("flp", 1, F32), Operations(p.spec(DATASET), p).update("flp", 1, F32)} <= measured
+
+    run = Path(f"results/{DATASET}/online/flp/seed0/task1_seed0")
+    run.mkdir(parents=True)
+    model = {"offline": p.fine_tuning("flp").offline.model_dump(mode="json")}
+    manifest = {"model": model, "variant": "", "device": "cpu", "step": 8000, "seconds": 50.0}
+    (run / "policy.json").write_text(json.dumps(manifest))
+    forecast = Forecast(Keys(p), CostModel(), 1, recorded=True)
+    assert forecast.seconds[name] == pytest.approx(START + 5 * 50.0)
+    assert Forecast(Keys(like), CostModel(), 1, recorded=True).seconds[name] == forecast.seconds[name]
+
+
 def test_all_cores_at_work_are_slower_each(params):
     p = params()
     alone, crowded = (costs(p, {F32: 0.01}, contention=contention) for contention in (1.0, 1.5))

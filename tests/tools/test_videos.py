@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from prepared_maze import train
+from repository import REPO
 from small_experiment import tiny
 
 from flp import cli
@@ -22,9 +25,13 @@ from flp.data.environments import make_environment
 from flp.evaluation import headless
 from flp.evaluation.evaluator import Evaluator
 from flp.evaluation.film import STRIP, Episode, film, pictures_apart, play
+from flp.experiment.keys import Keys
+from flp.params.loading import load_params
 from flp.params.sections import EvaluationSettings
-from flp.stages import download_dataset, invert_to_latent, offline_train, pretrain_flow, report
+from flp.report.collect import read_paths
+from flp.stages import download_dataset, invert_to_latent, offline_train, online_finetune, pretrain_flow, report
 from flp.system.errors import FLPError
+from flp.tools import videos
 
 POINT = "pointmaze-medium-navigate"
 
@@ -91,6 +98,36 @@ def test_without_a_renderer_one_line_names_the_packages(monkeypatch):
     monkeypatch.setattr(headless, "works", lambda backend: backend == "osmesa")
     monkeypatch.setenv("MUJOCO_GL", "")
     assert headless.choose_renderer() == "osmesa"
+
+
+def test_the_fine_tuned_policy_acts_as_in_its_evaluation(here, monkeypatch):
+    values = yaml.safe_load(Path("params.yaml").read_text())
+    values["offline"]["tasks"] = [1]
+    values["online"] |= {"steps": 10, "acting_noise": 0.0, "candidates": 3, "selection": "resample"}
+    Path("params.yaml").write_text(yaml.safe_dump(values))
+    assert train() == train(online_finetune) == 0
+    played = partial(play, draw=lambda env: env.unwrapped.get_xy().copy())
+    monkeypatch.setattr("flp.evaluation.film.play", played)
+    monkeypatch.setattr("flp.evaluation.film.open_scene", make_environment)
+    monkeypatch.setattr("flp.evaluation.film.pictures_apart", lambda spec: 1)
+    keys = Keys(load_params())
+    ((run, files),) = videos.policies(keys, POINT, "flp")
+    episodes = dict(videos.play_run(keys, POINT, "flp", run, files, "cpu"))
+    for title, stage, phase in (("policy", "offline", "offline"), ("fine-tuned", "online", "online")):
+        (path,) = read_paths(Path(f"results/{POINT}/{stage}/flp/seed0/task1_seed0"), phase)
+        drawn = np.stack(episodes[title].pictures)
+        assert len(drawn) == len(path) and np.abs(drawn - path).max() < 1e-4
+
+
+def test_of_what_has_no_policies_no_videos_are_made(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    params = yaml.safe_load((REPO / "params.yaml").read_text())
+    params["offline"]["agents"], params["online"]["steps"] = ["rlpd", "bc"], 0
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    assert cli.main(["videos", "--agent", "rlpd"]) == 2
+    assert (
+        "--agent rlpd: not trained on pointmaze-medium-navigate in this experiment (bc are)" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.slow
