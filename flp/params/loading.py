@@ -129,7 +129,7 @@ class Params(Section):
         values = self.model_dump(mode="json")
         overrides = values.pop("overrides").get(dataset, {})
         values = merge(merge(values, self._of_task(dataset)), overrides)
-        return parse(values, f"overrides.{dataset}" if overrides else "params.yaml")
+        return _judged(values, f"overrides.{dataset}" if overrides else "params.yaml")
 
     def _of_task(self, dataset: str) -> dict[str, Any]:
         """Values that follow from a dataset being a user's task: it has one task, and perhaps no environment."""
@@ -168,6 +168,7 @@ def parse(values: object, source: str = "params.yaml") -> Params:
         FLPError: one line with the source, the key's path, what is wrong and the nearest valid name.
     """
     params = _validated(values, source)
+    shared = params.model_dump(mode="json", exclude={"overrides"})
     for dataset, overlay in params.overrides.items():
         place = f"{source}: overrides.{dataset}"
         try:
@@ -176,11 +177,19 @@ def parse(values: object, source: str = "params.yaml") -> Params:
             raise FLPError(f"{place}: {error}") from None
         if forbidden := {"tasks", "datasets", "seeds", "overrides", "report", "figure2"} & set(overlay):
             raise FLPError(f"{place}.{min(forbidden)}: cannot differ between datasets; set it at the top level")
-        values_without = params.model_dump(mode="json", exclude={"overrides"})
-        parse(merge(merge(values_without, params._of_task(dataset)), overlay), place)
+        _judged(merge(merge(shared, params._of_task(dataset)), overlay), place)
     _check_agents(params, source)
     for dataset in params.tasks.keys() & set(params.datasets) - params.overrides.keys():
-        _check_task(params, dataset, f"{source}: tasks.{dataset}")
+        place = f"{source}: tasks.{dataset}"
+        _check_simulator(params, dataset, place)
+        _judged(merge(shared, params._of_task(dataset)), place)
+    return params
+
+
+def _judged(values: object, source: str) -> Params:
+    """The parameters of one dataset, checked with every algorithm's own values (`FLPError`)."""
+    params = _validated(values, source)
+    _check_agents(params, source)
     return params
 
 
@@ -211,13 +220,11 @@ def _check_agents(params: Params, source: str) -> None:
         raise FLPError(f"{source}: online.steps is 0, and {', '.join(trained)} learns online only; set it")
 
 
-def _check_task(params: Params, dataset: str, place: str) -> None:
-    """Refuse what does not go with the values that follow from a user's task (`FLPError`)."""
+def _check_simulator(params: Params, dataset: str, place: str) -> None:
+    """Refuse to train only what needs a simulator on a user's task that has none (`FLPError`)."""
     if params.tasks[dataset].environment is None and set(params.offline.agents) <= set(ONLINE_ONLY):
         learners = ", ".join(params.offline.agents)
         raise FLPError(f"{place}: it has no simulator, and {learners} learns online only; add to offline.agents")
-    values = params.model_dump(mode="json", exclude={"overrides"})
-    _check_agents(_validated(merge(values, params._of_task(dataset)), place), place)
 
 
 def _check_overlay(params: Params, dataset: str, overlay: dict[str, Any]) -> None:

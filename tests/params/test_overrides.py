@@ -99,6 +99,11 @@ def test_what_follows_from_a_users_task_is_judged_with_the_rest():
     message = refusal(merge(DEFAULT, falls | {"datasets": ["mine"]}))
     assert message.startswith("params.yaml: tasks.mine: offline: discount_start must not be above discount, 0.9")
     parse(merge(DEFAULT, falls))  # it is not trained
+    grows = {"offline": {"discount_start": 0.95}}  # on another dataset, which it does not concern
+    both = falls | {"datasets": ["mine", MAZE], "offline": {}, "overrides": {MAZE: grows}}
+    known = parse(merge(DEFAULT, both))
+    assert known.for_dataset(MAZE).offline.discount_start == 0.95
+    assert known.for_dataset("mine").offline.discount == 0.9
     idle = {"tasks": {"mine": mine}, "datasets": ["mine"], "offline": {"agents": ["rlpd"]}}
     assert "tasks.mine: it has no simulator, and rlpd learns online only" in refusal(merge(DEFAULT, idle))
     parse(merge(DEFAULT, idle | {"offline": {"agents": ["rlpd", "bc"]}}))
