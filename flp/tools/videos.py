@@ -121,11 +121,12 @@ def play_run(
 
     params = keys.agent_params(dataset, agent_name)
     spec, place = params.spec(dataset), set_up(1, device, params.offline.precision)
+    every = pictures_apart(spec)
 
     def played(act: Any) -> Episode:
         scene = open_scene(spec, run.task, params.offline.success_timing)
         try:
-            return play(act, scene, run.task, params.evaluation, every=pictures_apart(spec), device=place)
+            return play(act, scene, run.task, params.evaluation, every=every, device=place)
         finally:
             scene.close()
 

@@ -104,10 +104,8 @@ def rows() -> list[Row]:
     by_job = {row.makes: row for row in finished()}
     reports: dict[str, list[Row]] = {}
     for row in reported():
-        done = by_job.get(row.makes)
-        if (
-            row.state in ("running", "silent") or done is None or done.when < row.when
-        ):  # else it is done with other values
+        ended, done = row.state in ("stopped", "failed"), by_job.get(row.makes)
+        if not (ended and done is not None and done.when >= row.when):  # made since, with other values
             reports.setdefault(row.makes, []).append(row)
     by_job |= {makes: joined(parts) for makes, parts in reports.items()}
     return sorted(by_job.values(), key=lambda row: row.order)
