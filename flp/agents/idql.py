@@ -28,12 +28,16 @@ class IDQL(DiffusionAgent):
         self.count_updates(spec.streams.device)
         self.average = deepcopy(self.diffusion).requires_grad_(False)
 
+    def is_due(self) -> Tensor | None:
+        """Whether the next update takes a step of V and Q: every `value_every`-th does."""
+        return None if self.value_every == 1 else (self.updates + 1) % self.value_every == 0
+
     def update(self, batch: Batch, noise: dict[str, Tensor]) -> Logs:
         """One step of the behaviour model and, every `value_every` updates, of V and then of Q."""
+        moves = self.moves()
         logs = self.update_behavior(batch, noise)
         polyak_update(self.average, self.diffusion, self.ema_rate)
         self.updates += 1
-        moves = None if self.value_every == 1 else self.updates % self.value_every == 0
         return logs | self.update_values(batch, moves)
 
     @torch.no_grad()

@@ -7,7 +7,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor
 
-from flp.learner.optimizers import Adam, can_branch, descend
+from flp.learner.optimizers import Adam, descend
 from flp.learner.polyak import polyak_update
 from flp.learner.trainable import Batch, Logs
 from flp.networks.values import aggregate, magnitude
@@ -15,6 +15,8 @@ from flp.parts.base import Agent, Spec
 from flp.parts.critics import make_critic, td_loss
 from flp.parts.gaussian import GaussianActor
 from flp.randomness.streams import RunStreams
+
+_ACTOR_LOGS = ("actor_loss", "actor_q", "mse")
 
 
 class ReBRAC(Agent):
@@ -43,24 +45,29 @@ class ReBRAC(Agent):
         """`target` ~ N(0, I) `[updates, R, B, a]`, noise of the target policy."""
         return {"target": streams.normal(updates, batch_size, self.action_dim).transpose(0, 1)}
 
+    def is_due(self) -> Tensor:
+        """Whether the next update moves the actor and the targets: every `actor_every`-th does."""
+        return (self.updates + 1) % self.actor_every == 0
+
     def update(self, batch: Batch, noise: dict[str, Tensor]) -> Logs:
         """One step of the critic; every `actor_every` updates also one of the actor and the targets.
 
         In the other updates the actor's gradient is zero, but Adam still moves it by its momentum, as in the official
-        code.
+        code. Its scalars are 0 there and count `actor_every` times where it moves, so that their means are right.
         """
+        moves = self.moves()
         self.updates += 1
-        flag = self.updates % self.actor_every == 0
-        moves, rests = flag.to(batch["rewards"].dtype), can_branch(flag) and not flag
-        with torch.set_grad_enabled(not rests):
-            actor_loss, logs = self.actor_loss(batch)
         critic_loss, critic_logs = self.critic_loss(batch, noise["target"])
-        polyak_update(self.target_critic, self.critic, self.target_rate * moves)
-        polyak_update(self.target_actor, self.actor, self.target_rate * moves)
-        if rests:
-            self.optimizers[0].step([torch.zeros_like(p) for p in self.optimizers[0].parameters])
+        if moves is False:
+            logs = dict.fromkeys(_ACTOR_LOGS, torch.zeros_like(critic_loss.detach()))
+            gradients = [torch.zeros_like(p) for p in self.optimizers[0].parameters]
         else:
-            descend(self.optimizers[0], moves * actor_loss)
+            actor_loss, logs = self.actor_loss(batch)
+            logs = {name: moves * self.actor_every * value for name, value in logs.items()}
+            gradients = list(torch.autograd.grad((moves * actor_loss).sum(), self.optimizers[0].parameters))
+            polyak_update(self.target_critic, self.critic, self.target_rate * moves)
+            polyak_update(self.target_actor, self.actor, self.target_rate * moves)
+        self.optimizers[0].step(gradients)
         descend(self.optimizers[1], critic_loss)
         return logs | critic_logs
 

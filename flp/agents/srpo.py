@@ -35,11 +35,15 @@ class SRPO(DiffusionAgent):
         u = streams.uniform(updates, batch_size, 1).transpose(0, 1)
         return super().draw(streams, updates, batch_size) | {"policy_z": z, "policy_u": u}
 
+    def is_due(self) -> Tensor | None:
+        """Whether the next update takes a step of the policy: those after the first `actor_start` do."""
+        return None if self.actor_start == 0 else self.updates >= self.actor_start
+
     def update(self, batch: Batch, noise: dict[str, Tensor]) -> Logs:
         """One step of the behaviour model, of V, of Q and, after `actor_start` updates, of the policy."""
+        moves = self.moves()
         logs = self.update_behavior(batch, noise) | self.update_values(batch)
         self.updates += 1
-        moves = None if self.actor_start == 0 else self.updates > self.actor_start
         actor_loss, actor_logs = self.actor_loss(batch, noise)
         descend(self.optimizers[3], actor_loss, moves)
         return logs | actor_logs

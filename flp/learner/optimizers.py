@@ -115,18 +115,17 @@ class Adam:
             tensor.copy_(tensors[name])
 
 
-def descend(optimizer: Adam, losses: Tensor, moves: Tensor | None = None) -> None:
+def descend(optimizer: Adam, losses: Tensor, moves: bool | Tensor = True) -> None:
     """One gradient step on per-run losses `[R]`: the gradients of different runs never mix.
 
-    If `moves`, a 0-d bool tensor on the device, is false, parameters, moments and step counts stay as they are.
+    If `moves` (a bool, or a 0-d bool tensor on the device) is false, parameters, moments and step counts stay as they
+    are.
     """
-    if moves is not None and can_branch(moves):
-        if not moves:
-            optimizer.rest()
-            return
-        moves = None
+    if moves is False:
+        optimizer.rest()
+        return
     gradients = torch.autograd.grad(losses.sum(), optimizer.parameters)
-    if moves is None:
+    if moves is True:
         optimizer.step(gradients)
         return
     state = [*optimizer.parameters, *optimizer.mean, *optimizer.variance, *optimizer.steps]
@@ -135,8 +134,3 @@ def descend(optimizer: Adam, losses: Tensor, moves: Tensor | None = None) -> Non
     with torch.no_grad():
         for tensor, old in zip(state, before, strict=True):
             tensor.copy_(torch.where(moves, tensor, old))
-
-
-def can_branch(flag: Tensor) -> bool:
-    """Whether an update may branch on a flag: on a CPU, uncompiled; captured and compiled updates cannot."""
-    return not (flag.is_cuda or torch.compiler.is_dynamo_compiling())

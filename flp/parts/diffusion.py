@@ -139,14 +139,14 @@ class DiffusionAgent(Agent):
         descend(self.optimizers[0], loss)
         return {"diffusion_loss": loss.detach()}
 
-    def update_values(self, batch: Batch, moves: Tensor | None = None) -> Logs:
+    def update_values(self, batch: Batch, moves: bool | Tensor = True) -> Logs:
         """One step of V, then of Q with the new V, then of the target with the new Q; none if `moves` is false."""
         value_loss, value_logs = self.values.value_loss(batch)
         descend(self.optimizers[1], value_loss, moves)
         critic_loss, critic_logs = self.values.critic_loss(batch)
         descend(self.optimizers[2], critic_loss, moves)
-        rate = self.target_rate if moves is None else self.target_rate * moves
-        polyak_update(self.values.target_critic, self.values.critic, rate)
+        if moves is not False:
+            polyak_update(self.values.target_critic, self.values.critic, self.target_rate * moves)
         return value_logs | critic_logs
 
     @torch.no_grad()

@@ -137,7 +137,7 @@ class RunBatch:
             capture=capture,
             autocast=torch.bfloat16 if offline.precision == "bfloat16" else None,
             observation_noise=self._observation_noise(replay),
-            step_fn=Compiled(agent.update) if offline.compile else None,
+            step_fn=Compiled(agent) if offline.compile else None,
             prepare=partial(self._grow_discount, phase, steps),
         )
 

@@ -71,6 +71,6 @@ def random_trainer(
         next_actions=agent.uses_next_actions,
     )
     autocast = torch.bfloat16 if offline.precision == "bfloat16" else None
-    step_fn = Compiled(agent.update) if offline.compile else None
+    step_fn = Compiled(agent) if offline.compile else None
     streams = RunStreams(list(range(runs)), device)
     return Trainer(agent, replay, streams, offline.batch_size, autocast=autocast, step_fn=step_fn)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from reference import make_agent
 from test_agents_common import make, make_transitions
@@ -10,18 +11,23 @@ from flp.parts.selection import best_of_n
 from flp.randomness.streams import RunStreams
 
 
-def products(agent, noise):
+def products(update, agent):
     """The number of batched matrix products in an update."""
+    noise = {name: value[0] for name, value in agent.draw(RunStreams([5]), 1, 7).items()}
     with torch.profiler.profile() as trace:
-        agent.update(make_transitions([4]), noise)
+        update(make_transitions([4]), noise)
     return sum(event.count for event in trace.key_averages() if event.key in ("aten::bmm", "aten::baddbmm"))
 
 
-def test_a_policy_that_rests_takes_no_gradient():
-    agent = make("rebrac", [4])
-    noise = {name: value[0] for name, value in agent.draw(RunStreams([5]), 1, 7).items()}
-    resting, moving = products(agent, noise), products(agent, noise)
-    assert resting < moving
+RESTING = [("rebrac", {}), ("idql", {"width": 8, "blocks": 2, "value_every": 2}), ("srpo", {"actor_start": 3})]
+
+
+@pytest.mark.parametrize(("name", "own"), RESTING, ids=[name for name, _ in RESTING])
+def test_what_rests_takes_no_gradient(name, own):
+    agent = make(name, [4], own)
+    first, second, third, fourth = (products(agent.update, agent) for _ in range(4))
+    assert first < fourth
+    assert (second, third) == ((first, first) if name == "srpo" else (fourth, first))
 
 
 def test_each_of_iqls_networks_sees_the_batch_once():

@@ -7,6 +7,7 @@ import torch
 from random_transitions import make_trainer
 
 from flp.learner.compiled import Compiled
+from flp.learner.trainable import Learner
 
 SMALL = {"hidden": [5]}  # fewer kernels to compile
 
@@ -32,7 +33,7 @@ def fresh(headers, monkeypatch):
 @pytest.mark.parametrize(("autocast", "rtol", "atol"), [(None, 1e-4, 1e-5), (torch.bfloat16, 0.0, 0.03)])
 def test_compiled_updates_are_the_eager_ones(autocast, rtol, atol, fresh, capfd):
     eager, compiled = (make_trainer(settings=SMALL, autocast=autocast) for _ in range(2))
-    compiled.step_fn = Compiled(compiled.learner.update)
+    compiled.step_fn = Compiled(compiled.learner)
     for trainer in (eager, compiled):
         logs = [trainer.run_chunk() for _ in range(3)]
     assert "warning" not in capfd.readouterr().err
@@ -49,7 +50,7 @@ def test_compiled_updates_are_the_eager_ones(autocast, rtol, atol, fresh, capfd)
 def test_without_a_compiler_training_goes_on(fresh, capfd, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # nothing has been compiled there
     eager, trainer = make_trainer(settings=SMALL), make_trainer(settings=SMALL)
-    trainer.step_fn = Compiled(trainer.learner.update)
+    trainer.step_fn = Compiled(trainer.learner)
     with torch._inductor.config.patch({"cpp.cxx": ("/no/such/compiler",)}):
         for each in (eager, trainer):
             each.run_chunk(2)
@@ -63,7 +64,7 @@ def test_without_a_compiler_training_goes_on(fresh, capfd, tmp_path, monkeypatch
 @pytest.mark.slow(5)
 @pytest.mark.filterwarnings("ignore")
 def test_what_has_changed_is_compiled_anew(fresh, capfd):
-    class Slope:
+    class Slope(Learner):
         factor = 2.0
 
         def update(self, batch, noise):
@@ -71,12 +72,12 @@ def test_what_has_changed_is_compiled_anew(fresh, capfd):
             return {"slope": slope}
 
     learner, batch = Slope(), {"x": torch.tensor([3.0], requires_grad=True)}
-    update = Compiled(learner.update)
+    update = Compiled(learner)
     assert update(batch, {})["slope"] == 12
     learner.factor = 5.0
     assert update(batch, {})["slope"] == 30
     with torch._dynamo.config.patch(recompile_limit=2):  # PyTorch's own limit: eight learners of a process
         other = Slope()
         other.factor = 7.0
-        assert Compiled(other.update)(batch, {})["slope"] == 42
+        assert Compiled(other)(batch, {})["slope"] == 42
     assert "warning" not in capfd.readouterr().err

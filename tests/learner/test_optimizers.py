@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 
 import pytest
@@ -15,6 +16,7 @@ in_both_ways = pytest.mark.parametrize("in_parts", [False, True])
 @pytest.fixture
 def ways(in_parts, monkeypatch):
     """The fused kernel, or the plain operations that are compiled in its place."""
+    importlib.import_module("torch._dynamo")  # keeps the function that it finds: PyTorch's, not the one below
     monkeypatch.setattr(torch.compiler, "is_dynamo_compiling", lambda: in_parts)
 
 
