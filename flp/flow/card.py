@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 def quality_card(quality: dict[str, Any]) -> str:
     """The card of a flow's quality, in Markdown."""
     parts = [(name, part) for name, part in quality["two_sample"].items() if part is not None]
+    by_saturation = quality["saturation"]
     rows = "\n".join(
         f"| {name} | {percents(part)} | {_largest(part['r2'])} | {_largest(part['r2_squares'])} | {part['rows']:,} | "
         f"{part['prior_rows']:,} |"
@@ -34,11 +35,19 @@ Rows are *saturated* if an action coordinate is at a limit, draws if they decode
 over episodes; R² is the largest over dimensions.
 
 - key: `{quality["key"]}`
+- saturated: {by_saturation["data"]:.1%} of the data, {by_saturation["prior"]:.1%} of the draws, which alone distinguish
+  the two {percents(by_saturation)} of the time
 - round trip |a − f(f⁻¹(a))|: mean {quality["roundtrip_mean"]:.1e}, 99th percentile {quality["roundtrip_p99"]:.1e}
 - standard deviations of the latents: {_listed(quality["latent_std"])}
 - their Wasserstein distances to N(0, 1): {_listed(quality["latent_wasserstein"])}
 - −log density of validation actions, nats: {likelihood}
 """
+
+
+def most_telling(quality: dict[str, Any]) -> dict[str, Any]:
+    """The test, by the classifier or by saturation alone, that tells latents from the prior's draws more often."""
+    tests: list[dict[str, Any]] = [quality["two_sample"]["all"], quality["saturation"]]
+    return max(tests, key=lambda test: float(test["accuracy"]))
 
 
 def percents(part: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ from scipy.special import ndtri
 
 from flp.data.load import ACTION_LIMIT, Dataset
 from flp.flow.behavior import Flow
+from flp.flow.card import most_telling
 from flp.flow.saturation import saturated
 from flp.flow.two_sample import Rows
 from flp.learner.devices import to_device
@@ -97,15 +98,15 @@ def _negative_log_likelihood(flow: Flow, rows: Rows) -> float | None:
 
 
 def warning(quality: dict[str, Any], parameters: dict[str, Any], limit: float) -> str | None:
-    """A warning, with remedies, if a classifier distinguishes latents from the prior's draws too often; else None.
+    """A warning, with remedies, if latents are distinguished from the prior's draws too often; else None.
 
     Args:
-        quality: with `dataset`, `seed`, `clipped_fraction` and `two_sample`.
+        quality: with `dataset`, `seed`, `clipped_fraction`, `two_sample` and `saturation`.
         parameters: the flow's.
         limit: the accuracy up to which there is no warning.
     """
-    every_row = quality["two_sample"]["all"]
-    accuracy, interval = every_row["accuracy"], every_row["interval"]
+    test = most_telling(quality)
+    accuracy, interval = test["accuracy"], test["interval"]
     if accuracy <= limit or (interval is not None and interval[0] <= 0.5):  # not significantly above chance
         return None
     remedies = ["train the flow longer or wider (flow.steps, flow.hidden)"]
@@ -113,8 +114,9 @@ def warning(quality: dict[str, Any], parameters: dict[str, Any], limit: float) -
         remedies.insert(0, "set flow.schedule to cosine")
     if parameters.get("saturation_noise", 0) == 0 and quality["clipped_fraction"] > 0.001:
         remedies.insert(0, "set flow.saturation_noise to 0.1, for actions lie at the limits")
+    teller = "whether an action is saturated tells" if test is quality["saturation"] else "a classifier tells"
     return (
-        f"{quality['dataset']} seed {quality['seed']}: a classifier tells the latents from the prior's draws "
+        f"{quality['dataset']} seed {quality['seed']}: {teller} the latents from the prior's draws "
         f"{accuracy:.1%} of the time, more than invert.max_distinguishable {limit:.1%}: the KL to the prior is not "
         f"that to the behaviour; {', or '.join(remedies)}"
     )

@@ -7,7 +7,9 @@ by ridge regression on random features; the classifier is given the regression's
 over short distances, as in mazes, a network would take long to find them.
 
 Rows with a saturated coordinate are judged separately from the others, as are draws of the prior that decode to such an
-action: for a perfect flow these two have equal distributions as well, unlike draws selected by the data's actions.
+action: for a perfect flow these two have equal distributions as well, unlike draws selected by the data's actions. How
+many there are of either is a test of its own, which sees at once what a network hardly learns from latents: that a flow
+blurs the edge beyond which saturated actions lie.
 """
 
 from __future__ import annotations
@@ -192,6 +194,23 @@ def two_sample_test(
         "saturated": judge(held.saturated, prior.saturated),
         "other": judge(~held.saturated, ~prior.saturated),
     }
+
+
+def saturation_test(held: Rows, prior: Rows) -> dict[str, Any]:
+    """Distinguish latents of the data from draws of the prior by whether they decode to a saturated action.
+
+    Args:
+        held: rows of the data.
+        prior: draws of the prior at the same states.
+
+    Returns:
+        `data` and `prior`, the shares of saturated rows; `accuracy`, balanced, at least one half; its 95 % `interval`.
+    """
+    accuracy, interval = _accuracy((held.saturated, held.episodes), (~prior.saturated, prior.episodes))
+    if accuracy < 0.5:
+        accuracy, interval = 1 - accuracy, interval and [1 - interval[1], 1 - interval[0]]
+    data, draws = (float(rows.saturated.double().mean()) for rows in (held, prior))
+    return {"data": data, "prior": draws, "accuracy": accuracy, "interval": interval}
 
 
 def _accuracy(*samples: tuple[Tensor, Tensor]) -> tuple[float, list[float] | None]:

@@ -27,8 +27,17 @@ PHASES = ("behavior", "offline", "online")
 EVALUATED = ["phase", "step", "success", "episodes"]
 QUALITY = [
     *("roundtrip_mean", "roundtrip_p99", "roundtrip_max", "latent_mean", "latent_std", "latent_wasserstein"),
-    *("validation_loss", "validation_nll", "clipped_fraction", "solver", "solver_steps", "solver_grading"),
-    *("two_sample", "warning"),
+    *(
+        "validation_loss",
+        "validation_nll",
+        "validation_nll_saturated",
+        "validation_nll_other",
+        "clipped_fraction",
+        "solver",
+        "solver_steps",
+        "solver_grading",
+    ),
+    *("two_sample", "saturation", "warning"),
 ]
 
 

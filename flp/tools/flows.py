@@ -29,6 +29,7 @@ class FlowRow:
         key: the key in its manifest; None without a readable manifest.
         roundtrip: mean round-trip error; None before it was inverted, or if the quality report is of another flow.
         two_sample: how well its latents can be distinguished from draws of the prior; see `flp.flow.two_sample`.
+        saturation: the same by whether they decode to a saturated action.
         latent_std: standard deviation of its latents, averaged over dimensions; 1 for a perfect flow.
         validation_loss: flow-matching loss on the validation set.
         validation_nll: mean −log density of validation actions, in nats.
@@ -44,6 +45,7 @@ class FlowRow:
     key: str | None
     roundtrip: float | None
     two_sample: dict[str, Any]
+    saturation: dict[str, Any]
     latent_std: float | None
     validation_loss: float | None
     validation_nll: float | None
@@ -101,6 +103,7 @@ def _row(dataset: str, seed: int, wanted: Artifact | None, jobs: list[Artifact])
         key=manifest.get("key"),
         roundtrip=quality.get("roundtrip_mean"),
         two_sample=quality.get("two_sample", {}),
+        saturation=quality.get("saturation", {}),
         latent_std=sum(std) / len(std) if isinstance(std, list) and std else None,
         validation_loss=manifest.get("validation_loss"),
         validation_nll=quality.get("validation_nll"),
@@ -120,7 +123,10 @@ COLUMNS = (
     "distinguishable",
     "at ±1",
     "elsewhere",
+    "by saturation",
     "R² of z, z²",
+    "at ±1",
+    "elsewhere",
     "latent std",
     "loss",
     "nats",
@@ -145,11 +151,10 @@ def _quality(row: FlowRow) -> list[str]:
         return "-" if value is None else format(value, form)
 
     parts = [row.two_sample.get(name) for name in ("all", "saturated", "other")]
-    explained = [f"{max(parts[0][name]):.2f}" for name in ("r2", "r2_squares")] if parts[0] else ["-"]
     return [
         formatted(row.roundtrip, ".1e"),
-        *(percents(part) if part else "-" for part in parts),
-        ", ".join(explained),
+        *(percents(part) if part else "-" for part in [*parts, row.saturation]),
+        *(f"{max(part['r2']):.2f}, {max(part['r2_squares']):.2f}" if part else "-" for part in parts),
         formatted(row.latent_std, ".3f"),
         formatted(row.validation_loss, ".4f"),
         formatted(row.validation_nll, ".2f"),

@@ -78,7 +78,12 @@ def test_the_page_tells_the_numbers_and_the_warning(tmp_path, monkeypatch):
     told = dict(re.findall(r"<tr><td>([^<]*)</td><td>([^<]*)</td>", built))
     parts = [told[f"Classifier accuracy{part}"] for part in ("", ", saturated", ", not saturated")]
     assert parts == ["53 % [51, 55]", "61 % [51, 55]", ""]
-    assert (told["R² of z given s"], told["R² of z² given s"]) == ("0.02", "0.03")
+    for part, numbers in {"": ("0.02", "0.03"), ", saturated": ("0.02", "0.03"), ", not saturated": ("", "")}.items():
+        assert (told[f"R² of z given s{part}"], told[f"R² of z² given s{part}"]) == numbers
+    likelihood = "−log πᵦ of validation actions, nats"
+    assert (told[likelihood], told[f"{likelihood}, saturated"]) == ("", "-1.50")
+    assert told["Accuracy by saturation alone"] == "55 % [54, 56]"
+    assert told["Saturated actions: data, flow"] == "50.0 %, 40.0 %"
     assert "Warning:" not in built
     path = next(Path().glob("results/*/flow/quality/seed0/quality.json"))
     path.write_text(json.dumps(json.loads(path.read_text()) | {"warning": "mend <it>"}))

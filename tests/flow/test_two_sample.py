@@ -13,7 +13,7 @@ from scipy import stats
 from flp.flow.behavior import Flow
 from flp.flow.matching import Pairs
 from flp.flow.quality import two_samples, warning
-from flp.flow.two_sample import Rows, Scale, _accuracy, two_sample_test
+from flp.flow.two_sample import Rows, Scale, _accuracy, saturation_test, two_sample_test
 
 EPISODES, LENGTH, TRAIN = 50, 100, 20_000
 SHOWN = Scale(torch.zeros(2), torch.ones(2), 1.0)
@@ -154,6 +154,31 @@ def test_what_is_not_there_is_none():
     assert _accuracy((draws(10, 1)[:, 0] > 0, alone), (draws(10, 1)[:, 0] > 0, alone))[1] is None
 
 
+@pytest.mark.parametrize("of_data", [0.3, 0.5, 0.7])
+def test_shares_of_saturated_actions_give_an_accuracy_of_their_own(of_data):
+    """Of a classifier that takes all that is saturated for the likelier of the two: ½ + |difference| / 2."""
+    episodes, held = torch.arange(EPISODES).repeat_interleave(LENGTH), EPISODES * LENGTH
+    shares = [torch.rand(held, generator=torch.Generator().manual_seed(i)) < p for i, p in enumerate((of_data, 0.5))]
+    data, prior = (Rows(draws(held), draws(held), saturated, episodes) for saturated in shares)
+    found = saturation_test(data, prior)
+    low, high = found["interval"]
+    assert low < found["accuracy"] < high and high - low < 0.05
+    assert found["accuracy"] == pytest.approx(0.5 + abs(of_data - 0.5) / 2, abs=0.015) and found["accuracy"] >= 0.5
+    assert (found["data"], found["prior"]) == (pytest.approx(of_data, abs=0.02), pytest.approx(0.5, abs=0.02))
+
+
+def test_a_flow_that_blurs_the_edge_is_told_by_saturation_alone():
+    """a = clip(1.2 z) has an atom that the flow a = z lacks a part of: P(1.2 |z| > 1) against P(|z| > 1)."""
+    held, episodes = EPISODES * LENGTH, torch.arange(EPISODES * LENGTH) // LENGTH
+    z, noise = draws(held, 1, seed=1), draws(held, 1, seed=2)
+    found = saturation_test(
+        Rows(z, z, (1.2 * z.abs() > 1)[:, 0], episodes), Rows(z, noise, (noise.abs() > 1)[:, 0], episodes)
+    )
+    exact = 0.5 + float(stats.norm.cdf(-1 / 1.2) - stats.norm.cdf(-1))
+    low, high = found["interval"]
+    assert low < exact < high and found["accuracy"] == pytest.approx(exact, abs=0.015)
+
+
 def test_draws_are_saturated_where_they_decode_to_it():
     flow: Flow = make_flow([1], hidden=(16,), solver="rk4", steps=4).freeze()
     s = draws(500, 3)
@@ -167,9 +192,15 @@ def test_draws_are_saturated_where_they_decode_to_it():
 QUALITY = {"dataset": "maze", "seed": 3, "clipped_fraction": 0.2}
 
 
-def warned(accuracy, interval, limit=0.55, **parameters):
+def warned(accuracy, interval, limit=0.55, saturation=0.5, **parameters):
+    by_saturation = {
+        "data": 0.2,
+        "prior": 0.2,
+        "accuracy": saturation,
+        "interval": [saturation - 0.01, saturation + 0.01],
+    }
     quality = QUALITY | {"two_sample": {"all": {"accuracy": accuracy, "interval": interval}}}
-    return warning(quality, parameters, limit)
+    return warning(quality | {"saturation": by_saturation}, parameters, limit)
 
 
 def test_what_is_told_too_often_is_warned_of_with_its_remedy():
@@ -180,4 +211,6 @@ def test_what_is_told_too_often_is_warned_of_with_its_remedy():
     mended = warned(0.63, None, schedule="cosine", saturation_noise=0.1)
     assert mended is not None and "flow.steps" in mended
     assert "flow.saturation_noise" not in mended and "flow.schedule" not in mended
+    counted = warned(0.51, [0.5, 0.52], saturation=0.58)
+    assert counted is not None and "whether an action is saturated" in counted and "58.0%" in counted
     assert warned(0.55, [0.54, 0.56]) is warned(0.6, [0.49, 0.71]) is None  # not above the limit, or by chance

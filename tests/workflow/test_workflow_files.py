@@ -169,7 +169,8 @@ def test_flows_at_hand_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         quality = Path(f"results/{name}/flow/quality/seed{seed}/quality.json")
         part = {"accuracy": 0.63, "interval": [0.61, 0.65], "r2": [0.07, 0.01], "r2_squares": [0.02, 0.0]}
         found = {"all": part, "saturated": part | {"accuracy": 0.78}, "other": None}
-        told = {"two_sample": found, "warning": "train longer", "validation_nll": -4.25}
+        alone = {"data": 0.4, "prior": 0.3, "accuracy": 0.55, "interval": [0.54, 0.57]}
+        told = {"two_sample": found, "saturation": alone, "warning": "train longer", "validation_nll": -4.25}
         write_json(quality, {"roundtrip_mean": 1e-5, "latent_std": [1.0, 1.1]} | told)
         write_json(Path(f"results/{name}/latent/seed{seed}/latent.json"), {"flow_sha256": "s"})
 
@@ -184,7 +185,13 @@ def test_flows_at_hand_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert rows[dataset, 0].size > 30
     text = flows.table(list(rows.values()))
     assert "1 offline job" in text and wanted.key[:8] in text and "scene-play" in text
-    assert "63 % [61, 65]" in text and "78 %" in text and "0.07, 0.02" in text and "-4.25" in text
+    assert (
+        "63 % [61, 65]" in text
+        and "78 %" in text
+        and "55 % [54, 57]" in text
+        and "0.07, 0.02" in text
+        and "-4.25" in text
+    )
     assert text.splitlines()[-1] == "warning: train longer"
     write_json(rows[dataset, 0].path.with_suffix(".json"), {"key": wanted.key, "sha256": "trained anew"})
     anew = next(row for row in flows.list_flows(keys) if row.seed == 0)
