@@ -36,6 +36,17 @@ Parsed = tuple[str, tuple[str, ...]]
 @cache
 def fingerprint(*modules: str) -> str:
     """Hash the modules (such as `flp.stages.offline_train`) and all of `flp` that they import."""
+    covered = imported(*modules)
+    digest = hashlib.sha256()
+    for module in sorted(covered):
+        digest.update(f"{module}={_read(module)[0]}\n".encode())
+    for folder in sorted({path.parent for module in covered if (path := _path(module)) is not None} - {_ROOT}):
+        digest.update(_data_hash(folder).encode())
+    return digest.hexdigest()[:16]
+
+
+def imported(*modules: str) -> frozenset[str]:
+    """The modules that a fingerprint of these covers: themselves, and what they import of `flp`, directly or not."""
     closure: set[str] = set()
     pending = list(modules)
     while pending:
@@ -45,12 +56,14 @@ def fingerprint(*modules: str) -> str:
             pending.append(module.rpartition(".")[0])
             pending.extend(_read(module)[1])
     _save_cache()
-    digest = hashlib.sha256()
-    for module in sorted(closure):
-        digest.update(f"{module}={_read(module)[0]}\n".encode())
-    for folder in sorted({path.parent for module in closure if (path := _path(module)) is not None} - {_ROOT}):
-        digest.update(_data_hash(folder).encode())
-    return digest.hexdigest()[:16]
+    return frozenset(closure)
+
+
+@cache
+def built_on(agent: str) -> frozenset[str]:
+    """The other algorithms whose modules an algorithm's imports, and whose hyperparameters it may read."""
+    modules = imported(f"flp.agents.{agent}") - {f"flp.agents.{agent}"}
+    return frozenset(module.rpartition(".")[2] for module in modules if module.startswith("flp.agents."))
 
 
 def _path(module: str) -> Path | None:

@@ -223,7 +223,12 @@ def summary(keys: Keys, cores: int) -> str:
     }
     sources = ", ".join(name for source, name in names.items() if forecast.sources[source])
     basis = f"; by {sources}" if sources else ""
-    return "\n".join([f"expected on {cores} cores: {duration(forecast.total)} ({parts}){basis}", *omissions(forecast)])
+    return "\n".join(
+        [
+            f"expected on {cores} core{'' if cores == 1 else 's'}: {duration(forecast.total)} ({parts}){basis}",
+            *omissions(forecast),
+        ]
+    )
 
 
 def omissions(forecast: Forecast) -> list[str]:

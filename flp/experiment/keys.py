@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flp.experiment import variants
-from flp.experiment.fingerprint import fingerprint
+from flp.experiment.fingerprint import built_on, fingerprint
 from flp.own.splitting import own_files
 from flp.params.loading import Params
 from flp.params.online import CHOICE
@@ -118,7 +118,10 @@ class Keys:
         else:
             for name in unread(agent, judged_by_values=self.is_estimated(dataset)):
                 del section[name]
-            section["own"] = params.offline.baselines.model_dump(mode="json").get(agent)
+            baselines = params.offline.baselines.model_dump(mode="json")
+            section["own"] = baselines.get(agent)
+            if others := {name: own for name, own in baselines.items() if name in built_on(agent)}:
+                section["built_on"] = others
         return hash_of(
             "offline_train",
             fingerprint("flp.stages.offline_train", f"flp.agents.{agent}"),

@@ -27,6 +27,7 @@ from flp.system.artifacts import load_manifest, load_tensors, reading
 from flp.system.errors import FLPError, first_line
 
 _LARGEST, MOST_CANDIDATES = 2**16, 1024  # limits on sizes in a manifest, and on the candidates
+_ALWAYS = 2**22  # parameters of a network that is built whatever the size of the file: 16 MiB
 
 
 class Policy:
@@ -230,12 +231,15 @@ def _build(
 
 
 def _check_sizes(tensors: dict[str, Tensor], layers: list[list[int]], critics: int, sizes: tuple[int, int]) -> None:
-    """Refuse sizes other than the file's before networks of such sizes are built (`ValueError`)."""
-    shapes = {tuple(tensor.shape[-2:]) for tensor in tensors.values()}
-    lengths = {length for tensor in tensors.values() for length in tensor.shape}
+    """Refuse sizes far beyond the file's before networks of such sizes are built (`ValueError`).
+
+    An algorithm may have layers of other widths than its parameters say; tensors of other shapes are refused later.
+    """
+    if not all(isinstance(n, int) and 0 < n < _LARGEST for n in sizes):
+        raise ValueError(f"sizes {sizes}")
+    most = max(_ALWAYS, 2 * sum(tensor.numel() for tensor in tensors.values()))
     for hidden in layers:
-        missing = [pair for pair in pairwise(hidden) if pair not in shapes]
-        if missing or hidden[0] not in lengths or not all(isinstance(n, int) and 0 < n < _LARGEST for n in sizes):
-            raise ValueError(f"layers {hidden}")
-    if critics > max(lengths, default=0):
+        if critics * sum(a * b for a, b in pairwise([sum(sizes), *hidden])) > most:
+            raise ValueError(f"layers {hidden}, {critics} critics")
+    if critics > max((length for tensor in tensors.values() for length in tensor.shape), default=0):
         raise ValueError(f"{critics} critics")

@@ -24,7 +24,7 @@ from flp.experiment.keys import Keys
 from flp.params.sections import OfflineSettings
 from flp.report import charts
 from flp.report.charts import AGENT_COLORS, FLOW_COLOR, Interval, LegendEntry, Line
-from flp.report.collect import EVALUATED, identity_of, read_table, stale_note
+from flp.report.collect import EVALUATED, identity_of, read_run_table, stale_note
 from flp.report.curves import SWEPT, sweep_colors, sweep_legend, sweep_lines, sweep_numbers
 from flp.report.measures import scored_by_success
 from flp.report.tables import FLOW, Method, finals, of_method
@@ -73,7 +73,7 @@ def evaluations(keys: Keys, figure: str) -> pd.DataFrame:
     tables, remedy = [], f"make it with `snakemake --cores all {figure}`"
     for dataset, agent, seeds in keys.figure_jobs():
         for folder, run in keys.figure_runs(dataset, figure, seeds).items():
-            table = read_table(folder / "evaluations.csv", EVALUATED, remedy)
+            table = read_run_table(folder, "evaluations.csv", EVALUATED, remedy)
             tables.append(table.assign(**identity_of(dataset, agent, run)))
     return pd.concat(tables, ignore_index=True)
 

@@ -24,10 +24,12 @@ _OF_VALUES = (
     "target_rate",
 )
 _OWN_NORM = ("critic_layer_norm", "aggregation")  # their papers say which networks are normalised
-_MORE = {
+# By algorithm, in addition to FLP's. One that is not listed here is taken to read everything.
+_MORE: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("bc", "fbc"), _OF_VALUES),
     **dict.fromkeys(("iql", "rebrac", "ifql", "rlpd"), ("aggregation",)),  # their papers say how
     **dict.fromkeys(("idql", "srpo", "cac", "calql"), _OWN_NORM),
+    **dict.fromkeys(("fql", "fawac", "fbrac"), ()),
 }
 
 
@@ -38,6 +40,6 @@ def unread(agent: str, *, judged_by_values: bool = False) -> frozenset[str]:
         agent: the algorithm.
         judged_by_values: whether critics estimate what its policies are worth; they read the hyperparameters of values.
     """
-    if agent == "flp":
+    if agent not in _MORE:
         return frozenset()
-    return frozenset(_ONLY_FLPS if judged_by_values else (*_ONLY_FLPS, *_MORE.get(agent, ())))
+    return frozenset(_ONLY_FLPS if judged_by_values else (*_ONLY_FLPS, *_MORE[agent]))

@@ -10,6 +10,7 @@ from flp.flow.velocity import VelocityField, flow_matching_loss
 from flp.learner.trainable import Batch
 from flp.parts.base import Agent, Spec
 from flp.randomness.streams import RunStreams
+from flp.system.errors import FLPError
 
 
 class BehaviorFlow:
@@ -22,7 +23,7 @@ class BehaviorFlow:
         steps: Euler steps of an own flow.
 
     Raises:
-        ValueError: the pretrained flow is missing.
+        FLPError: the pretrained flow is missing.
     """
 
     def __init__(self, agent: Agent, spec: Spec, source: str, steps: int) -> None:
@@ -32,7 +33,10 @@ class BehaviorFlow:
             self.flow = Flow(field, "euler", steps)
             agent.add_module("own_flow", self.flow)
         elif spec.flow is None:
-            raise ValueError("the pretrained flow is missing")
+            raise FLPError(
+                "an algorithm whose flow is 'pretrained' needs a section of its own in flp/params/baselines.py that "
+                "says so (flow: pretrained), for the flow to be its input"
+            )
         else:
             self.flow = spec.flow.freeze()
             agent.add_module("flow", self.flow)

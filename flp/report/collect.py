@@ -18,8 +18,9 @@ from flp.params.loading import Params
 from flp.params.run import Run
 from flp.report.measures import Measure, measure_of, scored
 from flp.system import layout
-from flp.system.artifacts import read_json
+from flp.system.artifacts import read_entries, read_json
 from flp.system.errors import FLPError, explained
+from flp.system.hashing import sha256_of
 
 REMEDY = "make it with `snakemake --cores all`, or fetch it with `dvc pull`"
 IDENTITY = ["dataset", "agent", "task", "seed", "variant", "alpha", "candidates"]
@@ -143,7 +144,7 @@ class _Tables:
         """Read one run's folder."""
         identity = identity_of(dataset, agent, run)
         manifest = _manifest(folder / "policy.json")
-        evaluations = read_table(folder / "evaluations.csv", EVALUATED)
+        evaluations = read_run_table(folder, "evaluations.csv", EVALUATED)
         rates = evaluations["success"].dropna() if self.unrated(dataset) else evaluations["success"]
         if not (rates.between(0, 1).all() and evaluations["phase"].isin(PHASES).all()):
             raise FLPError(
@@ -151,7 +152,7 @@ class _Tables:
                 "delete the folder and run again"
             )
         self.evaluations.append(evaluations.assign(**identity, stage=stage))
-        self.logs.append(read_table(folder / "log.csv", ["step"]).assign(**identity, stage=stage))
+        self.logs.append(read_run_table(folder, "log.csv", ["step"]).assign(**identity, stage=stage))
         details = {name: manifest.get(name) for name in ("seconds", "device", "versions")}
         self.runs.append(identity | {"stage": stage, "folder": str(folder), **details})
         if manifest.get("key") != key:
@@ -261,6 +262,19 @@ def read_table(path: Path, columns: list[str], remedy: str = REMEDY) -> pd.DataF
         raise FLPError(f"{path} has no column '{missing[0]}'; delete its folder and run again")
     if table.empty:
         raise FLPError(f"{path} has no rows; delete its folder and run again")
+    return table
+
+
+def read_run_table(folder: Path, name: str, columns: list[str], remedy: str = REMEDY) -> pd.DataFrame:
+    """Read a table of a run's folder, see `read_table`; `FLPError` if its checksum is not the one in the manifest."""
+    table = read_table(folder / name, columns, remedy)
+    tables = read_entries(folder / "policy.json").get("tables")
+    expected = tables.get(name) if isinstance(tables, dict) else None
+    if expected is not None and sha256_of(folder / name) != expected:
+        raise FLPError(
+            f"{folder / name} is truncated or altered (checksum differs from the run's manifest); delete its folder "
+            "and run again"
+        )
     return table
 
 

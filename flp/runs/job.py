@@ -9,7 +9,7 @@ from pathlib import Path
 from flp.learner.devices import choose_device
 from flp.params.loading import Params
 from flp.params.run import Run
-from flp.runs.run_folder import adopt, clear_others, is_finished
+from flp.runs.run_folder import adopt, clear_others, flow_digests, is_finished
 from flp.runs.shards import TrainShard, plan, run_shards
 from flp.supervision.foresight import foresee_training
 from flp.system import layout
@@ -69,12 +69,15 @@ def run_job(
             ones.
     """
     device = choose_device(spec.device)
+    flows = flow_digests(spec.dataset, spec.agent, spec.params.offline, runs)
     with alone(str(spec.folder)):
         forced = discard_if_forced(spec.folder, [spec.folder / name for name in spec.keys])
         clear_others(spec.folder, list(spec.keys))  # the manifest too, before a run of other values takes a place
         if not forced:
-            adopt(spec.folder, spec.keys, [*lenders, *map(layout.spare_folder, [spec.folder, *lenders])])
-        missing = [run for run in runs if not is_finished(spec.folder / run.name, spec.keys[run.name])]
+            adopt(spec.folder, spec.keys, [*lenders, *map(layout.spare_folder, [spec.folder, *lenders])], flows)
+        missing = [
+            run for run in runs if not is_finished(spec.folder / run.name, spec.keys[run.name], flows.get(run.name))
+        ]
         if missing:
             shards = plan(spec.stage, runs, missing, spec.keys, threads, device.type)
             foresee_training(spec.params, spec.dataset, spec.agent, [shard.runs for shard in shards], capacity, device)

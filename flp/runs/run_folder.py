@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from flp.params.run import Run
+from flp.params.sections import OfflineSettings, starts_from_flow
 from flp.parts.base import Agent
 from flp.system import layout
 from flp.system.artifacts import atomic_write, load_manifest, save_tensors, write_csv, write_verified
@@ -79,8 +80,9 @@ def save_run(
         for file in (flow, flow.with_suffix(".json")):
             write_verified(folder / file.name, partial(shutil.copyfile, file))
         manifest["flow_sha256"] = sha256_of(folder / flow.name)
-    write_csv(folder / "evaluations.csv", evaluations)
-    write_csv(folder / "log.csv", log)
+    tables = {"evaluations.csv": evaluations, "log.csv": log}
+    for name, rows in tables.items():
+        write_csv(folder / name, rows)
     save_tensors(
         folder / POLICY,
         tensors,
@@ -91,17 +93,43 @@ def save_run(
         variant=run.variant,
         alpha=run.alpha,
         candidates=run.candidates,
+        tables={name: sha256_of(folder / name) for name in tables},
         **manifest,
     )
 
 
-def is_finished(folder: Path, key: str) -> bool:
-    """Whether the folder holds this very run, completely."""
+def is_finished(folder: Path, key: str, flow: str | None = None) -> bool:
+    """Whether the folder holds this very run, completely; if `flow` is given, one that acts through these very bytes.
+
+    A flow made again with the same key need not have the same bytes: on another CPU sums round differently.
+    """
     try:
-        saved_key = load_manifest(folder / POLICY)["key"]
-    except (FLPError, KeyError):
+        manifest = load_manifest(folder / POLICY)
+    except FLPError:
         return False
-    return bool(saved_key == key) and _is_whole(folder)
+    of_another_flow = flow is not None and manifest.get("flow_sha256") != flow
+    return manifest.get("key") == key and not of_another_flow and _is_whole(folder)
+
+
+def flow_digests(dataset: str, agent: str, offline: OfflineSettings, runs: Sequence[Run]) -> dict[str, str]:
+    """The checksum of the flow that each run starts from, by the run's name; empty for agents that read none."""
+    if not starts_from_flow(agent, offline):
+        return {}
+    files = {run.name: layout.FLOW.format(dataset=dataset, seed=run.seed) for run in runs}
+    return {name: load_manifest(f"{file}.json")["sha256"] for name, file in files.items()}
+
+
+def require_flow(policy: Path, flow: str | None) -> None:
+    """Refuse a policy that was trained through a flow of other bytes; None if its agent reads none.
+
+    Raises:
+        FLPError: naming the policy and the remedy.
+    """
+    if flow is not None and load_manifest(policy).get("flow_sha256") != flow:
+        raise FLPError(
+            f"{policy} was trained through another flow than the one here, which has the same parameters but other "
+            f"bytes (one was made elsewhere); fetch that flow with `dvc pull`, or delete {policy.parent} and run again"
+        )
 
 
 def make_room(folder: Path, key: str) -> None:
@@ -123,13 +151,21 @@ def _put_aside(folder: Path) -> None:
     shutil.move(folder, spare)
 
 
-def adopt(folder: Path, keys: dict[str, str], others: Sequence[Path]) -> None:
-    """Copy the runs that a job's folder lacks from other jobs' folders, if finished there with the same keys."""
+def adopt(folder: Path, keys: dict[str, str], others: Sequence[Path], flows: Mapping[str, str] | None = None) -> None:
+    """Copy the runs that a job's folder lacks from other jobs' folders, if finished there with the same keys and flows.
+
+    Args:
+        folder: the job's folder.
+        keys: every run's key by its name.
+        others: the other jobs' folders.
+        flows: the checksums of the runs' flows, see `flow_digests`.
+    """
     for name, key in keys.items():
-        if is_finished(folder / name, key):
+        flow = (flows or {}).get(name)
+        if is_finished(folder / name, key, flow):
             continue
         for other in others:
-            if is_finished(other / name, key) and _copied(other / name, folder / name, key):
+            if is_finished(other / name, key, flow) and _copied(other / name, folder / name, key):
                 break
 
 

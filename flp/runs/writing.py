@@ -10,7 +10,16 @@ from flp.learner.devices import device_name
 from flp.parts.base import Agent
 from flp.runs.evaluations import Evaluations
 from flp.runs.run_batch import RunBatch
-from flp.runs.run_folder import POLICY, Row, is_finished, make_room, parameters_of, save_run, write_trajectories
+from flp.runs.run_folder import (
+    POLICY,
+    Row,
+    flow_digests,
+    is_finished,
+    make_room,
+    parameters_of,
+    save_run,
+    write_trajectories,
+)
 from flp.runs.training_log import TrainingLog
 from flp.system.artifacts import save_tensors, write_json
 from flp.system.resume import Resume
@@ -43,10 +52,10 @@ def write_runs(
         seconds: duration of training, of all runs together.
     """
     failed = evaluations.health.failed
-    has_flow = any(map(agent.is_shared, agent.state_dict()))
+    flows = flow_digests(batch.dataset, batch.agent, batch.params.offline, batch.runs)
     for i, run in enumerate(batch.runs):
         target = folder / run.name
-        if is_finished(target, keys[run.name]):
+        if is_finished(target, keys[run.name], flows.get(run.name)):
             continue
         make_room(target, keys[run.name])
         if run.name in failed:
@@ -63,7 +72,7 @@ def write_runs(
             parameters_of(agent, i, len(batch.runs)),
             _rows_of(run.name, evaluations.rows),
             _rows_of(run.name, log.rows),
-            flow=batch.flow_file(run) if has_flow else None,
+            flow=batch.flow_file(run) if run.name in flows else None,
             dataset=batch.dataset,
             agent=batch.agent,
             phase=evaluations.phase,

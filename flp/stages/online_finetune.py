@@ -19,7 +19,7 @@ from flp.experiment.program import BOARDS, Job, stage
 from flp.params.sections import OFFLINE_ONLY, AgentName
 from flp.runs.interaction import Interaction
 from flp.runs.job import JobSpec, run_job
-from flp.runs.run_folder import restore_parameters
+from flp.runs.run_folder import flow_digests, require_flow, restore_parameters
 from flp.runs.session import Session
 from flp.runs.shards import Shard
 from flp.runs.turns import Turns
@@ -59,8 +59,10 @@ def run(job: Job) -> None:
 def finetune(spec: JobSpec, before: dict[str, tuple[Path, str]], shard: Shard, turns: Turns) -> None:
     """Fine-tune, evaluate and save a batch of runs; `before` holds every run's offline file and key."""
     steps, saved = spec.params.online.steps, [before[run.name] for run in shard.runs]
-    for file, key in saved:
+    flows = flow_digests(spec.dataset, spec.agent, spec.params.offline, shard.runs)
+    for run, (file, key) in zip(shard.runs, saved, strict=True):
         require_key(str(file.with_suffix("")), key)
+        require_flow(file, flows.get(run.name))
     # Every update follows an environment step, so there is nothing to capture ahead.
     with (
         Session(spec, shard, turns, steps, capacity=steps, capture=False) as session,

@@ -236,7 +236,7 @@ def _read(path: str) -> str:
 
 
 def _gib(size: float) -> str:
-    return f"{size / 2**30:.1f} GiB"
+    return f"{size / 2**30:.1f} GiB" if size >= 0.1 * 2**30 else f"{size / 2**20:.1f} MiB"
 
 
 def dataset_size(data: Path) -> tuple[int, int]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flp.evaluation.headless import choose_renderer
 from flp.experiment.fingerprint import fingerprint
+from flp.experiment.graph import require_current
 from flp.experiment.keys import Keys
 from flp.experiment.program import OPTIONS, tool
 from flp.params.online import CHOICE
@@ -62,6 +63,7 @@ def make(keys: Keys, dataset: str, agent: str, device: str) -> None:
     """
     folder = Path(layout.VIDEOS.format(dataset=dataset, agent=agent))
     runs = dict(policies(keys, dataset, agent))
+    require_flows(keys, dataset, agent, runs)
     sources = shown(path for paths in runs.values() for path, _ in paths.values())
     online = keys.agent_params(dataset, agent).online.model_dump(include={*CHOICE})
     made_of = {"policies": sources, "source": fingerprint("flp.evaluation.film"), "online": online}
@@ -86,6 +88,19 @@ def make(keys: Keys, dataset: str, agent: str, device: str) -> None:
         print(f"{folder / name}: " + ", ".join(f"{t} {outcome(o)}" for t, o in outcomes.items()), file=sys.stderr)
     write_json(manifest, {**made_of, "dataset": dataset, "agent": agent, "videos": videos})
     print(f"{folder}: {len(videos)} videos")
+
+
+def require_flows(keys: Keys, dataset: str, agent: str, runs: Mapping[Run, Mapping[str, tuple[Path, str]]]) -> None:
+    """Refuse to film policies through flows other than those they were trained in (`FLPError`)."""
+    from flp.runs.run_folder import flow_digests, require_flow
+
+    if not keys.reads_flow(dataset, agent):
+        return
+    require_current(keys, dataset, [run.seed for run in runs])
+    flows = flow_digests(dataset, agent, keys.agent_params(dataset, agent).offline, list(runs))
+    for run, files in runs.items():
+        for path, _ in files.values():
+            require_flow(path, flows[run.name])
 
 
 def outcome(episode: dict[str, Any]) -> str:

@@ -16,6 +16,9 @@ from repository import REPO
 from test_agents_common import make
 from test_agents_learning import SMALL, actions_at, bandit, learn
 
+from flp.parts.behavior_flow import BehaviorFlow
+from flp.system.errors import FLPError
+
 PAGE = REPO / "docs" / "adding-an-algorithm.md"
 
 
@@ -74,6 +77,45 @@ def test_the_pages_steps_make_it_one_of_the_experiments_algorithms(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert f"offline-train {name} " in done.stdout
+    # Its keys hold all that it may read: the shared hyperparameters, and the section of what it is built on.
+    (tmp_path / "flp" / "agents" / f"{name}.py").write_text(
+        code + "\nfrom flp.agents.iql import IQL  # noqa\n", "utf-8"
+    )
+    done = subprocess.run([sys.executable, "-c", KEYED, name], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.stdout.split() == ["True", "True", "False"], done.stderr
+
+
+KEYED = """
+import sys, yaml
+from flp.experiment.keys import Keys
+from flp.params.loading import merge, parse
+from flp.params.run import Run
+
+values = yaml.safe_load(open("params.yaml"))
+key = lambda **changes: Keys(parse(merge(values, {"offline": changes}))).offline_run(
+    values["datasets"][0], sys.argv[1], Run(1, 0, 1.0, 1)
+)
+iql, fql = {"iql": {"expectile": 0.6}}, {"fql": {"alpha": 3.0}}
+for changes in ({"temperature": 0.5}, {"baselines": iql}, {"baselines": fql}):
+    print(key() != key(**changes))
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("class One(FilteredBC): ...\nclass Two(FilteredBC): ...", "defines FilteredBC and One and Two"),
+        ("del FilteredBC", "defines none"),
+        ("FilteredBC.uses_latents = True", r"must be in IN_LATENTS \(flp/params/sections.py\)"),
+        ("FilteredBC.__init__ = lambda self, spec: BehaviorFlow(self, spec, 'pretrained', 3)", "a section of its own"),
+    ],
+)
+def test_what_breaks_the_contract_is_told(example, code, says):
+    module = sys.modules[f"flp.agents.{example}"]
+    module.BehaviorFlow = BehaviorFlow
+    exec(code, vars(module))
+    with pytest.raises(FLPError, match=says):
+        make(example, [1], **SMALL)
 
 
 def test_the_page_names_what_exists():

@@ -13,6 +13,7 @@ import torch
 
 import flp
 from flp.flow.checkpoint import load_flows
+from flp.library import policy as loading
 from flp.params.sections import AgentName
 
 AGENTS = get_args(AgentName)
@@ -111,6 +112,15 @@ def test_own_sizes_that_are_not_the_files_are_refused(agent, size, run_of):
     file.write_text(json.dumps(manifest))
     with pytest.raises(flp.FLPError, match=r"another model than the file holds \(layers"):
         flp.load_policy(file.parent)
+
+
+def test_layers_of_other_widths_than_the_parameters_say_are_built():
+    """An algorithm of one's own need not heed `offline.hidden`; what takes far more memory than the file is refused."""
+    tensors = {"agent/net.weights.0": torch.zeros(1, 3, 24), "agent/net.weights.1": torch.zeros(1, 24, 24)}
+    loading._check_sizes(tensors, [[16, 16]], 1, (3, 2))
+    for layers, critics in ([[60000, 60000]], 1), ([[512, 512]], 1000):
+        with pytest.raises(ValueError, match="layers"):
+            loading._check_sizes(tensors, layers, critics, (3, 2))
 
 
 @pytest.mark.parametrize("agent", ["bc", "fbc", "iql"])

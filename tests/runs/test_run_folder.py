@@ -57,6 +57,17 @@ def test_the_newer_one_is_put_aside_and_a_stale_one_is_not_taken_back(
     assert (job / "task2_seed0/log.csv").read_text() == "new"
 
 
+def test_a_run_through_another_flow_is_not_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    job = Path("results/maze/offline/flp/seed0")
+    finish(layout.spare_folder(job) / "task1_seed0", "own")
+    manifest = layout.spare_folder(job) / "task1_seed0/policy.json"
+    write_json(manifest, {"format_version": 1, "key": "own", "flow_sha256": "a"})
+    for flow in ("b", "a"):
+        adopt(job, {"task1_seed0": "own"}, [layout.spare_folder(job)], {"task1_seed0": flow})
+        assert is_finished(job / "task1_seed0", "own", flow) == is_finished(job / "task1_seed0", "own") == (flow == "a")
+
+
 def test_two_experiments_in_turn_train_their_runs_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     job, trained = Path("results/maze/offline/flp/seed0"), []

@@ -17,13 +17,16 @@ from flp.data.environments import specification
 from flp.experiment.graph import graph
 from flp.experiment.keys import Keys
 from flp.params.loading import load_params
+from flp.report.collect import read_run_table
 from flp.runs import job, run_folder
 from flp.stages import invert_to_latent, offline_train, online_finetune, pretrain_flow
 from flp.system import layout
-from flp.system.artifacts import load_tensors
+from flp.system.artifacts import load_tensors, save_tensors
 from flp.system.errors import FLPError
+from flp.system.hashing import sha256_of
 from flp.system.resume import Resume
 from flp.system.stopping import InterruptedJobError
+from flp.tools import videos
 
 LOCOMOTION = [
     "antmaze-large-navigate",
@@ -248,6 +251,40 @@ def test_batched_and_sharded_runs_agree(trained, here):
     for name, tensor in batched.items():
         torch.testing.assert_close(sharded[name], tensor, rtol=1e-4, atol=1e-5)
     assert torch.isfinite(batched["agent/policy.net.weights.0"]).all()
+
+
+@pytest.mark.slow(10)
+def test_a_policy_is_continued_through_its_own_flow_alone(here, capsys):
+    """Not through one of the same key but other bytes, as the same training gives on another CPU."""
+    of, flow = ["--dataset", MAZE, "--threads", "1"], Path(layout.FLOW.format(dataset=MAZE, seed=0) + ".safetensors")
+    tensors, manifest = load_tensors(flow)
+    told = {name: value for name, value in manifest.items() if name != "tensors"}
+    save_tensors(flow, {name: tensor * (1 + 1e-6) for name, tensor in tensors.items()}, **told)
+    Path(layout.LATENT.format(dataset=MAZE, seed=0) + ".json").unlink()
+    assert invert_to_latent.main([*of, "--seed", "0"]) == 0
+    assert online_finetune.main(of) == 2
+    refusal = "task1_seed0/policy.safetensors was trained through another flow than the one here"
+    assert refusal in capsys.readouterr().err
+    keys = Keys(load_params())
+    for run, files in videos.policies(keys, MAZE, "flp"):
+        with pytest.raises(FLPError, match="was trained through another flow"):
+            videos.require_flows(keys, MAZE, "flp", {run: {"offline": files["offline"]}})
+    assert offline_train.main(of) == 0  # neither kept nor taken back
+    policies = [*here.glob("task*/policy.json")]
+    digest = json.loads(flow.with_suffix(".json").read_text())["sha256"]
+    assert len(policies) == 2 and all(json.loads(p.read_text())["flow_sha256"] == digest for p in policies)
+    assert online_finetune.main(of) == 0
+
+
+def test_a_runs_manifest_vouches_for_its_tables(here):
+    for folder in here.glob("task*"):
+        tables = json.loads((folder / "policy.json").read_text())["tables"]
+        assert tables == {name: sha256_of(folder / name) for name in ("evaluations.csv", "log.csv")}
+        read_run_table(folder, "evaluations.csv", ["step"])
+        whole = (folder / "evaluations.csv").read_text().splitlines(keepends=True)
+        (folder / "evaluations.csv").write_text("".join(whole[:-1]))
+        with pytest.raises(FLPError, match=r"evaluations\.csv is truncated or altered"):
+            read_run_table(folder, "evaluations.csv", ["step"])
 
 
 @pytest.mark.slow(10)
