@@ -56,7 +56,10 @@ def batch_of(values: ArrayLike, width: int, what: str, device: torch.device) -> 
     """
     try:
         with np.errstate(over="ignore"):  # refused below
-            array = np.array(np.asarray(values), np.float32)
+            given = np.asarray(values)
+            if given.dtype.kind not in "biuf":
+                raise TypeError(f"they are {given.dtype}")
+            array = np.array(given, np.float32)
     except (ValueError, TypeError, RuntimeError) as error:  # RuntimeError: a tensor of PyTorch's with gradients
         raise FLPError(f"{what} are no array of numbers ({error}), expected [{width}] or [batch, {width}]") from error
     if array.ndim not in (1, 2) or array.shape[-1] != width:

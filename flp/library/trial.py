@@ -99,7 +99,13 @@ def _spec(name: str, manifest: str) -> EnvironmentSpec:
         if Path("params.yaml").exists() and name in (params := load_params()).tasks:
             return params.spec(name)  # the criterion of success may have changed since
         return spec_from(read_json(manifest).get("task"), manifest)
-    return specification(name)
+    try:
+        return specification(name)
+    except FLPError as error:
+        raise FLPError(
+            f"{error}; a task of yours is known by its data, {manifest}: make them with snakemake, and call this from "
+            "the folder that has them"
+        ) from None
 
 
 def evaluate(
@@ -151,14 +157,19 @@ def evaluate(
         device = policy.device
         timing = policy.manifest["model"]["offline"]["success_timing"]
     else:
-        function = policy
+        function, width = policy, spec.action_dim
 
         def act(observations: Tensor, streams: RunStreams) -> NDArray[Any]:
             chosen = function(observations[0].numpy())
             try:
-                return np.asarray(chosen, np.float32)[None]
+                actions = np.asarray(chosen, np.float32)
             except (TypeError, ValueError, RuntimeError) as error:
                 raise FLPError(f"the policy gave no array of actions but {type(chosen).__name__}") from error
+            expected = (observations.shape[1], width)
+            if actions.shape != expected or not np.isfinite(actions).all():
+                what = f"actions of shape {actions.shape}" if actions.shape != expected else "NaN or infinite actions"
+                raise FLPError(f"the policy gave {what}, expected numbers of shape {expected}, one row per episode")
+            return actions[None]
 
     options = {"episodes": episodes, "seed": seed, "workers": workers, "success_timing": timing, "device": device}
     evaluation = evaluator.evaluate(act, spec, [task], watch=watch, **options)

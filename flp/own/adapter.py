@@ -5,6 +5,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import gymnasium
@@ -30,13 +32,20 @@ def open_environment(name: str, kwargs: dict[str, Any]) -> Any:
     Raises:
         FLPError: it cannot be made, or has no time limit.
     """
+    module, colon, id_ = name.rpartition(":")
+    if colon and not (module and id_):
+        raise FLPError(f"environment {name} is no gymnasium id; write it as my_package:MyArm-v0")
+    remedy = _INSTALL
     try:
         with simulator_importable(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            if module and find_spec(module.partition(".")[0]) is not None:
+                remedy = f"importing {module} fails"
+                import_module(module)
+            remedy = "look at its kwargs"
             env = gymnasium.make(name, disable_env_checker=True, **kwargs)
     except (Exception, SystemExit) as error:  # the imported package may raise anything
-        missing = isinstance(error, (ImportError, gymnasium.error.UnregisteredEnv))
-        remedy = _INSTALL if missing else "look at its kwargs"
+        remedy = _INSTALL if isinstance(error, (ImportError, gymnasium.error.UnregisteredEnv)) else remedy
         raise FLPError(f"environment {name} cannot be made ({one_line(error)}); {remedy}") from error
     if env.spec is None or env.spec.max_episode_steps is None:
         close(env)
@@ -109,8 +118,14 @@ def action_range(space: Any, what: str) -> Bounds:
     if not isinstance(space, spaces.Box) or not np.issubdtype(space.dtype, np.floating):
         raise FLPError(f"{what}: actions are {space}, not a box of real numbers")
     low, high = (np.asarray(bound, np.float64).ravel() for bound in (space.low, space.high))
-    if not (is_bounded(space) and (low < high).all()):
+    if not is_bounded(space):
         raise FLPError(f"{what}: actions are {space}, whose range is not finite; wrap it with one that is")
+    if not (low < high).all():
+        (fixed, *_) = np.flatnonzero(low >= high)
+        raise FLPError(
+            f"{what}: column {fixed} of the actions has the range {low[fixed]:g} to {high[fixed]:g}: there is nothing "
+            "to choose; wrap the environment with one that leaves it out"
+        )
     return tuple(low.tolist()), tuple(high.tolist())
 
 
@@ -154,6 +169,8 @@ class Adapter(gymnasium.Wrapper[Any, Any, Any, Any]):  # type: ignore[misc]
         """
         if np.shape(action) != self.action_space.shape:
             raise FLPError(f"{self._name}: an action has shape {np.shape(action)}, expected {self.action_space.shape}")
+        if not np.isfinite(action).all():
+            raise FLPError(f"{self._name}: an action holds NaN or infinite values")
         own = self._unscaled(action).reshape(self._shape).astype(self._dtype)
         with self._blamed("step"):
             observation, reward, terminated, truncated, info = self.env.step(own)
@@ -175,8 +192,10 @@ class Adapter(gymnasium.Wrapper[Any, Any, Any, Any]):  # type: ignore[misc]
         except FLPError:
             raise
         except (Exception, SystemExit) as error:
-            remedy = f"{call} must return {_RETURNED[call]}"
-            raise FLPError(f"{self._name}: its environment's {call} failed ({one_line(error)}); {remedy}") from error
+            # As when it is called with a seed that it does not take, or returns less than is expected.
+            of_contract = isinstance(error, TypeError) or "unpack" in str(error)
+            remedy = f"; {call} must return {_RETURNED[call]}" if of_contract else ""
+            raise FLPError(f"{self._name}: its environment's {call} failed ({one_line(error)}){remedy}") from error
 
     def _observed(self, observation: Any) -> NDArray[Any]:
         array, expected = _numbers(observation), self.observation_space.shape
@@ -235,4 +254,7 @@ def compare(env: Any, what: str, length: int, bounds: Bounds) -> None:
     if len(low) != len(bounds[0]):
         raise FLPError(f"{what} has actions of {len(low)} numbers, the data have {len(bounds[0])}")
     if not np.allclose([low, high], bounds, rtol=1e-6, atol=1e-9):
-        raise FLPError(f"{what} has actions from {low} to {high}, the data from {bounds[0]} to {bounds[1]}")
+        raise FLPError(
+            f"{what} has actions from {low} to {high}, the data from {bounds[0]} to {bounds[1]}; if the environment "
+            "has changed, make the data again: snakemake --cores all -R download_dataset"
+        )

@@ -19,6 +19,8 @@ def doubts(spec: OwnSpec, rows: Rows) -> Iterator[str]:
     yield from _dwarfed_columns(rows["observations"])
     yield from _scaled_actions(spec, rows)
     yield from _time_limits(spec, rows)
+    yield from _lost_ends(spec, rows)
+    yield from _next_episodes(rows)
 
 
 def _dwarfed_columns(observations: NDArray[np.float32]) -> Iterator[str]:
@@ -59,4 +61,27 @@ def _time_limits(spec: OwnSpec, rows: Rows) -> Iterator[str]:
         yield (
             f"each of the {full.sum()} episodes of {spec.horizon} steps, {limit}, is said to terminate, so that "
             "nothing is worth anything after it; if time had run out, mark its end in 'timeouts'"
+        )
+
+
+def _lost_ends(spec: OwnSpec, rows: Rows) -> Iterator[str]:
+    """Episodes that go on beyond the environment's time limit: several in a row whose ends were not recorded."""
+    lengths = np.diff(np.flatnonzero(rows["terminals"]), prepend=-1) - 1
+    if spec.simulated and (count := int((lengths > spec.horizon).sum())):
+        yield (
+            f"{count} of {len(lengths)} episodes have more steps than the environment's time limit of {spec.horizon} "
+            f"(up to {lengths.max()}); if time ran out within them, mark where in 'timeouts'"
+        )
+
+
+def _next_episodes(rows: Rows) -> Iterator[str]:
+    """Last states that are the first ones of the episodes that follow: `next_observations` across a reset."""
+    ends = np.flatnonzero(rows["terminals"])[:-1]
+    observations = rows["observations"]
+    same = (observations[ends] == observations[ends + 1]).all(1)
+    varied = len(np.unique(observations[ends + 1], axis=0)) > 1
+    if len(ends) > 1 and varied and same.mean() > 0.5:
+        yield (
+            f"{same.sum()} of {len(ends)} episodes end in the very state in which the next one begins; if the "
+            "environment was reset in between, 'next_observations' hold the state after the reset: store the one before"
         )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict, dataclass, field, fields
+from importlib.machinery import PathFinder
 from importlib.metadata import packages_distributions, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from flp.data.environments import EnvironmentSpec, Family
 from flp.system.errors import FLPError
+from flp.system.hashing import hash_of, sha256_of
 
 if TYPE_CHECKING:
     from flp.data.environments import Environment
@@ -95,6 +99,21 @@ def package_version(environment: str | None) -> str | None:
     for package in packages_distributions().get(module.partition(".")[0], ()):
         return version(package)
     return None
+
+
+def module_source(environment: str | None) -> str | None:
+    """A digest of the module that an id names, if it is source under development: not installed, or installed editably.
+
+    It is looked for where a stage's process finds it: in the current folder first, then on Python's path. Nothing is
+    imported.
+    """
+    top = (environment or "").rpartition(":")[0].partition(".")[0]
+    found = PathFinder.find_spec(top, [str(Path.cwd()), *sys.path]) if top.isidentifier() else None
+    if found is None or not found.origin or {"site-packages", "dist-packages"} & set(Path(found.origin).parts):
+        return None
+    folders = list(map(Path, found.submodule_search_locations or ()))
+    files = sorted(file for folder in folders for file in folder.rglob("*.py")) or [Path(found.origin)]
+    return hash_of([[str(file.relative_to(Path(found.origin).parent)), sha256_of(file)] for file in files])
 
 
 def spec_from(described: Any, source: str, **changed: Any) -> OwnSpec:

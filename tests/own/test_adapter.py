@@ -112,6 +112,10 @@ def test_what_fails_in_it_is_said_in_one_line(spec):
         (gymnasium.spaces.MultiDiscrete([2, 2]), "actions are discrete"),
         (gymnasium.spaces.MultiBinary(2), "actions are discrete"),
         (gymnasium.spaces.Box(-np.inf, 1, (2,)), "range is not finite"),
+        (
+            gymnasium.spaces.Box(np.float32([-1, 2]), np.float32([1, 2])),
+            "column 1 of the actions has the range 2 to 2",
+        ),
         (gymnasium.spaces.Box(0, 9, (2,), np.int64), "not a box of real numbers"),
         (gymnasium.spaces.Dict({"a": gymnasium.spaces.Box(-1, 1, (2,))}), "not a box of real numbers"),
     ],

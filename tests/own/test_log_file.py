@@ -232,6 +232,28 @@ def test_time_limits_that_are_stored_as_terminations_are_warned_of(tmp_path, cap
     assert ("if time had run out, mark its end in 'timeouts'" in capsys.readouterr().err) == expected
 
 
+def test_episodes_that_go_on_beyond_the_time_limit_are_warned_of(tmp_path, capsys):
+    values = logged(4, 20)
+    values |= {"terminals": np.zeros(80, bool), "timeouts": np.zeros(80, bool)}
+    del values["next_observations"]
+    for recorded, warned in (([19, 39, 59, 79], False), ([39, 79], True)):
+        values["timeouts"] = np.isin(np.arange(80), recorded)
+        path = save(tmp_path / f"{len(recorded)}.npz", **values)
+        read_task(asked(path, environment="Pendulum-v1", kwargs={"max_episode_steps": 20}))
+        told = capsys.readouterr().err
+        assert ("2 of 2 episodes have more steps than the environment's time limit of 20 (up to 39)" in told) == warned
+
+
+def test_next_observations_from_after_the_reset_are_warned_of(tmp_path, capsys):
+    values = logged(4, 20)
+    rolled = np.roll(values["observations"], -1, 0)
+    for following, warned in ((values["next_observations"], False), (rolled, True)):
+        path = save(tmp_path / f"{warned}.npz", **values | {"next_observations": following})
+        read_task(asked(path, actions=((-2.0,), (2.0,))))
+        told = capsys.readouterr().err
+        assert ("3 of 3 episodes end in the very state in which the next one begins" in told) == warned
+
+
 def test_a_neighbour_holds_the_held_out_episodes(tmp_path):
     save(tmp_path / "mine.npz", **logged(2, 20))
     save(tmp_path / "mine-val.npz", **logged(3, 20))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 
 import gymnasium
@@ -11,6 +12,7 @@ from gymnasium import spaces
 
 from flp.data.environments import seeded_reset
 from flp.evaluation.evaluator import Evaluator
+from flp.own.adapter import open_environment
 from flp.own.importing import TaskSource
 from flp.own.task import OwnSpec
 from flp.system.errors import FLPError
@@ -86,6 +88,34 @@ def spec():
 def test_an_environment_that_exits_while_it_is_made_is_named(spec):
     with pytest.raises(FLPError, match=r"Broken-v0 cannot be made .SystemExit: 3."):
         spec(broken("Exit", __init__=lambda self: raised(SystemExit(3)))).make(1)
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "said"),
+    [
+        ("lab_broken:Arm-v0", "raise KeyError('robot')", "KeyError: 'robot'.; importing lab_broken fails"),
+        ("lab_broken:Arm-v0", "def f(:", "importing lab_broken fails"),
+        ("lab_broken:Arm-v0", "import no_such_package", "is its package installed"),
+        ("lab_broken:Arm-v0", "", "does the id name the module that registers it"),
+        ("lab_broken:", "", "is no gymnasium id; write it as my_package:MyArm-v0"),
+        (":Arm-v0", "", "is no gymnasium id; write it as my_package:MyArm-v0"),
+    ],
+)
+def test_what_keeps_it_from_being_made_is_told_from_its_kwargs(name, code, said, tmp_path, monkeypatch):
+    (tmp_path / "lab_broken.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    sys.modules.pop("lab_broken", None)
+    with pytest.raises(FLPError, match=said):
+        open_environment(name, {})
+
+
+def test_a_failing_step_is_not_told_what_a_step_returns(spec):
+    env = spec(BROKEN["failing step"][0]).make(1)
+    seeded_reset(env, 0)
+    with pytest.raises(FLPError, match=r"failed \(ConnectionError: gone\)$"):
+        env.step(np.zeros(2))
+    with pytest.raises(FLPError, match="an action holds NaN"):
+        env.step(np.array([0.0, np.nan]))
 
 
 def play(env):
