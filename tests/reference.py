@@ -199,6 +199,8 @@ class ReferenceFLP:
             z = mean + std * e
             values = [target(torch.cat([s, z])).item() for target in self.targets]
             value = min(values) if self.aggregation == "min" else sum(values) / len(values)
+            if self.aggregation == "lower_bound":
+                value -= (sum((other - value) ** 2 for other in values) / len(values)) ** 0.5
             best = max(best, value)
             policy, prior = (torch.distributions.Normal(m, d).log_prob(z).sum() for m, d in ((mean, std), (0.0, 1.0)))
             weight = math.exp(value / (self.temperature * self.alpha) + (prior - policy).item())

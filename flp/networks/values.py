@@ -67,7 +67,10 @@ class Value(nn.Module):
 
 
 def aggregate(values: Tensor, how: str) -> Tensor:
-    """Reduce an ensemble's `[R, E, ...]` to `[R, ...]` by "mean" or "min"."""
+    """Reduce an ensemble's `[R, E, ...]` to `[R, ...]`: "mean", "min", or "lower_bound", mean − standard deviation."""
+    if how == "lower_bound":
+        # A root's slope at 0, where all members agree, is infinite.
+        return values.mean(1) - (values.var(1, correction=0) + 1e-12).sqrt()
     return values.amin(1) if how == "min" else values.mean(1)
 
 

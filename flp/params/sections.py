@@ -166,8 +166,8 @@ class OfflineSettings(Section):
     whichever is lower."""
     critics: Annotated[int, Field(gt=0, le=64)]
     """Members of the critic ensemble."""
-    aggregation: Literal["mean", "min"]
-    """How the ensemble becomes one number."""
+    aggregation: Literal["mean", "min", "lower_bound"]
+    """How the ensemble becomes one number; `lower_bound`: its mean minus its standard deviation."""
     batch_size: Count
     """Transitions per step and run."""
     learning_rate: Positive

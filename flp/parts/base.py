@@ -57,7 +57,7 @@ class Agent(Learner):
     """Whether the batch includes `next_actions` `[R, B, a]` and `has_next_action` `[R, B]`."""
     value_scale: float = 1.0
     """Factor by which the critics' values are scaled."""
-    aggregation: Literal["mean", "min"] = "min"
+    aggregation: Literal["mean", "min", "lower_bound"] = "min"
     """How the ensemble's values are reduced."""
     restraint: str = ""
     """What keeps its values closer to the data, such as `raise offline.alpha`; empty if no parameter does."""

@@ -62,7 +62,7 @@ def finite_differences(parameters, loss, h=1e-5):
     return found
 
 
-@pytest.mark.parametrize("aggregation", ["mean", "min"])
+@pytest.mark.parametrize("aggregation", ["mean", "min", "lower_bound"])
 def test_gradients_are_the_finite_differences_of_equations_4_and_5(aggregation):
     seeds = [1, 2]
     agent = double(randomize(make_agent(seeds, alphas=[0.2, 1.5], hidden=[4], aggregation=aggregation)))
@@ -168,7 +168,14 @@ RESAMPLING = {"selection": "resample", "temperature": 0.7, "target_candidates": 
 
 
 @pytest.mark.parametrize(
-    "changes", [{"aggregation": "min", "critics": 3}, {"critic_layer_norm": False}, {"hidden": [9]}, RESAMPLING]
+    "changes",
+    [
+        {"aggregation": "min", "critics": 3},
+        {"aggregation": "lower_bound", "critics": 3},
+        {"critic_layer_norm": False},
+        {"hidden": [9]},
+        RESAMPLING,
+    ],
 )
 def test_an_update_in_float32_is_that_of_the_reference(changes):
     seeds = [1, 2]

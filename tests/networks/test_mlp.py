@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 
 import pytest
 import torch
@@ -131,6 +132,11 @@ def test_aggregate_reduces_the_ensemble():
     values = torch.tensor([[[1.0, 5.0], [3.0, -1.0]], [[0.0, 0.0], [-2.0, 8.0]]])  # [R, members, B]
     assert aggregate(values, "mean").tolist() == [[2.0, 2.0], [-1.0, 4.0]]
     assert aggregate(values, "min").tolist() == [[1.0, -1.0], [-2.0, 0.0]]
+    bounds = [[statistics.mean(q) - statistics.pstdev(q) for q in zip(*run, strict=True)] for run in values.tolist()]
+    torch.testing.assert_close(aggregate(values, "lower_bound"), torch.tensor(bounds), atol=2e-6, rtol=0)
+    agreeing = torch.ones(1, 2, 3, requires_grad=True)
+    (slope,) = torch.autograd.grad(aggregate(agreeing, "lower_bound").sum(), [agreeing])
+    assert torch.equal(slope, torch.full((1, 2, 3), 0.5))
 
 
 def test_the_target_follows_at_its_rate():
