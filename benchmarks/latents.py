@@ -53,11 +53,12 @@ def draw_atoms(folders: list[Path], plt: Any) -> None:
 
 
 def draw_test(folders: list[Path], plt: Any) -> None:
-    """A classifier's accuracy at telling the latents from draws of the prior."""
+    """How often a classifier, and saturation alone, tell the latents from draws of the prior."""
     figure, panel = plt.subplots(figsize=(6, 2.6), layout="constrained")
-    names = {"all": "all rows", "saturated": "rows at ±1", "other": "other rows"}
+    names = {"all": "all rows", "saturated": "rows at ±1", "other": "other rows", "counted": "by saturation alone"}
     for i, (folder, color, title) in enumerate(zip(folders, (ORANGE, BLUE), TITLES, strict=True)):
-        test = read_json(the(folder, "results/*/flow/quality/seed0/quality.json"))["two_sample"]
+        quality = read_json(the(folder, "results/*/flow/quality/seed0/quality.json"))
+        test = quality["two_sample"] | {"counted": quality["saturation"]}
         for k, part in enumerate(names):
             accuracy, (low, high) = 100 * test[part]["accuracy"], (100 * x for x in test[part]["interval"])
             panel.errorbar(
@@ -71,7 +72,7 @@ def draw_test(folders: list[Path], plt: Any) -> None:
             )
     panel.axvline(50, color=GREY, ls="--", lw=1)
     panel.set_yticks(range(len(names)), list(names.values()))
-    panel.set(ylim=(2.5, -0.5), xlabel="told from the prior on held-out episodes, % (a perfect flow: 50)")
+    panel.set(ylim=(len(names) - 0.5, -0.5), xlabel="told from the prior on held-out episodes, % (a perfect flow: 50)")
     panel.legend(frameon=False, fontsize=8)
     save(figure, "two-sample", plt)
 

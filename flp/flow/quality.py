@@ -112,8 +112,11 @@ def warning(quality: dict[str, Any], parameters: dict[str, Any], limit: float) -
     remedies = ["train the flow longer or wider (flow.steps, flow.hidden)"]
     if parameters.get("schedule", "constant") == "constant":
         remedies.insert(0, "set flow.schedule to cosine")
-    if parameters.get("saturation_noise", 0) == 0 and quality["clipped_fraction"] > 0.001:
+    noise = parameters.get("saturation_noise", 0)
+    if noise == 0 and quality["clipped_fraction"] > 0.001:
         remedies.insert(0, "set flow.saturation_noise to 0.1, for actions lie at the limits")
+    elif noise > 0 and test is quality["saturation"]:
+        remedies.insert(0, f"raise flow.saturation_noise above {noise:g}, where the flow blurs less of the edge at ±1")
     teller = "whether an action is saturated tells" if test is quality["saturation"] else "a classifier tells"
     return (
         f"{quality['dataset']} seed {quality['seed']}: {teller} the latents from the prior's draws "

@@ -2,8 +2,9 @@
 
 Over all distributions, Eq. 4 is maximised by π*(z | s) ∝ p(z) exp(Q(s, z) / α), of which the Gaussian π_θ is only the
 closest of its kind. As N grows, draws of π_θ resampled with weights ∝ p(z) exp(Q / α) / π_θ(z) become draws of π*
-(Rubin, 1987; the bias falls as 1 / N). The greedy choice takes the largest Q instead, and with it the critic's largest
-error.
+(Rubin, 1987; the bias falls as 1 / N). That needs draws wide enough: with `acting_noise` below 1, those are of a
+narrower Gaussian, the weights of its tails grow without bound, and the result stays near the policy. The greedy choice
+takes the largest Q instead, and with it the critic's largest error.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def check(keys: Keys, args: argparse.Namespace) -> int:
     runs = sum(len(keys.runs(*job)) for job in jobs)
     flows = len(keys.params.datasets) * len(keys.params.seeds)
     print(
-        f"{args.params} is valid: {len(keys.params.datasets)} datasets, {flows} flows, {runs} offline runs in "
+        f"the experiment is valid: {len(keys.params.datasets)} datasets, {flows} flows, {runs} offline runs in "
         f"{len(jobs)} jobs, {sum(len(keys.online_runs(*job)) for job in online)} online runs in {len(online)} jobs"
     )
     print(summary(keys, args.cores))

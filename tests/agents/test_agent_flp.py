@@ -164,19 +164,12 @@ def test_an_update_is_that_of_the_reference():
             assert_same_network(agent.target_critic.net, run, member, reference.targets[member], rtol=1e-8, atol=1e-10)
 
 
+CASES = [{"aggregation": how, "critics": 3} for how in ("min", "lower_bound")]
+CASES += [{"critic_layer_norm": False}, {"hidden": [9]}]
 RESAMPLING = {"selection": "resample", "temperature": 0.7, "target_candidates": 4}
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"aggregation": "min", "critics": 3},
-        {"aggregation": "lower_bound", "critics": 3},
-        {"critic_layer_norm": False},
-        {"hidden": [9]},
-        RESAMPLING,
-    ],
-)
+@pytest.mark.parametrize("changes", [*CASES, RESAMPLING])
 def test_an_update_in_float32_is_that_of_the_reference(changes):
     seeds = [1, 2]
     agent = randomize(make_agent(seeds, **changes))

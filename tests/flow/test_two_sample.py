@@ -213,4 +213,6 @@ def test_what_is_told_too_often_is_warned_of_with_its_remedy():
     assert "flow.saturation_noise" not in mended and "flow.schedule" not in mended
     counted = warned(0.51, [0.5, 0.52], saturation=0.58)
     assert counted is not None and "whether an action is saturated" in counted and "58.0%" in counted
+    blurred = warned(0.51, [0.5, 0.52], saturation=0.58, saturation_noise=0.1)
+    assert blurred is not None and "raise flow.saturation_noise above 0.1" in blurred
     assert warned(0.55, [0.54, 0.56]) is warned(0.6, [0.49, 0.71]) is None  # not above the limit, or by chance
