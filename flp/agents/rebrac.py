@@ -16,8 +16,6 @@ from flp.parts.critics import make_critic, td_loss
 from flp.parts.gaussian import GaussianActor
 from flp.randomness.streams import RunStreams
 
-_ACTOR_LOGS = ("actor_loss", "actor_q", "mse")
-
 
 class ReBRAC(Agent):
     """R deterministic policies a = tanh μ_θ(s) with clipped double Q."""
@@ -53,17 +51,16 @@ class ReBRAC(Agent):
         """One step of the critic; every `actor_every` updates also one of the actor and the targets.
 
         In the other updates the actor's gradient is zero, but Adam still moves it by its momentum, as in the official
-        code. Its scalars are 0 there and count `actor_every` times where it moves, so that their means are right.
+        code.
         """
         moves = self.moves()
         self.updates += 1
+        with torch.set_grad_enabled(moves is not False):
+            actor_loss, logs = self.actor_loss(batch)
         critic_loss, critic_logs = self.critic_loss(batch, noise["target"])
         if moves is False:
-            logs = dict.fromkeys(_ACTOR_LOGS, torch.zeros_like(critic_loss.detach()))
             gradients = [torch.zeros_like(p) for p in self.optimizers[0].parameters]
         else:
-            actor_loss, logs = self.actor_loss(batch)
-            logs = {name: moves * self.actor_every * value for name, value in logs.items()}
             gradients = list(torch.autograd.grad((moves * actor_loss).sum(), self.optimizers[0].parameters))
             polyak_update(self.target_critic, self.critic, self.target_rate * moves)
             polyak_update(self.target_actor, self.actor, self.target_rate * moves)

@@ -129,7 +129,7 @@ class Keys:
             params.evaluation.keyed(),
             agent,
             [run.task, run.seed, *([run.variant] if run.variant else [])],  # everything that names its random streams
-            *(params.tasks[dataset].judging() if dataset in params.tasks else []),
+            *([params.tasks[dataset].success] if dataset in params.tasks else []),
             *([params.invert.likelihood_samples] if self.is_estimated(dataset) else []),
             self.inversion(dataset, run.seed) if self.reads_flow(dataset, agent) else self.data(dataset),
         )

@@ -15,7 +15,6 @@ from scipy.special import ndtri
 
 from flp.data.load import ACTION_LIMIT, Dataset
 from flp.flow.behavior import Flow
-from flp.flow.card import most_telling
 from flp.flow.saturation import saturated
 from flp.flow.two_sample import Rows
 from flp.learner.devices import to_device
@@ -105,21 +104,25 @@ def warning(quality: dict[str, Any], parameters: dict[str, Any], limit: float) -
         parameters: the flow's.
         limit: the accuracy up to which there is no warning.
     """
-    test = most_telling(quality)
-    accuracy, interval = test["accuracy"], test["interval"]
-    if accuracy <= limit or (interval is not None and interval[0] <= 0.5):  # not significantly above chance
+    significant = [
+        test
+        for test in (quality["two_sample"]["all"], quality["saturation"])
+        if test["accuracy"] > limit and (test["interval"] is None or test["interval"][0] > 0.5)
+    ]
+    if not significant:
         return None
+    test = max(significant, key=lambda test: float(test["accuracy"]))
     remedies = ["train the flow longer or wider (flow.steps, flow.hidden)"]
     if parameters.get("schedule", "constant") == "constant":
         remedies.insert(0, "set flow.schedule to cosine")
     noise = parameters.get("saturation_noise", 0)
     if noise == 0 and quality["clipped_fraction"] > 0.001:
         remedies.insert(0, "set flow.saturation_noise to 0.1, for actions lie at the limits")
-    elif noise > 0 and test is quality["saturation"]:
+    elif quality["clipped_fraction"] > 0.001 and test is quality["saturation"] and test["data"] > test["prior"]:
         remedies.insert(0, f"raise flow.saturation_noise above {noise:g}, where the flow blurs less of the edge at ±1")
     teller = "whether an action is saturated tells" if test is quality["saturation"] else "a classifier tells"
     return (
         f"{quality['dataset']} seed {quality['seed']}: {teller} the latents from the prior's draws "
-        f"{accuracy:.1%} of the time, more than invert.max_distinguishable {limit:.1%}: the KL to the prior is not "
-        f"that to the behaviour; {', or '.join(remedies)}"
+        f"{test['accuracy']:.1%} of the time, more than invert.max_distinguishable {limit:.1%}: the KL to the prior is "
+        f"not that to the behaviour; {', or '.join(remedies)}"
     )

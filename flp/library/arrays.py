@@ -57,7 +57,7 @@ def batch_of(values: ArrayLike, width: int, what: str, device: torch.device) -> 
     try:
         with np.errstate(over="ignore"):  # refused below
             given = np.asarray(values)
-            if given.dtype.kind not in "biuf":
+            if given.dtype.kind in "cSUMm":  # complex numbers, texts, dates
                 raise TypeError(f"they are {given.dtype}")
             array = np.array(given, np.float32)
     except (ValueError, TypeError, RuntimeError) as error:  # RuntimeError: a tensor of PyTorch's with gradients

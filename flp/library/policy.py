@@ -239,7 +239,7 @@ def _check_sizes(tensors: dict[str, Tensor], layers: list[list[int]], critics: i
         raise ValueError(f"sizes {sizes}")
     most = max(_ALWAYS, 2 * sum(tensor.numel() for tensor in tensors.values()))
     for hidden in layers:
-        if critics * sum(a * b for a, b in pairwise([sum(sizes), *hidden])) > most:
-            raise ValueError(f"layers {hidden}, {critics} critics")
+        if sum(a * b for a, b in pairwise([sum(sizes), *hidden])) > most:
+            raise ValueError(f"layers {hidden}")
     if critics > max((length for tensor in tensors.values() for length in tensor.shape), default=0):
         raise ValueError(f"{critics} critics")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -39,7 +40,7 @@ def open_environment(name: str, kwargs: dict[str, Any]) -> Any:
     try:
         with simulator_importable(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if module and find_spec(module.partition(".")[0]) is not None:
+            if module and (module in sys.modules or find_spec(module.partition(".")[0]) is not None):
                 remedy = f"importing {module} fails"
                 import_module(module)
             remedy = "look at its kwargs"

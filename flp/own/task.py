@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from importlib.machinery import PathFinder
+from functools import cache
 from importlib.metadata import packages_distributions, version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +14,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from flp.data.environments import EnvironmentSpec, Family
 from flp.system.errors import FLPError
-from flp.system.hashing import hash_of, sha256_of
 
 if TYPE_CHECKING:
     from flp.data.environments import Environment
@@ -96,24 +94,15 @@ def package_version(environment: str | None) -> str | None:
     module, _, name = (environment or "").rpartition(":")
     if not module or not name:
         return None
-    for package in packages_distributions().get(module.partition(".")[0], ()):
+    for package in _distributions().get(module.partition(".")[0], ()):
         return version(package)
     return None
 
 
-def module_source(environment: str | None) -> str | None:
-    """A digest of the module that an id names, if it is source under development: not installed, or installed editably.
-
-    It is looked for where a stage's process finds it: in the current folder first, then on Python's path. Nothing is
-    imported.
-    """
-    top = (environment or "").rpartition(":")[0].partition(".")[0]
-    found = PathFinder.find_spec(top, [str(Path.cwd()), *sys.path]) if top.isidentifier() else None
-    if found is None or not found.origin or {"site-packages", "dist-packages"} & set(Path(found.origin).parts):
-        return None
-    folders = list(map(Path, found.submodule_search_locations or ()))
-    files = sorted(file for folder in folders for file in folder.rglob("*.py")) or [Path(found.origin)]
-    return hash_of([[str(file.relative_to(Path(found.origin).parent)), sha256_of(file)] for file in files])
+@cache
+def _distributions() -> Mapping[str, list[str]]:
+    """The installed distributions of every top-level module: reading them takes a second."""
+    return packages_distributions()
 
 
 def spec_from(described: Any, source: str, **changed: Any) -> OwnSpec:

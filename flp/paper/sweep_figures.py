@@ -29,7 +29,7 @@ from flp.report.curves import SWEPT, sweep_colors, sweep_legend, sweep_lines, sw
 from flp.report.measures import scored_by_success
 from flp.report.tables import FLOW, Method, finals, of_method
 from flp.report.templating import counted
-from flp.system.artifacts import key_of
+from flp.system.artifacts import key_of, read_entries
 from flp.system.layout import exact
 
 TITLES = {
@@ -73,7 +73,9 @@ def evaluations(keys: Keys, figure: str) -> pd.DataFrame:
     tables, remedy = [], f"make it with `snakemake --cores all {figure}`"
     for dataset, agent, seeds in keys.figure_jobs():
         for folder, run in keys.figure_runs(dataset, figure, seeds).items():
-            table = read_run_table(folder, "evaluations.csv", EVALUATED, remedy)
+            table = read_run_table(
+                folder, "evaluations.csv", EVALUATED, read_entries(folder / "policy.json").get("tables"), remedy
+            )
             tables.append(table.assign(**identity_of(dataset, agent, run)))
     return pd.concat(tables, ignore_index=True)
 

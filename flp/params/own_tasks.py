@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from flp.data.environments import known_datasets
 from flp.own.importing import OF_DATASET, TaskSource
 from flp.own.success import success_rule
-from flp.own.task import module_source, package_version
+from flp.own.task import package_version
 from flp.params.fields import AsReal, Float, Section
 
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,98}[A-Za-z0-9])?")  # of a dataset or task, fit for folders
@@ -126,11 +126,6 @@ class OwnTask(Section):
         environment = {"environment": self.environment, "version": package_version(self.environment)}
         actions = None if self.actions is None else self.actions.model_dump(mode="json")
         return {**environment, "kwargs": self.kwargs, "actions": actions, "minari": self.data.minari}
-
-    def judging(self) -> list[str]:
-        """What evaluations depend on besides the data: the rule of success, and source that may change."""
-        source = module_source(self.environment)
-        return [self.success] if source is None else [self.success, source]
 
     def source(self, name: str) -> TaskSource:
         """The task as its data are imported."""

@@ -18,7 +18,7 @@ from flp.params.loading import Params
 from flp.params.run import Run
 from flp.report.measures import Measure, measure_of, scored
 from flp.system import layout
-from flp.system.artifacts import read_entries, read_json
+from flp.system.artifacts import read_json
 from flp.system.errors import FLPError, explained
 from flp.system.hashing import sha256_of
 
@@ -144,7 +144,8 @@ class _Tables:
         """Read one run's folder."""
         identity = identity_of(dataset, agent, run)
         manifest = _manifest(folder / "policy.json")
-        evaluations = read_run_table(folder, "evaluations.csv", EVALUATED)
+        tables = manifest.get("tables")
+        evaluations = read_run_table(folder, "evaluations.csv", EVALUATED, tables)
         rates = evaluations["success"].dropna() if self.unrated(dataset) else evaluations["success"]
         if not (rates.between(0, 1).all() and evaluations["phase"].isin(PHASES).all()):
             raise FLPError(
@@ -152,7 +153,7 @@ class _Tables:
                 "delete the folder and run again"
             )
         self.evaluations.append(evaluations.assign(**identity, stage=stage))
-        self.logs.append(read_run_table(folder, "log.csv", ["step"]).assign(**identity, stage=stage))
+        self.logs.append(read_run_table(folder, "log.csv", ["step"], tables).assign(**identity, stage=stage))
         details = {name: manifest.get(name) for name in ("seconds", "device", "versions")}
         self.runs.append(identity | {"stage": stage, "folder": str(folder), **details})
         if manifest.get("key") != key:
@@ -265,10 +266,9 @@ def read_table(path: Path, columns: list[str], remedy: str = REMEDY) -> pd.DataF
     return table
 
 
-def read_run_table(folder: Path, name: str, columns: list[str], remedy: str = REMEDY) -> pd.DataFrame:
-    """Read a table of a run's folder, see `read_table`; `FLPError` if its checksum is not the one in the manifest."""
+def read_run_table(folder: Path, name: str, columns: list[str], tables: object, remedy: str = REMEDY) -> pd.DataFrame:
+    """Read a table of a run's folder, see `read_table`; `FLPError` if its checksum is not the manifest's (`tables`)."""
     table = read_table(folder / name, columns, remedy)
-    tables = read_entries(folder / "policy.json").get("tables")
     expected = tables.get(name) if isinstance(tables, dict) else None
     if expected is not None and sha256_of(folder / name) != expected:
         raise FLPError(

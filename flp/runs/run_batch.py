@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ class RunBatch:
         runs: the runs, in the order of the run axis.
         params: the algorithm's parameters on the dataset (`Params.for_agent`); else `ValueError`.
         device: the device of the agent and its replay.
+        flow_digests: the checksums of the flows that `load` has read, by the run's name.
     """
 
     dataset: str
@@ -52,6 +53,7 @@ class RunBatch:
     runs: Sequence[Run]
     params: Params
     device: torch.device
+    flow_digests: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse parameters without the algorithm's own values: its keys have them."""
@@ -99,6 +101,7 @@ class RunBatch:
         data = read_dataset(layout.DATA.format(dataset=self.dataset) + ".npz")
         offline = self.params.offline
         flow, digests = self.load_flows(data) if starts_from_flow(self.agent, offline) else (None, {})
+        self.flow_digests.update({run.name: digests[run.seed] for run in self.runs if run.seed in digests})
         spec = Spec(
             streams=self.streams("init", place=self.device),
             observation_dim=data.observation_dim,

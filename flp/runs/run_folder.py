@@ -21,7 +21,7 @@ from flp.params.run import Run
 from flp.params.sections import OfflineSettings, starts_from_flow
 from flp.parts.base import Agent
 from flp.system import layout
-from flp.system.artifacts import atomic_write, load_manifest, save_tensors, write_csv, write_verified
+from flp.system.artifacts import atomic_write, load_manifest, read_entries, save_tensors, write_csv, write_verified
 from flp.system.errors import FLPError
 from flp.system.hashing import sha256_of
 
@@ -68,18 +68,23 @@ def save_run(
     tensors: dict[str, Tensor],
     evaluations: Sequence[Row],
     log: Sequence[Row],
-    flow: Path | None,
+    flow: tuple[Path, str] | None,
     **manifest: Any,
 ) -> None:
     """Write one run's folder; the manifest comes last, so that a folder with one is complete.
 
-    The flow that the policy acts through is copied into it: the folder is all that another machine needs, and DVC
-    stores equal files only once.
+    The flow that the policy acts through, `flow` with its checksum, is copied into it: the folder is all that another
+    machine needs, and DVC stores equal files only once.
+
+    Raises:
+        FLPError: the flow's file is no longer the one that the policy was trained through.
     """
     if flow is not None:
-        for file in (flow, flow.with_suffix(".json")):
+        path, manifest["flow_sha256"] = flow
+        for file in (path, path.with_suffix(".json")):
             write_verified(folder / file.name, partial(shutil.copyfile, file))
-        manifest["flow_sha256"] = sha256_of(folder / flow.name)
+        if sha256_of(folder / path.name) != manifest["flow_sha256"]:
+            raise FLPError(f"{path} was made again while {folder} was trained through it; run again")
     tables = {"evaluations.csv": evaluations, "log.csv": log}
     for name, rows in tables.items():
         write_csv(folder / name, rows)
@@ -112,11 +117,12 @@ def is_finished(folder: Path, key: str, flow: str | None = None) -> bool:
 
 
 def flow_digests(dataset: str, agent: str, offline: OfflineSettings, runs: Sequence[Run]) -> dict[str, str]:
-    """The checksum of the flow that each run starts from, by the run's name; empty for agents that read none."""
+    """The checksums of the flows here that runs start from, by the run's name; none for agents that read no flow."""
     if not starts_from_flow(agent, offline):
         return {}
-    files = {run.name: layout.FLOW.format(dataset=dataset, seed=run.seed) for run in runs}
-    return {name: load_manifest(f"{file}.json")["sha256"] for name, file in files.items()}
+    manifests = {run.name: layout.FLOW.format(dataset=dataset, seed=run.seed) + ".json" for run in runs}
+    digests = {name: read_entries(path).get("sha256") for name, path in manifests.items()}
+    return {name: digest for name, digest in digests.items() if isinstance(digest, str)}
 
 
 def require_flow(policy: Path, flow: str | None) -> None:
@@ -132,9 +138,9 @@ def require_flow(policy: Path, flow: str | None) -> None:
         )
 
 
-def make_room(folder: Path, key: str) -> None:
+def make_room(folder: Path, key: str, flow: str | None = None) -> None:
     """Put another run that is finished aside, and mark the folder as incomplete until its manifest is written again."""
-    if _is_whole(folder) and not is_finished(folder, key):
+    if _is_whole(folder) and not is_finished(folder, key, flow):
         _put_aside(folder)
     (folder / POLICY).with_suffix(".json").unlink(missing_ok=True)
 
@@ -165,11 +171,11 @@ def adopt(folder: Path, keys: dict[str, str], others: Sequence[Path], flows: Map
         if is_finished(folder / name, key, flow):
             continue
         for other in others:
-            if is_finished(other / name, key, flow) and _copied(other / name, folder / name, key):
+            if is_finished(other / name, key, flow) and _copied(other / name, folder / name, key, flow):
                 break
 
 
-def _copied(source: Path, target: Path, key: str) -> bool:
+def _copied(source: Path, target: Path, key: str, flow: str | None) -> bool:
     """Copy a run's folder; False if its job has put it aside meanwhile."""
     temporary = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -182,7 +188,7 @@ def _copied(source: Path, target: Path, key: str) -> bool:
     except FileNotFoundError:
         shutil.rmtree(temporary)
         return False
-    make_room(target, key)
+    make_room(target, key, flow)
     shutil.rmtree(target, ignore_errors=True)
     temporary.rename(target)
     return True

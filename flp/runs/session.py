@@ -65,7 +65,8 @@ class Session(AbstractContextManager["Session", None]):
         self.batch = RunBatch(spec.dataset, spec.agent, shard.runs, params, device)
         self.agent, self.replay = self.batch.load(capacity)
         self.trainer = self.batch.trainer(self.agent, self.replay, phase, steps, capture=capture)
-        self.resume = Resume(shard.folder, clock=turns.clock)
+        made_by = {"flows": self.batch.flow_digests} if self.batch.flow_digests else None
+        self.resume = Resume(shard.folder, clock=turns.clock, made_by=made_by)
 
         label, names = f"{spec.agent} {spec.dataset} {phase}", [run.name for run in shard.runs]
         about = {"stage": spec.stage, "dataset": spec.dataset, "agent": spec.agent}

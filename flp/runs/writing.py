@@ -13,7 +13,6 @@ from flp.runs.run_batch import RunBatch
 from flp.runs.run_folder import (
     POLICY,
     Row,
-    flow_digests,
     is_finished,
     make_room,
     parameters_of,
@@ -52,12 +51,12 @@ def write_runs(
         seconds: duration of training, of all runs together.
     """
     failed = evaluations.health.failed
-    flows = flow_digests(batch.dataset, batch.agent, batch.params.offline, batch.runs)
     for i, run in enumerate(batch.runs):
         target = folder / run.name
-        if is_finished(target, keys[run.name], flows.get(run.name)):
+        flow = batch.flow_digests.get(run.name)
+        if is_finished(target, keys[run.name], flow):
             continue
-        make_room(target, keys[run.name])
+        make_room(target, keys[run.name], flow)
         if run.name in failed:
             (target / POLICY).unlink(missing_ok=True)
             write_json(target / FAILED, {"key": keys[run.name], **failed[run.name]})
@@ -72,7 +71,7 @@ def write_runs(
             parameters_of(agent, i, len(batch.runs)),
             _rows_of(run.name, evaluations.rows),
             _rows_of(run.name, log.rows),
-            flow=batch.flow_file(run) if run.name in flows else None,
+            flow=None if flow is None else (batch.flow_file(run), flow),
             dataset=batch.dataset,
             agent=batch.agent,
             phase=evaluations.phase,

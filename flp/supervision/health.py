@@ -85,7 +85,7 @@ class Health:
         self.latent_dim = replay.actions.shape[-1] if agent.uses_latents else None
         self.log_std_range = offline.log_std_min, offline.log_std_max
         self.half_way = max(offline.steps / 2, _YOUNG) if offline.kl_budget is None else math.inf  # else α follows
-        least = "take offline.aggregation: min" if agent.aggregation == "mean" else ""
+        least = "take offline.aggregation: min" if agent.aggregation != "min" else ""
         self.remedy = _either(f"lower {rate}", agent.restraint)
         self.calmer = _either(f"lower {rate} or offline.target_rate", least, agent.restraint)
         tasks = replay.task_of_run[:, 0]

@@ -94,13 +94,11 @@ def require_flows(keys: Keys, dataset: str, agent: str, runs: Mapping[Run, Mappi
     """Refuse to film policies through flows other than those they were trained in (`FLPError`)."""
     from flp.runs.run_folder import flow_digests, require_flow
 
-    if not keys.reads_flow(dataset, agent):
-        return
-    require_current(keys, dataset, [run.seed for run in runs])
+    require_current(keys, dataset, [run.seed for run in runs] if keys.reads_flow(dataset, agent) else ())
     flows = flow_digests(dataset, agent, keys.agent_params(dataset, agent).offline, list(runs))
     for run, files in runs.items():
         for path, _ in files.values():
-            require_flow(path, flows[run.name])
+            require_flow(path, flows.get(run.name))
 
 
 def outcome(episode: dict[str, Any]) -> str:

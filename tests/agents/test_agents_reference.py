@@ -221,8 +221,7 @@ class ReferenceReBRAC(Reference):
         if moves:
             follow(self.nets["target_critic"], old[0])
             follow(target_actor, old[1])
-        # Logged as if the update before had been like this one.
-        return {"actor_loss": 2 * moves * actor_loss, "critic_loss": mean(critic_losses)}
+        return {"actor_loss": actor_loss, "critic_loss": mean(critic_losses)}
 
 
 JOINT, SHARED = {"flow": "joint", "flow_steps": 3}, {"flow": "pretrained"}

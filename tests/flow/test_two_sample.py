@@ -192,13 +192,9 @@ def test_draws_are_saturated_where_they_decode_to_it():
 QUALITY = {"dataset": "maze", "seed": 3, "clipped_fraction": 0.2}
 
 
-def warned(accuracy, interval, limit=0.55, saturation=0.5, **parameters):
-    by_saturation = {
-        "data": 0.2,
-        "prior": 0.2,
-        "accuracy": saturation,
-        "interval": [saturation - 0.01, saturation + 0.01],
-    }
+def warned(accuracy, interval, limit=0.55, saturation=0.5, margin=0.01, data=0.2, **parameters):
+    bounds = [saturation - margin, saturation + margin]
+    by_saturation = {"data": data, "prior": 0.1, "accuracy": saturation, "interval": bounds}
     quality = QUALITY | {"two_sample": {"all": {"accuracy": accuracy, "interval": interval}}}
     return warning(quality | {"saturation": by_saturation}, parameters, limit)
 
@@ -215,4 +211,8 @@ def test_what_is_told_too_often_is_warned_of_with_its_remedy():
     assert counted is not None and "whether an action is saturated" in counted and "58.0%" in counted
     blurred = warned(0.51, [0.5, 0.52], saturation=0.58, saturation_noise=0.1)
     assert blurred is not None and "raise flow.saturation_noise above 0.1" in blurred
+    too_many = warned(0.51, [0.5, 0.52], saturation=0.58, data=0.05, saturation_noise=0.1)
+    assert too_many is not None and "raise" not in too_many
+    by_chance = warned(0.6, [0.58, 0.62], saturation=0.61, margin=0.12)
+    assert by_chance is not None and "a classifier tells" in by_chance and "60.0%" in by_chance
     assert warned(0.55, [0.54, 0.56]) is warned(0.6, [0.49, 0.71]) is None  # not above the limit, or by chance

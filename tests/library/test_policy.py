@@ -118,8 +118,8 @@ def test_layers_of_other_widths_than_the_parameters_say_are_built():
     """An algorithm of one's own need not heed `offline.hidden`; what takes far more memory than the file is refused."""
     tensors = {"agent/net.weights.0": torch.zeros(1, 3, 24), "agent/net.weights.1": torch.zeros(1, 24, 24)}
     loading._check_sizes(tensors, [[16, 16]], 1, (3, 2))
-    for layers, critics in ([[60000, 60000]], 1), ([[512, 512]], 1000):
-        with pytest.raises(ValueError, match="layers"):
+    for layers, critics in ([[60000, 60000]], 1), ([[16, 16]], 1000):
+        with pytest.raises(ValueError, match=r"layers|1000 critics"):
             loading._check_sizes(tensors, layers, critics, (3, 2))
 
 

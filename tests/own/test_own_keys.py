@@ -12,7 +12,6 @@ from own_tasks import experiment
 
 from flp.experiment.graph import graph
 from flp.experiment.keys import Keys
-from flp.own.task import module_source
 from flp.params.loading import parse
 from flp.system.artifacts import write_json
 from flp.system.errors import FLPError
@@ -204,25 +203,3 @@ def test_a_name_that_would_be_in_the_way_is_refused(name):
 def test_an_unknown_name_is_told_the_nearest_of_all():
     with pytest.raises(FLPError, match=r"unknown dataset 'min'.*'mine'"):
         keys(datasets=["min"])
-
-
-def test_policies_depend_on_an_environments_source_that_is_under_development(tmp_path, monkeypatch):
-    """An installed package's version tells of its changes; a module on the path has none. Flows do not depend on it."""
-    task = TASK | {"environment": "lab_arm.envs:Arm-v0"}
-    package = tmp_path / "src" / "lab_arm"
-    package.mkdir(parents=True)
-    (package / "__init__.py").touch()
-    (package / "envs.py").write_text("REWARD = 1.0\n")
-
-    def made() -> dict[str, str]:
-        return {place: artifact.key for place, artifact in graph(keys(task)).items() if "pointmaze" not in place}
-
-    unseen = made()
-    monkeypatch.syspath_prepend(package.parent)
-    before = made()
-    (package / "envs.py").write_text("REWARD = 2.0\n")
-    after = made()
-    judged = {"offline_train/mine/flp/seed0", "online_finetune/mine/flp/seed0", "report/report"}
-    assert judged <= {place for place in after if len({unseen[place], before[place], after[place]}) == 3}
-    assert all(unseen[place] == after[place] for place in after.keys() - judged)
-    assert module_source("gymnasium:Pendulum-v1") is module_source("Pendulum-v1") is module_source(None) is None

@@ -254,9 +254,16 @@ def test_batched_and_sharded_runs_agree(trained, here):
 
 
 @pytest.mark.slow(10)
-def test_a_policy_is_continued_through_its_own_flow_alone(here, capsys):
+def test_a_policy_is_continued_through_its_own_flow_alone(here, tmp_path, capsys, monkeypatch):
     """Not through one of the same key but other bytes, as the same training gives on another CPU."""
     of, flow = ["--dataset", MAZE, "--threads", "1"], Path(layout.FLOW.format(dataset=MAZE, seed=0) + ".safetensors")
+    monkeypatch.setenv("FLP_CHECKPOINT_SECONDS", "0")
+    here.rename(tmp_path / "finished")
+    with monkeypatch.context() as patch:
+        patch.setattr(Resume, "clear", interrupted)
+        assert offline_train.main(of) == 1  # leaves a state of half-trained policies
+    shutil.rmtree(here)
+    (tmp_path / "finished").rename(here)
     tensors, manifest = load_tensors(flow)
     told = {name: value for name, value in manifest.items() if name != "tensors"}
     save_tensors(flow, {name: tensor * (1 + 1e-6) for name, tensor in tensors.items()}, **told)
@@ -269,7 +276,12 @@ def test_a_policy_is_continued_through_its_own_flow_alone(here, capsys):
     for run, files in videos.policies(keys, MAZE, "flp"):
         with pytest.raises(FLPError, match="was trained through another flow"):
             videos.require_flows(keys, MAZE, "flp", {run: {"offline": files["offline"]}})
-    assert offline_train.main(of) == 0  # neither kept nor taken back
+    capsys.readouterr()
+    assert offline_train.main(of) == 0  # neither kept, nor taken back, nor resumed
+    assert "resuming from" not in capsys.readouterr().err
+    assert (
+        len([*layout.spare_folder(here.relative_to(Path.cwd())).glob("task*/policy.safetensors")]) == 2
+    )  # for when that flow is back
     policies = [*here.glob("task*/policy.json")]
     digest = json.loads(flow.with_suffix(".json").read_text())["sha256"]
     assert len(policies) == 2 and all(json.loads(p.read_text())["flow_sha256"] == digest for p in policies)
@@ -280,11 +292,11 @@ def test_a_runs_manifest_vouches_for_its_tables(here):
     for folder in here.glob("task*"):
         tables = json.loads((folder / "policy.json").read_text())["tables"]
         assert tables == {name: sha256_of(folder / name) for name in ("evaluations.csv", "log.csv")}
-        read_run_table(folder, "evaluations.csv", ["step"])
+        read_run_table(folder, "evaluations.csv", ["step"], tables)
         whole = (folder / "evaluations.csv").read_text().splitlines(keepends=True)
         (folder / "evaluations.csv").write_text("".join(whole[:-1]))
         with pytest.raises(FLPError, match=r"evaluations\.csv is truncated or altered"):
-            read_run_table(folder, "evaluations.csv", ["step"])
+            read_run_table(folder, "evaluations.csv", ["step"], tables)
 
 
 @pytest.mark.slow(10)
