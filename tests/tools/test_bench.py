@@ -71,7 +71,7 @@ def test_it_measures_advises_and_check_believes_it(write, capsys):
         operation["seconds"] *= 1e6
     FILE.write_text(json.dumps(found))
     main(["check", "--cores", "1"])
-    assert re.search(r"cores: \d{3,} h", capsys.readouterr().out)
+    assert re.search(r"core: \d{3,} h", capsys.readouterr().out)
 
 
 def test_what_a_task_of_ones_own_is_like_is_not_known_before_its_data(write, capsys):
