@@ -68,9 +68,9 @@ def test_the_bias_falls_with_the_number_of_candidates():
     assert errors[0] > 3 * errors[1] > 0 and errors[1] > 2 * errors[2]
 
 
-@pytest.mark.parametrize("right", [0.2, 0.7])
-def test_both_humps_of_q_have_their_mass(right):
-    # p(z) exp(Q) is a mixture of two narrow Gaussians with these masses.
+def two_humps(right):
+    """Q with which p(z) exp(Q) is a mixture of two narrow Gaussians, of mass `right` and the rest."""
+
     def q(z):
         humps = [
             math.log(mass) - 0.5 * ((z - centre) / 0.3) ** 2 + 0.5 * z**2
@@ -78,7 +78,23 @@ def test_both_humps_of_q_have_their_mass(right):
         ]
         return torch.logaddexp(*humps)
 
-    z, _, weights = proposals(q, 1.0)
+    return q
+
+
+@pytest.mark.parametrize("right", [0.2, 0.7])
+def test_the_mass_of_each_hump_is_right_up_to_an_error_that_falls_as_one_over_n(right):
+    errors = {}
+    for n in (4, 16, 64, 256):
+        z, _, weights = proposals(two_humps(right), 1.0, n)
+        mass = (weights.softmax(-1) * (z[..., 0] > 0.25)).sum(-1).mean().item()
+        errors[n] = abs(mass - right)
+        assert errors[n] < 4 / n
+    assert errors[4] > errors[16] > 2 * errors[64] > 4 * errors[256]
+
+
+@pytest.mark.parametrize("right", [0.2, 0.7])
+def test_both_humps_of_q_have_their_mass(right):
+    z, _, weights = proposals(two_humps(right), 1.0)
     taken = resample(weights, z, RunStreams([5]).uniform(STATES, 1))[0, :, 0]
     assert (taken > 0.25).float().mean().item() == pytest.approx(right, abs=0.05)
     assert taken[taken > 0.25].mean().item() == pytest.approx(1.5, abs=0.05)
