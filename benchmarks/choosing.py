@@ -109,7 +109,9 @@ def draw(arguments: argparse.Namespace) -> None:
             for k, (way, name, color) in enumerate(zip(WAYS, NAMES, COLORS, strict=True)):
                 left = [i + 0.14 * (k - 2.5) for i in range(len(places))]
                 panel.bar(left, [mean[place + way] for place in places], 0.13, color=color, label=name)
-            panel.set_xticks(range(len(places)), [f"{width} wide\n{rate:g}" for width, rate in places])
+            panel.set_xticks(
+                range(len(places)), [f"{width} wide\n{rate:g}" for width, rate in places], fontsize="small"
+            )
             name = "one draw" if targets == 1 else f"best of {targets}"
             panel.set(title=f"{table['dataset'][0]}, targets: {name}", ylim=(0, 100))
         row[0].set_ylabel("success, %")
