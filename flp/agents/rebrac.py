@@ -59,12 +59,11 @@ class ReBRAC(Agent):
             actor_loss, logs = self.actor_loss(batch)
         critic_loss, critic_logs = self.critic_loss(batch, noise["target"])
         if moves is False:
-            gradients = [torch.zeros_like(p) for p in self.optimizers[0].parameters]
+            self.optimizers[0].step([torch.zeros_like(p) for p in self.optimizers[0].parameters])
         else:
-            gradients = list(torch.autograd.grad((moves * actor_loss).sum(), self.optimizers[0].parameters))
             polyak_update(self.target_critic, self.critic, self.target_rate * moves)
             polyak_update(self.target_actor, self.actor, self.target_rate * moves)
-        self.optimizers[0].step(gradients)
+            descend(self.optimizers[0], moves * actor_loss)
         descend(self.optimizers[1], critic_loss)
         return logs | critic_logs
 

@@ -44,10 +44,10 @@ over episodes; R² is the largest over dimensions.
 """
 
 
-def most_telling(quality: dict[str, Any]) -> dict[str, Any]:
-    """The test, by the classifier or by saturation alone, that tells latents from the prior's draws more often."""
-    tests: list[dict[str, Any]] = [quality["two_sample"]["all"], quality["saturation"]]
-    return max(tests, key=lambda test: float(test["accuracy"]))
+def tests_of(quality: dict[str, Any]) -> list[dict[str, Any]]:
+    """The tests, by the classifier and by saturation alone, the one that tells latents from draws more often first."""
+    tests = quality["two_sample"]["all"], quality["saturation"]
+    return sorted(tests, key=lambda test: float(test["accuracy"]), reverse=True)
 
 
 def percents(part: dict[str, Any]) -> str:

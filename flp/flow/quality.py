@@ -15,6 +15,7 @@ from scipy.special import ndtri
 
 from flp.data.load import ACTION_LIMIT, Dataset
 from flp.flow.behavior import Flow
+from flp.flow.card import tests_of
 from flp.flow.saturation import saturated
 from flp.flow.two_sample import Rows
 from flp.learner.devices import to_device
@@ -104,14 +105,10 @@ def warning(quality: dict[str, Any], parameters: dict[str, Any], limit: float) -
         parameters: the flow's.
         limit: the accuracy up to which there is no warning.
     """
-    significant = [
-        test
-        for test in (quality["two_sample"]["all"], quality["saturation"])
-        if test["accuracy"] > limit and (test["interval"] is None or test["interval"][0] > 0.5)
-    ]
-    if not significant:
+    significant = (test for test in tests_of(quality) if test["interval"] is None or test["interval"][0] > 0.5)
+    test = next(significant, None)
+    if test is None or test["accuracy"] <= limit:
         return None
-    test = max(significant, key=lambda test: float(test["accuracy"]))
     remedies = ["train the flow longer or wider (flow.steps, flow.hidden)"]
     if parameters.get("schedule", "constant") == "constant":
         remedies.insert(0, "set flow.schedule to cosine")

@@ -19,18 +19,18 @@ class Compiled:
     """A learner's update, compiled as a whole when it is first called: a minute, or seconds once it is cached.
 
     It is recompiled when something changes that the code was specialised for, such as on a CPU whether the step is due
-    that only some updates take: the others do not compute it. If compilation fails, for want of a C++
-    compiler for instance, nothing has been computed yet; a warning is printed and the update runs uncompiled.
+    that only some updates take: the others do not compute it. If compilation fails, for want of a C++ compiler for
+    instance, nothing has been computed yet; a warning is printed and the update runs uncompiled.
     """
 
     def __init__(self, learner: Learner) -> None:
         self.failure: str | None = None  # why it could not be compiled
         self.learner = learner
-        self.call: _Update | None = torch.compile(learner.update, fullgraph=True, dynamic=False)
+        self.call: _Update = torch.compile(learner.update, fullgraph=True, dynamic=False)
 
     def __call__(self, batch: Batch, noise: dict[str, Tensor]) -> Logs:
         """Take one gradient step, see `Learner.update`."""
-        if self.call is None:
+        if self.failure is not None:
             return self.learner.update(batch, noise)
         # Imported here, because importing the compiler takes as long as importing the rest of torch.
         from torch._dynamo import config as dynamo
@@ -50,5 +50,4 @@ class Compiled:
                 print(f"warning: offline.compile: {self.failure}; going on without", file=sys.stderr)
             finally:
                 self.learner.decided = None
-        self.call = None
         return self.learner.update(batch, noise)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from flp.flow.card import most_telling
+from flp.flow.card import tests_of
 from flp.report import charts, statistics
 from flp.report.charts import Interval, LegendEntry, Line
 from flp.report.collect import Results
@@ -24,7 +24,7 @@ def quality_scatter(results: Results, final: pd.DataFrame) -> Panels | None:
         return None
     success = rows.groupby(["dataset", "seed"])["score"].mean()
     qualities: dict[str, Callable[[dict[str, Any]], float]] = {
-        "accuracy of the better test": lambda q: float(most_telling(q)["accuracy"]),
+        "accuracy of the better test": lambda q: float(tests_of(q)[0]["accuracy"]),
         "Wasserstein distance to N(0, 1)": lambda q: float(np.mean(q["latent_wasserstein"])),
         "|standard deviation of z − 1|": lambda q: float(np.abs(np.array(q["latent_std"]) - 1).mean()),
         "mean round-trip error": lambda q: float(q["roundtrip_mean"]),

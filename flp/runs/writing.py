@@ -10,15 +10,7 @@ from flp.learner.devices import device_name
 from flp.parts.base import Agent
 from flp.runs.evaluations import Evaluations
 from flp.runs.run_batch import RunBatch
-from flp.runs.run_folder import (
-    POLICY,
-    Row,
-    is_finished,
-    make_room,
-    parameters_of,
-    save_run,
-    write_trajectories,
-)
+from flp.runs.run_folder import POLICY, Row, is_finished, make_room, parameters_of, save_run, write_trajectories
 from flp.runs.training_log import TrainingLog
 from flp.system.artifacts import save_tensors, write_json
 from flp.system.resume import Resume

@@ -22,7 +22,7 @@ from flp.data.moments import observation_moments
 from flp.experiment.graph import require_current
 from flp.experiment.program import BOARDS, Job, stage
 from flp.flow.behavior import Flow
-from flp.flow.card import most_telling, percents, picture, quality_card
+from flp.flow.card import percents, picture, quality_card, tests_of
 from flp.flow.checkpoint import load_flows
 from flp.flow.inversion import invert_all, invertible
 from flp.flow.matching import Pairs, evenly_spaced
@@ -155,7 +155,7 @@ def summary(quality: dict[str, Any], count: int) -> str:
     line = (
         f"{quality['dataset']} seed {quality['seed']}: {count} latents, round trip {quality['roundtrip_mean']:.1e} "
         f"mean {quality['roundtrip_p99']:.1e} p99, std {np.round(quality['latent_std'], 2).tolist()}, "
-        f"distinguishable from the prior's draws {percents(most_telling(quality))}"
+        f"distinguishable from the prior's draws {percents(tests_of(quality)[0])}"
     )
     return f"warning: {quality['warning']}\n{line}" if quality["warning"] else line
 
