@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.lights import Lights, as_state, task_of
+from benchmarks.lights import as_state, task_of
+from benchmarks.optimum import Parts
 from flp import Policy, load_policy
 from flp.data.environments import make_environment
 
@@ -35,7 +36,7 @@ def begun(policy: Policy, seed: int, state: int | None, count: int) -> tuple[Any
 
 
 def play(
-    policy: Policy, puzzle: Lights, starts: list[int | None], steps: int
+    policy: Policy, puzzle: Parts, starts: list[int | None], steps: int
 ) -> tuple[list[list[tuple[int, int]]], list[bool]]:
     """Of every episode: the states before and after its presses, and whether it succeeded."""
     games = [begun(policy, seed, state, puzzle.after.shape[1]) for seed, state in enumerate(starts)]
