@@ -152,7 +152,7 @@ def test_too_many_seeds_for_one_job_are_one_line(project, capsys, tmp_path):
 
 def test_check_counts_what_would_be_trained(project, capsys):
     assert main(["check"]) == 0
-    assert "1 datasets, 1 flows, 5 offline runs in 1 jobs" in capsys.readouterr().out
+    assert "1 dataset, 1 flow, 5 offline runs in 1 job," in capsys.readouterr().out
 
 
 def test_overlays_are_named_as_snakemake_names_them(project, tmp_path, capsys):
@@ -161,13 +161,13 @@ def test_overlays_are_named_as_snakemake_names_them(project, tmp_path, capsys):
         (tmp_path / name).write_text(yaml.safe_dump(values))
     for given in (["--preset", *overlays], ["--configfile", *overlays], [f"--preset={name}" for name in overlays]):
         assert main(["check", *given]) == 0
-        assert "1 datasets, 2 flows, 2 offline runs in 2 jobs" in capsys.readouterr().out
+        assert "1 dataset, 2 flows, 2 offline runs in 2 jobs," in capsys.readouterr().out
 
 
 def test_values_are_given_as_snakemake_takes_them(project, tmp_path, capsys):
     (tmp_path / "seeds.yaml").write_text(yaml.safe_dump({"seeds": [0, 1], "offline": {"tasks": [1]}}))
     assert main(["check", "--preset", "seeds.yaml", "--config", "offline={tasks: [1, 2]}", "seeds=[3]"]) == 0
-    assert "1 datasets, 1 flows, 2 offline runs in 1 jobs" in capsys.readouterr().out
+    assert "1 dataset, 1 flow, 2 offline runs in 1 job," in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

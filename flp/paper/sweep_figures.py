@@ -28,9 +28,9 @@ from flp.report.collect import EVALUATED, identity_of, read_run_table, stale_not
 from flp.report.curves import SWEPT, sweep_colors, sweep_legend, sweep_lines, sweep_numbers
 from flp.report.measures import scored_by_success
 from flp.report.tables import FLOW, Method, finals, of_method
-from flp.report.templating import counted
 from flp.system.artifacts import key_of, read_entries
 from flp.system.layout import exact
+from flp.system.units import counted
 
 TITLES = {
     "figure3": "Figure 3: FLP with and without best-of-N",

@@ -14,7 +14,7 @@ from flp.report.charts import Interval, LegendEntry, Line
 from flp.report.collect import Results
 from flp.report.curves import Panels, color_of, legend_of, task_colors
 from flp.report.tables import Method, matrix, methods, of_method
-from flp.report.templating import counted
+from flp.system.units import counted
 
 
 def quality_scatter(results: Results, final: pd.DataFrame) -> Panels | None:

@@ -15,7 +15,7 @@ from flp.params.loading import Params
 from flp.params.sections import OFFLINE_ONLY, ONLINE_ONLY, offline_steps
 from flp.report.collect import Results
 from flp.report.tables import NAMES, Cell, cell, name_of
-from flp.report.templating import counted
+from flp.system.units import counted
 
 OFFLINE = ["BC", "IQL", "ReBRAC", "IDQL", "SRPO", "CAC", "FAWAC", "FBRAC", "IFQL", "FQL", "FLP"]
 ONLINE = ["ReBRAC", "Cal-QL", "RLPD", "IFQL", "FQL", "FLP"]

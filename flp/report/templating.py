@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 
 from flp.system.errors import FLPError
+from flp.system.units import counted
 
 
 def render(template: str, helpers: dict[str, Callable[..., str]], **values: Any) -> str:
@@ -42,8 +43,3 @@ def _source(name: str) -> str:
 def data_uri(content: bytes, media_type: str) -> str:
     """A file's content as a URI, to be embedded in a page."""
     return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
-
-
-def counted(number: int | str, noun: str) -> str:
-    """`1 seed`, `3 seeds`."""
-    return f"{number} {noun}" if str(number) == "1" else f"{number} {noun}s"

@@ -26,6 +26,7 @@ from flp.own.task import OwnSpec
 from flp.supervision.foresight import EMULATED, emulates
 from flp.system import layout
 from flp.system.artifacts import key_of
+from flp.system.units import counted
 
 _STEPS, _REPEATED = 1000, 100  # of the environment: played, and played again
 
@@ -42,10 +43,12 @@ def check(keys: Keys, args: argparse.Namespace) -> int:
         if late := keys.agent_params(dataset, agent).offline.late(agent):
             print(f"warning: {dataset}, {agent}: {late}", file=sys.stderr)
     runs = sum(len(keys.runs(*job)) for job in jobs)
-    flows = len(keys.params.datasets) * len(keys.params.seeds)
+    datasets, fine_tuned = len(keys.params.datasets), sum(len(keys.online_runs(*job)) for job in online)
     print(
-        f"the experiment is valid: {len(keys.params.datasets)} datasets, {flows} flows, {runs} offline runs in "
-        f"{len(jobs)} jobs, {sum(len(keys.online_runs(*job)) for job in online)} online runs in {len(online)} jobs"
+        f"the experiment is valid: {counted(datasets, 'dataset')}, "
+        f"{counted(datasets * len(keys.params.seeds), 'flow')}, "
+        f"{counted(runs, 'offline run')} in {counted(len(jobs), 'job')}, "
+        f"{counted(fine_tuned, 'online run')} in {counted(len(online), 'job')}"
     )
     print(summary(keys, args.cores))
     return 0
