@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -24,10 +25,15 @@ def make_trainer(
     *,
     rows: int = ROWS,
     agent: str = "flp",
+    own: Mapping[str, Any] | None = None,
     **changes: Any,
 ) -> Trainer:
+    """As `params.yaml` says, except for these sizes, the agent's `own` values and `changes` of the shared ones."""
     params, sizes = load_params("params.yaml"), (observation, action)
     offline = params.offline.model_copy(update={"hidden": hidden, "batch_size": batch, **changes})
+    if own:
+        section = getattr(offline.baselines, agent).model_copy(update=dict(own))
+        offline = offline.model_copy(update={"baselines": offline.baselines.model_copy(update={agent: section})})
     small = {"hidden": [8], "encoder": [], "solver": "midpoint", "solver_steps": 10, "solver_grading": 1.0}
     flow = untrained_flow(params.flow.model_copy(update=small), sizes, runs, device)
     learner = untrained_agent(agent, offline, flow, sizes, runs)

@@ -202,7 +202,15 @@ def as_on_a_gpu(job):
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
 
-@pytest.mark.parametrize("work", [too_large, as_on_a_gpu])
+def as_in_a_gpu_s_library(job):
+    raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+
+
+def as_outside_its_allocator(job):
+    raise torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be reported later")
+
+
+@pytest.mark.parametrize("work", [too_large, as_on_a_gpu, as_in_a_gpu_s_library, as_outside_its_allocator])
 def test_too_little_memory_is_one_line(project, signals, capsys, work):
     assert program("report", (), work, None)([]) == 2
     (told,) = capsys.readouterr().err.splitlines()

@@ -90,14 +90,16 @@ class BackgroundEvaluator(AbstractContextManager["BackgroundEvaluator[Any]", Non
     def submit(self, step: int, act: Act) -> None:
         """Queue an evaluation; `act` must use a copy of the policy that training does not modify."""
         if self._stream is not None:
-            torch.cuda.current_stream(
-                self.evaluator.device
-            ).synchronize()  # the copy must be complete before it is read
+            # The copy must be complete before it is read.
+            torch.cuda.current_stream(self.evaluator.device).synchronize()
         self._submitted.append((step, self._executor.submit(self._evaluate, act)))
 
     def _evaluate(self, act: Act) -> Result:
         with torch.cuda.stream(self._stream) if self._stream is not None else nullcontext():
-            return self.evaluator.evaluate(act)
+            result = self.evaluator.evaluate(act)
+        if self._stream is not None:
+            self._stream.synchronize()  # a result may hold tensors, which are read on another stream
+        return result
 
     def finished(self) -> list[tuple[int, Result]]:
         """Return the new `(step, result)` pairs, in the order of submission.

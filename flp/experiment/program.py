@@ -164,9 +164,10 @@ def guarded(run: Callable[[], int], name: str = "flp") -> int:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Whether it is Python's error, a GPU's, or that of PyTorch's CPU allocator, which has no class of its own."""
-    names = {"MemoryError", "OutOfMemoryError"}
-    return type(error).__name__ in names or "DefaultCPUAllocator: can't allocate memory" in str(error)
+    """Whether it is Python's error or PyTorch's; outside its allocator for GPUs that has no class of its own."""
+    texts = "DefaultCPUAllocator: can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED"
+    known = type(error).__name__ in {"MemoryError", "OutOfMemoryError"}
+    return known or any(text in str(error) for text in texts)
 
 
 def _seed_list(text: str) -> list[int]:

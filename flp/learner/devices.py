@@ -70,6 +70,7 @@ def choose_device(device: str) -> torch.device:
     index = int(number) if number else _free_gpu()
     if index >= count:
         raise FLPError(f"--device {device}: this machine's GPUs are cuda:0 to cuda:{count - 1}")
+    _hold(index)  # others leave a GPU alone that was asked for by its number, too
     return torch.device("cuda", index)
 
 
@@ -117,11 +118,19 @@ def _free_gpu() -> int:
     """The GPU that this process holds, or the first that no other job of this checkout does, locked until it ends."""
     if _held:
         return next(iter(_held))
-    for index in range(torch.cuda.device_count()):
-        with suppress(OSError):  # held by another job, or on a file system without locks
-            _held[index] = FileLock(f".flp/gpu/{index}.lock", fallback_to_soft=False).acquire(blocking=False).lock
-            return index
-    return 0
+    return next(filter(_hold, range(torch.cuda.device_count())), 0)
+
+
+def _hold(index: int) -> bool:
+    """Lock a GPU until this process ends; False if another job holds it, or on a file system without locks.
+
+    Its name is its own: several machines may share the checkout, and a scheduler may show each job other GPUs as 0.
+    """
+    if index not in _held:
+        file = FileLock(f".flp/gpu/{torch.cuda.get_device_properties(index).uuid}.lock", fallback_to_soft=False)
+        with suppress(OSError):
+            _held[index] = file.acquire(blocking=False).lock
+    return index in _held
 
 
 def device_name(device: torch.device) -> str:

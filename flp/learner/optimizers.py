@@ -72,7 +72,7 @@ class Adam:
         torch._foreach_add_(self.steps, 1)
         torch._fused_adamw_(
             self.parameters,
-            gradients,
+            self._laid_out(gradients),
             self.mean,
             self.variance,
             [],
@@ -85,6 +85,13 @@ class Adam:
             amsgrad=False,
             maximize=False,
         )
+
+    def _laid_out(self, gradients: Sequence[Tensor]) -> list[Tensor]:
+        """The gradients in the parameters' layout: the kernel goes through memory and would mix up a transposed one."""
+        return [
+            g if g.is_contiguous() and p.is_contiguous() else torch.empty_like(p).copy_(g)
+            for p, g in zip(self.parameters, gradients, strict=True)
+        ]
 
     @torch.no_grad()
     def rest(self) -> None:

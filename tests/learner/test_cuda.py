@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -21,11 +21,22 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
 ]
 CHUNKS = 20  # of ten updates each
+# What differs from update to update, and what `params.yaml` leaves off: an agent's own values, and shared ones.
+OPTIONS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("idql", {"value_every": 2}, {}),
+    ("srpo", {"actor_start": 15}, {}),
+    ("flp", {}, {"n_step": 3, "observation_noise": 0.1, "schedule": "cosine"}),
+    ("flp", {}, {"kl_budget": 0.25, "selection": "resample", "candidates": 4, "target_candidates": 4}),
+    ("flp", {}, {"compile": True}),
+    ("rebrac", {}, {"compile": True}),
+]
 
 
-def small(agent: str, device: torch.device) -> Trainer:
+def small(
+    agent: str, device: torch.device, own: dict[str, Any] | None = None, changes: dict[str, Any] | None = None
+) -> Trainer:
     """A small agent of two runs."""
-    return make_trainer(2, 28, 5, [64, 64], device, 32, rows=1000, agent=agent)
+    return make_trainer(2, 28, 5, [64, 64], device, 32, rows=1000, agent=agent, own=own, **(changes or {}))
 
 
 @pytest.mark.parametrize("agent", get_args(AgentName))
@@ -45,16 +56,33 @@ def test_a_gpu_computes_what_a_cpu_does(agent: str) -> None:
     assert any(not torch.equal(start[name], tensor) for name, tensor in learnt.items())
 
 
-@pytest.mark.parametrize("agent", get_args(AgentName))
-def test_every_agent_can_be_captured(agent: str) -> None:
-    """Including state besides the networks: averages, rates, step counts."""
+@pytest.mark.parametrize(("agent", "own", "changes"), [*((agent, {}, {}) for agent in get_args(AgentName)), *OPTIONS])
+def test_every_agent_can_be_captured(agent: str, own: dict[str, Any], changes: dict[str, Any]) -> None:
+    """Including state besides the networks: averages, rates, step counts; and chunks of another length."""
     device = set_up(1, "cuda:0")
-    plain, captured = small(agent, device), small(agent, device)
+    plain, captured = small(agent, device, own, changes), small(agent, device, own, changes)
     plain.execute = plain.run_eagerly
-    for _ in range(4):
-        logs, found = plain.run_chunk(), captured.run_chunk()
+    for count in (10, 10, 3, 10):
+        logs, found = plain.run_chunk(count), captured.run_chunk(count)
     for name, value in logs.items():
         torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("agent", ["flp", "rebrac", "cac"])
+def test_a_captured_trainer_continues_where_another_stopped(agent: str) -> None:
+    """To the bit, its random streams included."""
+    device = set_up(1, "cuda:0")
+    first, second = small(agent, device), small(agent, device)
+    for _ in range(3):
+        first.run_chunk()
+    second.restore(*first.state())
+    for trainer in (first, second):
+        for _ in range(3):
+            trainer.run_chunk()
+    (expected, info), (found, found_info) = first.state(), second.state()
+    assert found.keys() == expected.keys() and found_info == info
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name
 
 
 def trained(precision: str, capture: bool, device: torch.device) -> dict[str, torch.Tensor]:

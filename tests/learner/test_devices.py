@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import resource
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -40,6 +41,7 @@ def four_gpus(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid=f"gpu-{7 + index}"))
     held = {}
     monkeypatch.setattr(devices, "_held", held)
     yield tmp_path
@@ -50,12 +52,31 @@ def four_gpus(monkeypatch, tmp_path):
 def test_a_process_takes_one_gpu_that_is_free_and_keeps_it(four_gpus) -> None:
     folder = four_gpus / ".flp/gpu"
     folder.mkdir(parents=True)
-    with open(folder / "0.lock", "w") as other:
+    with open(folder / "gpu-7.lock", "w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)  # another job's
         assert [choose_device(name).index for name in ("auto", "cuda", "cuda")] == [1, 1, 1]
-    assert sorted(file.name for file in folder.iterdir()) == ["0.lock", "1.lock"]
-    assert choose_device("cuda:3").index == 3
+    assert sorted(file.name for file in folder.iterdir()) == ["gpu-7.lock", "gpu-8.lock"]
     assert choose_device("cpu").type == "cpu"
+
+
+def test_gpus_of_another_machine_are_others(four_gpus, monkeypatch) -> None:
+    """Which shares the checkout, or of another job to which the scheduler shows them under the same numbers."""
+    assert choose_device("auto").index == 0
+    monkeypatch.setattr(devices, "_held", elsewhere := {})
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid=f"gpu-{70 + index}"))
+    assert choose_device("auto").index == 0
+    for file in elsewhere.values():
+        file.release()
+
+
+def test_a_gpu_asked_for_by_its_number_is_held_too(four_gpus, monkeypatch) -> None:
+    assert choose_device("cuda:0").index == 0
+    mine, others = devices._held, {}
+    monkeypatch.setattr(devices, "_held", others)  # as in another process
+    assert choose_device("auto").index == 1
+    assert choose_device("cuda:0").index == 0  # nobody is refused
+    for file in [*others.values(), *mine.values()]:
+        file.release()
 
 
 def test_where_there_are_no_locks_the_first_gpu_is_taken(four_gpus, monkeypatch) -> None:

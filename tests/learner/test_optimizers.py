@@ -56,6 +56,25 @@ def test_the_rate_falls_by_the_learners_updates_also_where_the_optimizer_rests(w
     assert float(other.rate()) == 0
 
 
+@in_both_ways
+@pytest.mark.parametrize("turned", ["gradient", "parameter", "both"])
+def test_the_layout_of_a_gradient_does_not_matter(ways, turned):
+    generator = torch.Generator().manual_seed(0)
+    start, gradient = (torch.randn(2, 3, 4, generator=generator) for _ in range(2))
+
+    def turn(tensor, which):
+        """The same numbers, stored column by column."""
+        return tensor.mT.contiguous().mT if turned in {which, "both"} else tensor.clone()
+
+    plain, other = torch.nn.Parameter(start.clone()), torch.nn.Parameter(turn(start, "parameter"))
+    for parameter, along in ((plain, gradient), (other, turn(gradient, "gradient"))):
+        optimizer = Adam([parameter], 0.1)
+        for _ in range(3):
+            optimizer.step([along])
+    assert other.is_contiguous() == (turned == "gradient")
+    torch.testing.assert_close(other, plain)
+
+
 RUNS = 3
 SHAPES = [(2 * RUNS, 4, 5), (RUNS, 1, 5), (2 * RUNS, 1, 2)]  # an ensemble of two, and what has no members
 
