@@ -122,6 +122,7 @@ class EnvironmentPool(AbstractContextManager["EnvironmentPool", None]):
         tasks: the task of each slot, from 1.
         workers: number of processes; 0 keeps all environments in this process.
         success_timing: as in `make_environment`.
+        names: what messages call the slots instead of by their numbers.
 
     Raises:
         FLPError: an environment cannot be made, or, in any method, a worker died or its environment failed;
@@ -129,12 +130,19 @@ class EnvironmentPool(AbstractContextManager["EnvironmentPool", None]):
     """
 
     def __init__(
-        self, dataset: EnvironmentSpec | str, tasks: Sequence[int], *, workers: int = 0, success_timing: str = "pre"
+        self,
+        dataset: EnvironmentSpec | str,
+        tasks: Sequence[int],
+        *,
+        workers: int = 0,
+        success_timing: str = "pre",
+        names: Sequence[str] | None = None,
     ) -> None:
         if not tasks or workers < 0:
             raise FLPError(f"a pool needs slots and workers >= 0, not {len(tasks)} slots, {workers} workers")
         self.spec, self.tasks, self.success_timing = spec_of(dataset), list(tasks), success_timing
         self.observation_dim, self.action_dim = self.spec.observation_dim, self.spec.action_dim
+        self.names = list(names) if names is not None else [f"slot {slot}" for slot in range(len(tasks))]
         self._closed = False
         self._workers: list[_Worker | _Local] = []
         try:
@@ -199,11 +207,11 @@ class EnvironmentPool(AbstractContextManager["EnvironmentPool", None]):
     def _fail(self, number: int, message: str, trace: str) -> NoReturn:
         slot = int(self._arrays.stepping[number])
         if slot >= 0:
-            place = f"slot {slot} ({self.spec.dataset}, task {self.tasks[slot]})"
+            place = f"{self.names[slot]} ({self.spec.dataset}, task {self.tasks[slot]})"
         else:
             slots = self._workers[number].slots.tolist()
             tasks = sorted({self.tasks[slot] for slot in slots})
-            place = f"slots {slots} ({self.spec.dataset}, tasks {tasks}), idle"
+            place = f"{', '.join(self.names[slot] for slot in slots)} ({self.spec.dataset}, tasks {tasks}), idle"
         self.close()
         error = FLPError(f"environment worker {number} failed in {place}: {message}")
         if trace:

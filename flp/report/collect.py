@@ -278,14 +278,18 @@ def read_run_table(folder: Path, name: str, columns: list[str], tables: object, 
     return table
 
 
-def read_paths(folder: Path, phase: str) -> list[NDArray[np.float32]]:
-    """The xy paths `[T, 2]` that a run recorded in a phase, in order; empty outside mazes."""
+def read_paths(folder: Path, phase: str) -> tuple[list[NDArray[np.float32]], NDArray[np.bool_] | None]:
+    """The xy paths `[T, 2]` that a run recorded in a phase, in order, and which reach the goal; none outside mazes.
+
+    Older runs did not record which.
+    """
     path = folder / "trajectories.npz"
     if not path.exists():
-        return []
+        return [], None
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            names = [name for name in file.files if name.rpartition("_")[0] == phase]
-            return [file[name] for name in sorted(names, key=lambda name: int(name.rpartition("_")[2]))]
+            numbers = [name.rpartition("_")[2] for name in file.files if name.rpartition("_")[0] == phase]
+            paths = [file[f"{phase}_{number}"] for number in sorted(filter(str.isdecimal, numbers), key=int)]
+            return paths, file[f"{phase}_reached"] if "reached" in numbers else None
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise FLPError(f"{path} cannot be read: {explained(error, 'delete its folder and run again')}") from error

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from flp.params.loading import Params
+from flp.params.sections import ONLINE_ONLY
 
 
 @dataclass(frozen=True)
@@ -90,3 +91,8 @@ def _scored(rows: pd.DataFrame, measure: Measure) -> pd.DataFrame:
         return rows[rows["score"].notna()]
     error = rows["return_std"] * abs(100 / (measure.hundred - measure.zero)) / np.sqrt(rows["episodes"])
     return rows.assign(score=measure.normalised(rows["return"]), standard_error=error, counted=True)
+
+
+def trained(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows without those of untrained policies, which only start fine-tuning and are no method."""
+    return rows[~(rows["agent"].isin(ONLINE_ONLY) & (rows["phase"] == "offline"))]

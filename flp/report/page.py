@@ -17,7 +17,7 @@ from flp.report import comparisons, curves, quoted, tables
 from flp.report.charts import thousands
 from flp.report.collect import FlowRecord, Results, collect, key_of_page, stale_note
 from flp.report.curves import Panels
-from flp.report.measures import SUCCESS, Measure
+from flp.report.measures import SUCCESS, Measure, trained
 from flp.report.recordings import Maze, Video, mazes, videos
 from flp.report.tables import FLOW, Cell, Method, SuccessTable
 from flp.report.templating import data_uri, render
@@ -125,7 +125,7 @@ def returns(results: Results, dataset: str) -> list[dict[str, str]]:
     """What a user's task reports besides its measure: a row per method of means over seeds, by column title."""
     if dataset not in results.params.tasks:
         return []
-    rows = tables.base(results.evaluations)
+    rows = trained(tables.base(results.evaluations))
     rows = rows[rows["dataset"] == dataset]
     columns = {"return": "return", "length": "episode length", "value": "critic's value", "fqe": "fitted-Q estimate"}
     columns |= {"fqe_low": "lower end", "fqe_high": "upper end", "data_value": "return of the data"}

@@ -53,10 +53,10 @@ def mazes(results: Results, dataset: str) -> list[Maze]:
         svgs = []
         for phase, stage, label, color in phases:
             folder = folders.get((task, stage))
-            if paths := read_paths(folder, phase) if folder else []:
-                # An episode ends early when the goal is reached.
-                reached = sum(len(path) <= spec.horizon for path in paths)
-                title, name = f"{label}: {reached} of {len(paths)}", f"maze-{dataset}-{task}-{phase}"
+            paths, reached = read_paths(folder, phase) if folder else ([], None)
+            if paths:
+                counted = "" if reached is None else f": {reached.sum()} of {len(paths)}"
+                title, name = label + counted, f"maze-{dataset}-{task}-{phase}"
                 goal = maze.goals[task - 1]
                 svgs.append(maze_panel(maze, paths, goal=goal, color=color, name=name, title=title))
         if svgs:

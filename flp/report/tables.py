@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from flp.params.sections import ONLINE_ONLY
 from flp.report import statistics
 from flp.report.collect import IDENTITY, Results
-from flp.report.measures import SUCCESS, Measure
+from flp.report.measures import SUCCESS, Measure, trained
 
 SUMMARY = ["dataset", "agent", "task", "seed", "phase", "step", "success", "episodes"]
 SCORED = ["measure", "score", "standard_error"]
@@ -180,9 +179,10 @@ def of_method(rows: pd.DataFrame, method: Method) -> pd.DataFrame:
 
 
 def methods(final: pd.DataFrame, agents: Sequence[str]) -> list[Method]:
-    """The methods that have a result, in order; untrained policies, which only start fine-tuning, are left out."""
-    present = {Method(*pair) for pair in zip(final["agent"], final["phase"], strict=True)}
-    return [m for m in ordered(agents) if m in present and not (m.phase == "offline" and m.agent in ONLINE_ONLY)]
+    """The methods that have a result, in order."""
+    rows = trained(final)
+    present = {Method(*pair) for pair in zip(rows["agent"], rows["phase"], strict=True)}
+    return [method for method in ordered(agents) if method in present]
 
 
 def ordered(agents: Iterable[str]) -> list[Method]:

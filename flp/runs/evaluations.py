@@ -49,6 +49,7 @@ class Evaluations:
     Attributes:
         rows: one per evaluation and run, with the columns of `evaluations.csv` and `run`.
         paths: recorded trajectories by phase, `paths[phase][run][episode]` `[T, 2]`.
+        reached: which of them reach the goal, `reached[phase][run][episode]`.
         pending: the evaluations under way, oldest first.
     """
 
@@ -66,6 +67,7 @@ class Evaluations:
         self.batch, self.phase, self.agent, self.health, self.tick = batch, phase, agent, health, tick
         self.rows: list[Row] = []
         self.paths: dict[str, list[list[NDArray[Any]]]] = {}
+        self.reached: dict[str, list[list[bool]]] = {}
         self.pending: deque[_Pending] = deque()
         self.evaluator = _evaluator(batch, workers) if batch.spec.simulated else Estimator(batch)
         self.concurrent = concurrent
@@ -115,6 +117,7 @@ class Evaluations:
             self.health.settle(pending.guard, pending.step)
             if result.trajectories is not None:
                 self.paths[pending.phase] = result.trajectories
+                self.reached[pending.phase] = (result.success[:, : self.evaluator.record] > 0).tolist()
             rows = result.rows(self.batch.spec, _no_value if pending.phase == BEHAVIOR else pending.agent.value)
             for run, row in zip(self.batch.runs, rows, strict=True):
                 self.rows.append({"run": run.name, "phase": pending.phase, "step": pending.step, **row})
@@ -161,7 +164,7 @@ class Evaluations:
             tensors |= {f"pending/{i}/{name}": tensor for name, tensor in pending.agent.state_dict().items()}
         return tensors, {
             "evaluations": self.rows,
-            "paths": list(self.paths),
+            "reached": self.reached,
             "pending": [[pending.phase, pending.step, sorted(pending.guard.had_failed)] for pending in self.pending],
         }
 
@@ -171,8 +174,9 @@ class Evaluations:
         runs, episodes = range(len(self.batch.runs)), range(self.evaluator.record)
         self.paths = {
             phase: [[tensors[f"path/{phase}/{run}/{i}"].numpy() for i in episodes] for run in runs]
-            for phase in info["paths"]
+            for phase in info["reached"]
         }
+        self.reached = info["reached"]
         for i, (phase, step, failed) in enumerate(info["pending"]):
             agent, prefix = _copy(self.agent), f"pending/{i}/"
             agent.load_state_dict({k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)})

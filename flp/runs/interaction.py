@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,7 @@ class Interaction:
             tasks,
             workers=min(workers, len(tasks)) if min(workers, len(tasks)) > 1 else 0,
             success_timing=batch.params.offline.success_timing,
+            names=[run.name for run in batch.runs],
         )
         self.episodes = [0] * len(tasks)
         self.taken: list[list[np.ndarray[Any, Any]]] = [[] for _ in tasks]
@@ -59,8 +61,9 @@ class Interaction:
     def step(self, agent: Agent) -> Batch:
         """Act once in every environment; return the transitions, each array `[R, …]` on the device."""
         observations = self._tensor(self.observations)
-        actions, stored = agent.explore(observations[:, None], self.streams)
-        taken = self.health.guard(actions[:, 0]).float().cpu().numpy()
+        with torch.no_grad():
+            actions, stored = agent.explore(observations[:, None], self.streams)
+        taken = np.clip(self.health.guard(actions[:, 0]).float().cpu().numpy(), -1, 1)  # as in evaluations
         everyone = np.ones(len(taken), bool)
         step = self.pool.step(taken, everyone)
         for r, action in enumerate(taken):
@@ -78,36 +81,58 @@ class Interaction:
         if ended:
             for r in ended:
                 self.episodes[r] += 1
-            self.observations = np.where(
-                np.isin(np.arange(len(taken)), ended)[:, None], self._reset(ended), self.observations
-            )
+            self.observations = self._of(ended, self._reset(ended))
         return transition
+
+    def _of(self, runs: list[int], observations: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """The current observations, those of these runs replaced."""
+        return np.where(np.isin(np.arange(len(observations)), runs)[:, None], observations, self.observations)
 
     def _tensor(self, array: Any) -> Tensor:
         return torch.as_tensor(np.array(array), dtype=torch.float32).to(self.batch.device)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The streams, each run's episode number and its actions so far."""
-        tensors = {"online/streams": self.streams.state()}
+        """The streams, each run's episode number, its actions so far and what they led to."""
+        tensors = {"online/streams": self.streams.state(), "online/observations": torch.from_numpy(self.observations)}
         for r, actions in enumerate(self.taken):
             if actions:
                 tensors[f"online/actions{r}"] = torch.from_numpy(np.stack(actions))
-        return tensors, {"episodes": self.episodes}
+        return tensors, {"episodes": list(self.episodes)}
 
     def restore(self, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
-        """Restore what `state` returned, by replaying the episodes' actions."""
+        """Restore what `state` returned, by replaying the episodes' actions.
+
+        Where they no longer lead to the same observation, a new episode begins, with a warning.
+        """
         self.streams.restore(tensors["online/streams"])
-        self.episodes = info["episodes"]
+        self.episodes = list(info["episodes"])
         self.observations = self._reset(range(len(self.episodes)))
         actions = [tensors.get(f"online/actions{r}", torch.empty(0)).numpy() for r in range(len(self.episodes))]
+        over = np.zeros(len(actions), bool)
         for t in range(max(map(len, actions))):
-            active = np.array([t < len(a) for a in actions])
+            active = np.array([t < len(a) for a in actions]) & ~over
             now = np.stack(
                 [a[min(t, len(a) - 1)] if len(a) else np.zeros(self.pool.action_dim, np.float32) for a in actions]
             )
             step = self.pool.step(now, active)
             self.observations = np.where(active[:, None], step.observations, self.observations)
+            over |= active & (step.terminated | step.truncated)
         self.taken = [list(a) for a in actions]
+        same = (self.observations == tensors["online/observations"].numpy()).all(1)
+        if other := np.flatnonzero(over | ~same).tolist():
+            self._begin_again(other)
+
+    def _begin_again(self, runs: list[int]) -> None:
+        """Begin these runs' next episodes: their last ones cannot be continued."""
+        names = ", ".join(self.batch.runs[r].name for r in runs)
+        print(
+            f"warning: the environment does not repeat the episode of {names}, as one that was changed, that draws "
+            "unseeded numbers, or on another kind of processor: a new episode begins",
+            file=sys.stderr,
+        )
+        for r in runs:
+            self.episodes[r] += 1
+        self.observations = self._of(runs, self._reset(runs))
 
     def close(self) -> None:
         """Close the environments."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from flp.learner.devices import choose_device
 from flp.params.loading import Params
 from flp.params.run import Run
 from flp.runs.run_folder import adopt, clear_others, flow_digests, is_finished
-from flp.runs.shards import TrainShard, plan, run_shards
+from flp.runs.shards import TrainShard, begun, plan, run_shards
 from flp.supervision.foresight import foresee_training
 from flp.system import layout
 from flp.system.artifacts import made_with, write_json
@@ -71,7 +72,9 @@ def run_job(
     device = choose_device(spec.device)
     flows = flow_digests(spec.dataset, spec.agent, spec.params.offline, runs)
     with alone(str(spec.folder)):
-        forced = discard_if_forced(spec.folder, [spec.folder / name for name in spec.keys])
+        # Whoever forces a job trusts nothing of it: neither what is finished, nor what is half done or was put aside.
+        earlier = [spec.folder / name for name in spec.keys], begun(spec.stage, spec.keys.values())
+        forced = discard_if_forced(spec.folder, [*chain(*earlier), layout.spare_folder(spec.folder)])
         clear_others(spec.folder, list(spec.keys))  # the manifest too, before a run of other values takes a place
         if not forced:
             adopt(spec.folder, spec.keys, [*lenders, *map(layout.spare_folder, [spec.folder, *lenders])], flows)

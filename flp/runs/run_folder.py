@@ -54,9 +54,12 @@ def restore_parameters(agent: Agent, saved: Sequence[dict[str, Tensor]]) -> None
     )
 
 
-def write_trajectories(path: Path, trajectories: Mapping[str, Sequence[np.ndarray[Any, Any]]]) -> None:
-    """Write `{name: [paths [T, 2]]}` as an npz of `{name}_{i}`, atomically."""
+def write_trajectories(
+    path: Path, trajectories: Mapping[str, Sequence[np.ndarray[Any, Any]]], reached: Mapping[str, Sequence[bool]]
+) -> None:
+    """Write `{name: [paths [T, 2]]}` as an npz of `{name}_{i}`, and which reach the goal as `{name}_reached`."""
     arrays = {f"{name}_{i}": p for name, paths in trajectories.items() for i, p in enumerate(paths)}
+    arrays |= {f"{name}_reached": np.array(each, bool) for name, each in reached.items()}
     with atomic_write(path) as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
 

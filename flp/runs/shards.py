@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from multiprocessing.connection import Connection, wait
@@ -78,6 +78,13 @@ def plan(
         shards.append(Shard(part, each, layout.resume_folder(stage, f"{hash_of(group)}-{device}")))
         save_group(shards[-1].folder, group, each)
     return shards
+
+
+def begun(stage: str, keys: Iterable[str]) -> list[Path]:
+    """The folders of this stage's shards that were begun with any of the runs with these keys."""
+    wanted = set(keys)
+    folders = sorted(layout.resume_folder(stage, "").glob("*"))
+    return [folder for folder in folders if (group := load_group(folder)) and wanted & set(group[0])]
 
 
 TrainShard = Callable[[Shard, Turns], None]

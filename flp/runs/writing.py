@@ -55,7 +55,8 @@ def write_runs(
             continue
         if evaluations.paths:
             paths = {phase: of_run[i] for phase, of_run in evaluations.paths.items()}
-            write_trajectories(target / "trajectories.npz", paths)
+            reached = {phase: of_run[i] for phase, of_run in evaluations.reached.items()}
+            write_trajectories(target / "trajectories.npz", paths, reached)
         save_run(
             target,
             keys[run.name],

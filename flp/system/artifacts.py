@@ -217,13 +217,20 @@ def save_tensors(path: Path | str, tensors: dict[str, Any], **manifest: Any) -> 
     )
 
 
+def _missing(path: Path) -> FLPError:
+    return FLPError(f"{path} does not exist; make it with snakemake, or fetch it with `dvc pull`")
+
+
 def load_manifest(path: Path | str) -> dict[str, Any]:
     """Read and check the manifest of an artifact (`x.safetensors` → `x.json`).
 
     Raises:
         FLPError: missing, unreadable, or written by a newer version of flp or one too old to be read.
     """
-    path = Path(path).with_suffix(".json")
+    artifact, path = Path(path), Path(path).with_suffix(".json")
+    with reading(path):
+        if not path.exists():
+            raise _missing(path if artifact.exists() else artifact)
     manifest = read_json(path)
     if not isinstance(manifest, dict) or not isinstance(manifest.get("format_version"), int):
         raise FLPError(f"{path} is not a manifest of this project; delete the artifact and run again")
@@ -260,7 +267,7 @@ def load_tensors(path: Path | str, device: Any = "cpu", **expected: Any) -> tupl
     with reading(path):
         digest = sha256_of(path) if path.exists() else None
     if digest is None:
-        raise FLPError(f"{path} does not exist; make it with snakemake, or fetch it with `dvc pull`")
+        raise _missing(path)
     manifest = load_manifest(path)
     if digest != manifest.get("sha256"):
         raise FLPError(f"{path} is truncated or altered (checksum differs from its manifest); delete it and run again")

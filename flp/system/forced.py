@@ -1,7 +1,7 @@
 """Forced jobs: markers by which the workflow says that finished runs must be made again.
 
 The workflow writes one marker for each output folder that Snakemake or DVC was told to force, and names their place in
-FLP_FORCED. A job discards its finished runs once: retried after a failure, it resumes.
+FLP_FORCED. A job discards what it has made once: retried after a failure, it resumes.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ def marker(place: str | Path, folder: str | Path) -> Path:
     return Path(place, folder, "again")
 
 
-def discard_if_forced(folder: Path, finished: Iterable[Path]) -> bool:
-    """Whether a folder's outputs must be made again; if so, remove what is finished on the first call."""
+def discard_if_forced(folder: Path, made: Iterable[Path]) -> bool:
+    """Whether a folder's outputs must be made again; if so, remove what was made of them on the first call."""
     place = os.environ.get(VARIABLE)
     file = marker(place, folder) if place else None
     if file is None or not file.exists():
         return False
     if file.read_text(encoding="utf-8") != _DISCARDED:
-        for path in finished:
+        for path in made:
             remove(path)
         write_text(file, _DISCARDED)
     return True

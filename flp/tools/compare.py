@@ -23,7 +23,7 @@ from flp.experiment.program import program
 from flp.params.yamlfile import flat, read_yaml
 from flp.report import statistics, tables
 from flp.report.collect import PHASES, read_table
-from flp.report.measures import SUCCESS
+from flp.report.measures import SUCCESS, trained
 from flp.report.statistics import Pair
 from flp.system import layout
 from flp.system.artifacts import read_json
@@ -99,7 +99,7 @@ def read_experiment(place: Path) -> Experiment:
     last = averaged if isinstance(averaged, int) and averaged > 0 else AVERAGED
     whole = rows.assign(variant="", alpha=0.0, candidates=0, counted=True)
     titles = rows.drop_duplicates("dataset").set_index("dataset")["measure"]
-    final = tables.finals(whole, last)
+    final = tables.finals(trained(whole), last)
     return Experiment(final.assign(measure=final["dataset"].map(titles)), params, versions)
 
 

@@ -18,6 +18,7 @@ from flp.runs.interaction import Interaction
 from flp.runs.run_batch import RunBatch
 from flp.stages import offline_train, online_finetune
 from flp.supervision.health import Health
+from flp.system.errors import FLPError
 
 CAPACITY, LIMIT = 1010, 1000  # of the maze's episodes
 
@@ -114,3 +115,83 @@ def test_an_episode_that_was_under_way_when_it_was_saved_ends_like_any(begun):
         assert (known(replay) == -math.inf).all()
         take(agent, replay, interaction, 5)
         assert torch.equal(known(replay), whole)
+
+
+def test_an_episode_that_does_not_repeat_itself_is_not_continued(begun, capsys):
+    """Its environment was changed, draws unseeded numbers, or computes on another processor."""
+    agent, replay, interaction = begun()
+    with closing(interaction):
+        take(agent, replay, interaction, 5)
+        kept, info = interaction.state()
+        before = interaction.observations.copy()
+    for changed in ([], [0], [1], [0, 1]):
+        tensors = {name: tensor.clone() for name, tensor in kept.items()}
+        tensors["online/observations"][changed] += 0.01
+        _, _, resumed = begun()
+        with closing(resumed):
+            resumed.restore(tensors, {"episodes": list(info["episodes"])})
+            assert resumed.episodes == [int(run in changed) for run in range(2)]
+            assert [len(actions) for actions in resumed.taken] == [0 if run in changed else 5 for run in range(2)]
+            assert [bool((resumed.observations[r] != before[r]).any()) for r in range(2)] == [
+                r in changed for r in (0, 1)
+            ]
+            names = ", ".join(f"task{run + 1}_seed0" for run in changed)
+            said = capsys.readouterr().err
+            assert f"does not repeat the episode of {names}, as" in said if changed else not said
+            resumed.step(agent)
+            assert [len(actions) for actions in resumed.taken] == [1 if run in changed else 6 for run in range(2)]
+
+
+def test_an_episode_that_now_ends_sooner_is_not_stepped_on(begun, capsys):
+    agent, replay, interaction = begun()
+    with closing(interaction):
+        take(agent, replay, interaction, 5)
+        kept, info = interaction.state()
+    _, _, resumed = begun()
+    step, asked = resumed.pool.step, []
+
+    def sooner(actions, active):
+        asked.append(active.tolist())
+        found = step(actions, active)
+        found.truncated[1] = len(asked) == 3
+        return found
+
+    with closing(resumed):
+        resumed.pool.step = sooner
+        resumed.restore(kept, info)
+        assert asked == [[True, True]] * 3 + [[True, False]] * 2
+        assert resumed.episodes == [0, 1] and "the episode of task2_seed0" in capsys.readouterr().err
+
+
+class Wild:
+    """An agent of a newcomer, who knows of no `torch.no_grad` and of no bounds."""
+
+    weights = torch.nn.Parameter(torch.full((2, 2), 50.0))
+
+    def explore(self, observations, streams):
+        actions = observations @ self.weights
+        return actions, actions
+
+
+def test_actions_are_bounded_and_need_no_gradient_as_in_evaluations(begun):
+    _, _, interaction = begun()
+    step, taken = interaction.pool.step, []
+    with closing(interaction):
+        interaction.pool.step = lambda actions, active: taken.append(actions) or step(actions, active)
+        interaction.step(Wild())
+    (actions,) = taken
+    assert abs(actions).max() == 1
+
+
+def test_an_environment_that_fails_is_named_by_its_run(begun):
+    agent, _, interaction = begun()
+
+    def fall(action):
+        raise ValueError("it fell over")
+
+    with (
+        closing(interaction),
+        pytest.raises(FLPError, match=rf"failed in task2_seed0 \({DATASET}, task 2\): .*it fell"),
+    ):
+        interaction.pool._workers[0].share.environments[1].step = fall
+        interaction.step(agent)

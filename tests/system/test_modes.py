@@ -45,7 +45,7 @@ def test_every_writer_follows_the_umask(tmp_path: Path, mask: int, monkeypatch: 
     write_csv("out/rows.csv", [{"a": 1}])
     with atomic_write("out/binary") as file:
         file.write(b"x")
-    write_trajectories(Path("out/paths.npz"), {"offline": [np.zeros((2, 2))]})
+    write_trajectories(Path("out/paths.npz"), {"offline": [np.zeros((2, 2))]}, {"offline": [True]})
     save_tensors("out/model.safetensors", TENSORS, key="k")
     Resume(Path("out/resume")).save(TENSORS, {"step": 1})
     with profiled(Path("out/trace")):

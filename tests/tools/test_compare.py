@@ -110,6 +110,17 @@ def test_only_what_both_have_is_compared_and_the_rest_is_named(checkout, capsys)
     assert "2 of FLP on cube-single-play" in only["only in B"] and "FQL" not in only["only in B"]
 
 
+def test_an_untrained_policy_is_no_method(checkout, capsys):
+    """Of an algorithm that learns online alone: in the tables of the page it is none either."""
+    checkout("a", {"offline": {"agents": ["flp", "rlpd"]}, "datasets": ["cube-single-play"]})
+    summary = pd.read_csv("a/results/report/summary.csv")
+    assert {"offline", "online"} == set(summary.loc[summary["agent"] == "rlpd", "phase"])
+    capsys.readouterr()
+    assert cli.main(["compare", "a", "a"]) == 0
+    methods = {method for _, _, method in rows(capsys.readouterr().out)}
+    assert methods == {"frozen flow", "FLP", "FLP online", "RLPD online"}
+
+
 @pytest.mark.parametrize("seeds", [2, 12])
 def test_the_interval_covers_the_truth_as_often_as_it_says(seeds):
     generator, truth, covered, count = np.random.default_rng(0), 0.06, 0, np.full(seeds, 50.0)

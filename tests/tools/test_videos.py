@@ -114,7 +114,8 @@ def test_the_fine_tuned_policy_acts_as_in_its_evaluation(here, monkeypatch):
     ((run, files),) = videos.policies(keys, POINT, "flp")
     episodes = dict(videos.play_run(keys, POINT, "flp", run, files, "cpu"))
     for title, stage, phase in (("policy", "offline", "offline"), ("fine-tuned", "online", "online")):
-        (path,) = read_paths(Path(f"results/{POINT}/{stage}/flp/seed0/task1_seed0"), phase)
+        (path,), reached = read_paths(Path(f"results/{POINT}/{stage}/flp/seed0/task1_seed0"), phase)
+        assert reached.tolist() == [episodes[title].success]
         drawn = np.stack(episodes[title].pictures)
         assert len(drawn) == len(path) and np.abs(drawn - path).max() < 1e-4
 
