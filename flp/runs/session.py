@@ -24,6 +24,8 @@ from flp.runs.writing import save_last_good, write_runs
 from flp.supervision.boards import Boards
 from flp.supervision.health import Health, HopelessError
 from flp.supervision.status import Status
+from flp.system import layout
+from flp.system.artifacts import read_entries
 from flp.system.errors import FLPError
 from flp.system.progress import Progress
 from flp.system.resume import Resume, State, join
@@ -54,18 +56,28 @@ class Session(AbstractContextManager["Session", None]):
         steps: gradient steps.
         capacity: online transitions to allocate per run.
         capture: replay updates as a CUDA graph.
+        starts: checksums of the policies that the runs start from, by the run's name.
     """
 
     def __init__(
-        self, spec: JobSpec, shard: Shard, turns: Turns, steps: int, *, capacity: int = 0, capture: bool = True
+        self,
+        spec: JobSpec,
+        shard: Shard,
+        turns: Turns,
+        steps: int,
+        *,
+        capacity: int = 0,
+        capture: bool = True,
+        starts: dict[str, str] | None = None,
     ) -> None:
         params, phase = spec.params, spec.phase
         device = set_up(shard.threads, spec.device, params.offline.precision)
         self.spec, self.turns, self.steps = spec, turns, steps
         self.batch = RunBatch(spec.dataset, spec.agent, shard.runs, params, device)
         self.agent, self.replay = self.batch.load(capacity)
+        data = layout.DATA.format(dataset=spec.dataset) + ".json"
         self.trainer = self.batch.trainer(self.agent, self.replay, phase, steps, capture=capture)
-        made_by = {"flows": self.batch.flow_digests} if self.batch.flow_digests else None
+        made_by = {"flows": self.batch.flow_digests, "data": read_entries(data).get("files"), "policies": starts}
         self.resume = Resume(shard.folder, clock=turns.clock, made_by=made_by)
 
         label, names = f"{spec.agent} {spec.dataset} {phase}", [run.name for run in shard.runs]

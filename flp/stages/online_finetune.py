@@ -24,7 +24,7 @@ from flp.runs.session import Session
 from flp.runs.shards import Shard
 from flp.runs.turns import Turns
 from flp.system import layout
-from flp.system.artifacts import load_tensors
+from flp.system.artifacts import load_manifest, load_tensors
 from flp.system.errors import FLPError
 
 
@@ -63,9 +63,10 @@ def finetune(spec: JobSpec, before: dict[str, tuple[Path, str]], shard: Shard, t
     for run, (file, key) in zip(shard.runs, saved, strict=True):
         require_key(str(file.with_suffix("")), key)
         require_flow(file, flows.get(run.name))
+    starts = {run.name: load_manifest(file)["sha256"] for run, (file, _) in zip(shard.runs, saved, strict=True)}
     # Every update follows an environment step, so there is nothing to capture ahead.
     with (
-        Session(spec, shard, turns, steps, capacity=steps, capture=False) as session,
+        Session(spec, shard, turns, steps, capacity=steps, capture=False, starts=starts) as session,
         closing(Interaction(session.batch, shard.threads, session.health)) as interaction,
     ):
         restore_parameters(session.agent, [load_tensors(f, session.batch.device, key=key)[0] for f, key in saved])

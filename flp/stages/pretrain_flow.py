@@ -67,8 +67,9 @@ def train_flow(job: Job, path: str, key: str) -> None:
 
     streams = RunStreams([seed_of("flow", name, seed)], device)
     trainer = Trainer(learner, pairs(train, "train"), streams, settings.batch_size)
-    # Random streams differ between kinds of devices.
-    resume = Resume(layout.resume_folder("pretrain-flow", key), made_by={"device": device.type})
+    # Random streams differ between kinds of devices, and generated data between processors.
+    made_by = {"device": device.type, "data": train.sha256}
+    resume = Resume(layout.resume_folder("pretrain-flow", key), made_by=made_by)
     status = Status(resume.file.parent, settings.steps, stage="pretrain-flow", dataset=name, makes=path)
     held_out, label = pairs(validation, "validation"), f"flow {name} seed {seed}"
     with status:

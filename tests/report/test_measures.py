@@ -119,6 +119,16 @@ def test_rules_that_agree_are_stated_once_and_others_by_table(tmp_path, monkeypa
         assert Path("results/report/index.html").read_text().count("Each result is the") == count
 
 
+def test_returns_are_of_trained_policies(tmp_path, monkeypatch):
+    """One that learns online alone starts with an untrained policy."""
+    monkeypatch.chdir(tmp_path)
+    tasks, offline = {"swing": TASKS["swing"]}, {"tasks": [1], "steps": 400, "agents": ["flp", "rlpd"]}
+    results = collect(make_inputs({"tasks": tasks, "datasets": ["swing"], "seeds": [0], "offline": offline}))
+    assert {"offline", "online"} == set(results.evaluations.query("agent == 'rlpd'")["phase"])
+    methods = {row["method"] for row in page.returns(results, "swing")}
+    assert methods == {"frozen flow", "FLP", "FLP online", "RLPD online"}
+
+
 def test_a_dataset_of_ogbenchs_without_a_success_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     keys = write_inputs([0])

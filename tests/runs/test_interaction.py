@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import signal
 from contextlib import closing
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 import torch
 import yaml
 from prepared_maze import DATASET
+from safetensors.torch import load_file, save_file
 
 from flp.learner.replay import Replay
 from flp.params.loading import load_params
@@ -19,6 +22,8 @@ from flp.runs.run_batch import RunBatch
 from flp.stages import offline_train, online_finetune
 from flp.supervision.health import Health
 from flp.system.errors import FLPError
+from flp.system.hashing import sha256_of
+from flp.system.stopping import STOP
 
 CAPACITY, LIMIT = 1010, 1000  # of the maze's episodes
 
@@ -195,3 +200,31 @@ def test_an_environment_that_fails_is_named_by_its_run(begun):
     ):
         interaction.pool._workers[0].share.environments[1].step = fall
         interaction.step(agent)
+
+
+@pytest.mark.parametrize("remade", [False, True])
+def test_a_state_that_began_with_another_policy_is_ignored(here, monkeypatch, capsys, remade, signals):
+    """One of the same key but other bytes, as from another processor."""
+    values = yaml.safe_load(Path("params.yaml").read_text())
+    values["offline"] |= {"agents": ["iql"], "tasks": [1]}
+    Path("params.yaml").write_text(yaml.safe_dump(values))
+    of = ["--dataset", DATASET, "--agent", "iql", "--threads", "1", "--device", "cpu"]
+    assert offline_train.main(of) == 0
+    step, count = Interaction.step, iter(range(100))
+
+    def stopped(self, agent):
+        STOP.signal = signal.SIGTERM if next(count) == 10 else STOP.signal
+        return step(self, agent)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Interaction, "step", stopped)
+        assert online_finetune.main(of) == 1
+    if remade:
+        (policy,) = Path("results").glob("*/offline/iql/*/task1_seed0/policy.safetensors")
+        tensors = load_file(policy)
+        save_file({name: tensor + 1e-6 for name, tensor in tensors.items()}, policy)
+        manifest = json.loads(policy.with_suffix(".json").read_text())
+        policy.with_suffix(".json").write_text(json.dumps(manifest | {"sha256": sha256_of(policy)}))
+    capsys.readouterr()
+    assert online_finetune.main(of) == 0
+    assert ("resuming from" in capsys.readouterr().err) != remade
