@@ -188,6 +188,17 @@ def test_a_mistake_in_a_given_value_is_said(project, capsys, given, told):
     assert all(part in line for part in told), line
 
 
+@pytest.mark.parametrize("option", ["--configfile", "--config"])
+def test_what_snakemake_would_half_ignore_is_refused(capsys, tmp_path, option):
+    """Of an option that is given twice it keeps the last; the check must not be of another experiment."""
+    overlay = tmp_path / "o.yaml"
+    overlay.write_text("report: {title: T}")
+    value = str(overlay) if option == "--configfile" else "seeds=[0]"
+    assert f"{option} is given twice, and Snakemake would keep only the last" in refusal(
+        capsys, ["check", option, value, option, value]
+    )
+
+
 def test_the_schema_in_the_workflow_is_the_program_s(request, capsys):
     assert main(["schema"]) == 0
     committed = request.config.rootpath / "workflow/schemas/params.schema.json"

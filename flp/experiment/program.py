@@ -192,6 +192,29 @@ def seed(text: str) -> int:
     return int(text)
 
 
+class Once(argparse.Action):
+    """Several values after one option; given twice it is refused by the names that Snakemake knows.
+
+    Snakemake would keep only the last.
+    """
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        """Store the values."""
+        before = getattr(namespace, self.dest)
+        if before is not self.default and option_string != "--preset":
+            parser.error(
+                f"{option_string} is given twice, and Snakemake would keep only the last; give it once, with all its "
+                "values after it"
+            )
+        setattr(namespace, self.dest, [*before, *(values or ())])
+
+
 ALSO = {"preset": ("--configfile",)}  # Snakemake's name
 OPTIONS: dict[str, dict[str, Any]] = {
     "dataset": {
@@ -217,14 +240,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": "the experiment (default: params.yaml)",
     },
     "preset": {
-        "action": "extend",
+        "action": Once,
         "nargs": "+",
         "default": [],
         "metavar": "FILE",
         "help": "overlays on --params, such as presets/cube-single.yaml; --configfile is another name for it",
     },
     "config": {
-        "action": "extend",
+        "action": Once,
         "nargs": "+",
         "default": [],
         "metavar": "KEY=VALUE",

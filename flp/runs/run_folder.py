@@ -6,9 +6,11 @@ evaluations and training log, a copy of the flow it acts through and, in mazes, 
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,8 +24,9 @@ from flp.params.sections import OfflineSettings, starts_from_flow
 from flp.parts.base import Agent
 from flp.system import layout
 from flp.system.artifacts import atomic_write, load_manifest, read_entries, save_tensors, write_csv, write_verified
-from flp.system.errors import FLPError
+from flp.system.errors import FLPError, explained
 from flp.system.hashing import sha256_of
+from flp.system.locks import remove
 
 Row = dict[str, Any]
 POLICY = "policy.safetensors"
@@ -144,7 +147,7 @@ def require_flow(policy: Path, flow: str | None) -> None:
 def make_room(folder: Path, key: str, flow: str | None = None) -> None:
     """Put another run that is finished aside, and mark the folder as incomplete until its manifest is written again."""
     if _is_whole(folder) and not is_finished(folder, key, flow):
-        _put_aside(folder)
+        remove(_put_aside(folder))
     (folder / POLICY).with_suffix(".json").unlink(missing_ok=True)
 
 
@@ -152,12 +155,38 @@ def _is_whole(folder: Path) -> bool:
     return all((folder / name).exists() for name in layout.RUN_FILES)
 
 
-def _put_aside(folder: Path) -> None:
-    """Move a run to where `adopt` finds it once it is asked for again; of each name, the last one is kept."""
+def _put_aside(folder: Path) -> Path:
+    """Move a run to where `adopt` finds it once it is asked for again; of each name, the last one is kept.
+
+    Returns:
+        Where the one before it now is, to be removed once nothing needs it any more.
+
+    Raises:
+        FLPError: it cannot be moved; everything is as it was.
+    """
     spare = layout.spare_folder(folder)
-    shutil.rmtree(spare, ignore_errors=True)
+    earlier = spare.with_name(f".{spare.name}.tmp")
+    remove(earlier)  # of a process that was killed
     spare.parent.mkdir(parents=True, exist_ok=True)
-    shutil.move(folder, spare)
+    with suppress(FileNotFoundError):
+        spare.rename(earlier)
+    try:
+        _move(folder, spare)
+    except OSError as error:
+        with suppress(FileNotFoundError):
+            earlier.rename(spare)
+        raise FLPError(f"cannot move {folder} to {spare}: {explained(error)}") from error
+    return earlier
+
+
+def _move(folder: Path, target: Path) -> None:
+    try:
+        folder.rename(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:  # `results` may be a link to another disk
+            raise
+        shutil.copytree(folder, target)
+        remove(folder)
 
 
 def adopt(folder: Path, keys: dict[str, str], others: Sequence[Path], flows: Mapping[str, str] | None = None) -> None:
@@ -174,14 +203,14 @@ def adopt(folder: Path, keys: dict[str, str], others: Sequence[Path], flows: Map
         if is_finished(folder / name, key, flow):
             continue
         for other in others:
-            if is_finished(other / name, key, flow) and _copied(other / name, folder / name, key, flow):
+            if is_finished(other / name, key, flow) and _copied(other / name, folder / name):
                 break
 
 
-def _copied(source: Path, target: Path, key: str, flow: str | None) -> bool:
+def _copied(source: Path, target: Path) -> bool:
     """Copy a run's folder; False if its job has put it aside meanwhile."""
     temporary = target.with_name(f".{target.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    remove(temporary)
     temporary.mkdir(parents=True)
     try:
         for file in source.iterdir():
@@ -189,11 +218,14 @@ def _copied(source: Path, target: Path, key: str, flow: str | None) -> bool:
             shutil.copyfile(file, copy)  # without its mode, which may be another user's or a cache's
             os.utime(copy, ns=(file.stat().st_atime_ns, file.stat().st_mtime_ns))
     except FileNotFoundError:
-        shutil.rmtree(temporary)
+        remove(temporary)
         return False
-    make_room(target, key, flow)
-    shutil.rmtree(target, ignore_errors=True)
+    # What is put aside may displace the source: that goes last.
+    earlier = _put_aside(target) if _is_whole(target) else None
+    remove(target)
     temporary.rename(target)
+    if earlier:
+        remove(earlier)
     return True
 
 
@@ -208,7 +240,7 @@ def clear_others(folder: Path, names: Sequence[str]) -> None:
         if not child.is_dir() or child.is_symlink() or child.name in names:
             continue
         if (child / POLICY).with_suffix(".json").exists():
-            _put_aside(child)
+            remove(_put_aside(child))
         else:
-            shutil.rmtree(child)
+            remove(child)
     (folder / "manifest.json").unlink(missing_ok=True)

@@ -44,7 +44,7 @@ def run(job: Job) -> None:
     manifest = {"format_version": FORMAT_VERSION, "kind": "figure", "figure": figure}
     files = {suffix: sha256_of(base + suffix) for suffix in texts}
     write_json(base + ".json", manifest | {"key": key_of_page(key, stale), "files": files, **made_with()})
-    shutil.rmtree(states, ignore_errors=True)
+    shutil.rmtree(states, ignore_errors=True)  # what is left does no harm
     if stale:
         print(f"note: {stale_note(stale)}", file=sys.stderr)
     print(texts[".md" if figure in layout.TABLES else ".csv"], end="")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -82,11 +82,18 @@ def held() -> list[str]:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, or a folder with its contents; of a link, only the link."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
+    """Remove a file, or a folder with its contents; of a link, only the link.
+
+    Raises:
+        FLPError: not all of it could be removed; who goes on as if it were would take it for something new.
+    """
+    try:
+        while path.is_dir() and not path.is_symlink():
+            with suppress(FileNotFoundError):  # another process removes it too
+                shutil.rmtree(path)
         path.unlink(missing_ok=True)
+    except OSError as error:
+        raise FLPError(f"cannot remove {path}: {explained(error)}") from error
 
 
 def leftovers(output: Path) -> list[Path]:

@@ -137,7 +137,7 @@ class Resume:
         self.saved_at = time.monotonic()
 
     def clear(self) -> None:
-        """Remove the state: the job is done."""
+        """Remove the state: the job is done, and what cannot be removed does no harm."""
         shutil.rmtree(self.file.parent, ignore_errors=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from flp.runs import job
 from flp.runs.run_folder import adopt, clear_others, is_finished, make_room
 from flp.system import layout
 from flp.system.artifacts import write_json
+from flp.system.errors import FLPError
 
 
 def finish(folder: Path, key: str, text: str = "weights") -> None:
@@ -118,3 +120,50 @@ def test_no_manifest_vouches_for_runs_that_are_replaced(tmp_path: Path, monkeypa
     with pytest.raises(KeyboardInterrupt):
         job.run_job(spec, [], "new", lambda *shard: None, 1, lenders=[other])
     assert is_finished(folder / "task1_seed0", "new") and not (folder / "manifest.json").exists()
+
+
+def test_a_run_that_cannot_be_moved_costs_none_that_was_put_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a colleague's umask forbids it: neither the one in place nor the one that is taken back is lost."""
+    monkeypatch.chdir(tmp_path)
+    job = Path("results/maze/offline/flp/seed0")
+    finish(job / "task1_seed0", "mine", text="mine")
+    make_room(job / "task1_seed0", "theirs")
+    finish(job / "task1_seed0", "theirs", text="theirs")
+    rename = Path.rename
+
+    def refused(self: Path, target: Path) -> Path:
+        if self == job / "task1_seed0":
+            raise PermissionError(errno.EACCES, "Permission denied", "log.csv")
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", refused)
+        with pytest.raises(FLPError, match=rf"^cannot move {job}/task1_seed0 to .*: .*[Pp]ermission"):
+            ask_for(job, task1_seed0="mine")
+    assert is_finished(job / "task1_seed0", "theirs")
+    assert is_finished(layout.spare_folder(job) / "task1_seed0", "mine")
+    assert ask_for(job, task1_seed0="mine") == {"task1_seed0"}
+    assert is_finished(layout.spare_folder(job) / "task1_seed0", "theirs")
+    assert (job / "task1_seed0/log.csv").read_text() == "mine"
+
+
+def test_runs_are_put_aside_from_another_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    job, rename = Path("results/maze/offline/flp/seed0"), Path.rename
+
+    def across(self: Path, target: Path) -> Path:
+        if self.parts[0] != Path(target).parts[0]:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", across)
+    for key in ("one", "other", "one"):
+        ask_for(job, task1_seed0=key) if job.exists() else None
+        if not is_finished(job / "task1_seed0", key):
+            make_room(job / "task1_seed0", key)
+            finish(job / "task1_seed0", key, text=key)
+    assert (job / "task1_seed0/log.csv").read_text() == "one"
+    assert is_finished(layout.spare_folder(job) / "task1_seed0", "other")
+    assert not list(Path(".").rglob(".*.tmp"))

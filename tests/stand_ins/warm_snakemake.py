@@ -140,4 +140,5 @@ if __name__ == "__main__":
     from snakemake.cli import main
 
     sitecustomize.keep_times()
+    sitecustomize.heed_modes()
     _end(main)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import os
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from flp.system.errors import FLPError
-from flp.system.locks import LOCKS, alone
+from flp.system.locks import LOCKS, alone, remove
 
 HOLD = "import time; from flp.system.locks import alone\nwith alone('out'): print('in', flush=True); time.sleep(600)"
 WAIT = "from flp.system.locks import alone\nwith alone('out') as waited: print('waited' if waited else 'free')"
@@ -82,3 +83,22 @@ def test_a_lock_that_cannot_be_written_is_said_in_one_line(tmp_path, monkeypatch
         alone("out"),
     ):
         pass
+
+
+def test_what_cannot_be_removed_is_named(tmp_path, monkeypatch):
+    """A forced job would take it for what it has just made; `flp clean` would report nothing."""
+    folder = tmp_path / "task1_seed0"
+    folder.mkdir()
+    (folder / "log.csv").touch()
+
+    def refuse(*arguments, **more):
+        raise PermissionError(errno.EACCES, "Permission denied", "log.csv")
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    for path in (folder, folder / "log.csv"):
+        with pytest.raises(FLPError, match=rf"^cannot remove {path}: .*[Pp]ermission"):
+            remove(path)
+    monkeypatch.undo()
+    remove(folder)
+    remove(folder)
+    assert not folder.exists()

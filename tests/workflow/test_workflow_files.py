@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from flp.experiment.graph import graph
 from flp.experiment.keys import Keys
 from flp.params.loading import load_params
 from flp.system.artifacts import write_json
+from flp.system.errors import FLPError
 from flp.tools import flows
 from flp.tools.schema import json_schema
 
@@ -41,6 +43,39 @@ def test_stages_read_the_parameters_that_the_workflow_wrote(
     Path("overlay.yaml").write_text(yaml.safe_dump(overlay))
     params = load_params(REPO / "params.yaml", "overlay.yaml")
     assert load_params(write_params(params)) == params
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["--configfile", "a", "--configfile", "b"], "--configfile"),
+        (["--configfiles=a", "-n", "--configfile", "b"], "--configfile"),
+        (["-C", "a=1", "--config", "b=2"], "--config"),
+        (["--config=a=1", "-n", "--config", "b={c: 2}"], "--config"),
+        (["--configfile", "a", "b", "--config", "c=1", "d=2", "-n"], None),
+    ],
+)
+def test_what_snakemake_would_half_ignore_is_refused(lib: None, words: list[str], name: str | None) -> None:
+    from bookkeeping import require_single_options
+
+    with nullcontext() if name is None else pytest.raises(FLPError, match=f"^{name} is given twice"):
+        require_single_options(["snakemake", *words])
+
+
+def test_a_link_that_leads_nowhere_is_named_with_a_remedy(
+    lib: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bookkeeping import require_targets
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cache").mkdir()
+    for name in ("one", "two"):
+        (tmp_path / "cache" / name).touch()
+        Path(name).symlink_to(tmp_path / "cache" / name)
+    require_targets(["one", "two", "three"])
+    (tmp_path / "cache" / "two").unlink()
+    with pytest.raises(FLPError, match=r"^two leads to .*cache/two, which is not there; .*-xtype l -delete"):
+        require_targets(["one", "two", "three"])
 
 
 def test_the_schema_for_editors_is_current() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from itertools import takewhile
 from pathlib import Path
@@ -35,6 +36,34 @@ def require_no_links(files: Iterable[str]) -> None:
             raise FLPError(
                 f"{folder} is a link, and DVC versions nothing that lies behind one; make it a folder and put DVC's "
                 'cache on the other disk instead (docs/sharing.md, "Another disk"), or run snakemake without DVC'
+            )
+
+
+def require_targets(files: Iterable[str]) -> None:
+    """Refuse links that lead nowhere, over which Snakemake and DVC stumble one after the other.
+
+    Raises:
+        FLPError: naming the first one.
+    """
+    lost = [path for path in map(Path, files) if path.is_symlink() and not path.exists()]
+    if lost:
+        others = f", and so do {len(lost) - 1} others" if lost[1:] else ""
+        raise FLPError(
+            f"{lost[0]} leads to {lost[0].readlink()}, which is not there{others}; mount that disk, or remove the "
+            "links, `find data results -xtype l -delete`, and fetch what they led to, `dvc pull`, or make it again"
+        )
+
+
+def require_single_options(words: Iterable[str]) -> None:
+    """Refuse what Snakemake would silently half ignore: of an option that is given twice it keeps the last.
+
+    Raises:
+        FLPError: naming the option and what to write.
+    """
+    for name, spelling in {"--configfile": r"--configfiles?(=.*)?", "--config": r"(--config|-C)(=.*)?"}.items():
+        if sum(re.fullmatch(spelling, word, re.DOTALL) is not None for word in words) > 1:
+            raise FLPError(
+                f"{name} is given twice, and Snakemake keeps only the last; give it once, with all its values after it"
             )
 
 

@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import snakemake_patches as patches
-from bookkeeping import machine_cores, machine_gpus, require_no_links, write_params
+from bookkeeping import (
+    machine_cores,
+    machine_gpus,
+    require_no_links,
+    require_single_options,
+    require_targets,
+    write_params,
+)
 from forcing import Forced, write_markers
 from snakemake.exceptions import WorkflowError
 from snakemake.io import ancient
@@ -84,6 +91,9 @@ class Experiment:
             self.params = _read(workflow)
             self.keys = Keys(self.params)
             self.artifacts = graph(self.keys)
+            if workflow.is_main_process:
+                require_single_options(sys.argv)
+                require_targets(file for artifact in self.artifacts.values() for file in artifact.files)
             if "DVC_STAGE" in os.environ:
                 require_no_links(file for artifact in self.artifacts.values() for file in artifact.files)
             # Jobs parse the workflow again (on a cluster, in a subprocess): only the main process checks.
@@ -178,6 +188,7 @@ class Experiment:
         self._keys_applied = True
         dag, settings = self.workflow.dag, self.workflow.dag_settings
         patches.accept_any_clock(dag)
+        patches.replace_read_only()
         if not self.workflow.is_main_process:  # a job on a cluster was told what to make
             return
         patches.ignore_records(dag, settings)

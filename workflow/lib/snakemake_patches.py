@@ -7,6 +7,7 @@ from collections.abc import Callable, Container, Iterable
 from pathlib import Path
 from typing import Any
 
+from snakemake.io import _IOFile
 from snakemake.logging import logger
 from snakemake.settings.enums import RerunTrigger
 
@@ -20,6 +21,18 @@ def accept_any_clock(dag: Any) -> None:
         pass
 
     dag.check_output_mtime = no_check
+
+
+def replace_read_only() -> None:
+    """Snakemake would refuse to make again what is read-only, as DVC's hard links into its cache are.
+
+    Jobs replace files and never write into them, for which the folder's mode counts.
+    """
+
+    async def never(file: Any) -> bool:
+        return False
+
+    _IOFile.protected = never
 
 
 def ignore_records(dag: Any, settings: Any) -> None:
