@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import cached_property
 from math import ceil
@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from flp.experiment.graph import ON_REQUEST, graph
 from flp.experiment.keys import Keys
 from flp.experiment.workload import PlannedJob, known_spec, planned_jobs
 from flp.params.loading import Params
@@ -23,7 +24,7 @@ from flp.supervision.costs import CostModel, load_costs
 from flp.supervision.operations import Operation, Operations
 from flp.system import layout
 from flp.system.artifacts import read_entries
-from flp.system.units import duration
+from flp.system.units import counted, duration
 
 START = 5.0  # processor seconds of a process's imports
 _REPORT = 10.0, 0.1  # seconds of the page, and for each run on it
@@ -41,17 +42,27 @@ class Forecast:
         cores: CPU cores.
         gpu: whether training happens on a GPU, one job at a time.
         recorded: use the times of finished runs of the same sizes and settings.
+        done: names of jobs that need not run.
 
     Attributes:
-        jobs: the jobs of the experiment.
+        jobs: the jobs of the experiment, without those that are done.
         seconds: expected seconds of each, by its name.
         sources: how often each source of a time was used: recorded, measured, estimated or default.
         unknown: the names of jobs that cannot be estimated before their data are there.
     """
 
-    def __init__(self, keys: Keys, costs: CostModel, cores: int, *, gpu: bool = False, recorded: bool = False) -> None:
+    def __init__(
+        self,
+        keys: Keys,
+        costs: CostModel,
+        cores: int,
+        *,
+        gpu: bool = False,
+        recorded: bool = False,
+        done: Collection[str] = (),
+    ) -> None:
         self.keys, self.costs, self.cores, self.gpu, self.recorded = keys, costs, cores, gpu, recorded
-        self.jobs = planned_jobs(keys)
+        self.jobs = [job for job in planned_jobs(keys) if job.name not in done]
         self.sources: Counter[str] = Counter()
         self.unknown: list[str] = []
         self.seconds = {job.name: self._seconds(job) for job in self.jobs}
@@ -209,11 +220,15 @@ def _recorded(pattern: str, took: Callable[[dict[str, Any]], float | None]) -> f
 
 
 def summary(keys: Keys, cores: int) -> str:
-    """The expected times in a line, with what they are based on: finished runs, measured or default costs."""
+    """The expected times of what is left, with what they are based on: finished runs, measured or default costs."""
+    done = done_jobs(keys)
     loaded = load_costs()
     costs, about = loaded or (CostModel(), {})
     gpu = about.get("device", "cpu") != "cpu"
-    forecast = Forecast(keys, costs, cores, gpu=gpu, recorded=True)
+    forecast = Forecast(keys, costs, cores, gpu=gpu, recorded=True, done=done)
+    if not forecast.jobs:
+        return f"nothing is left to do: all {len(done)} jobs are done"
+    left = f" for what is left ({len(done)} of {len(done) + len(forecast.jobs)} jobs are done)" if done else ""
     parts = ", ".join(f"{part} {duration(seconds)}" for part, seconds in forecast.parts.items())
     names = {
         "recorded": "finished runs' times",
@@ -225,10 +240,18 @@ def summary(keys: Keys, cores: int) -> str:
     basis = f"; by {sources}" if sources else ""
     return "\n".join(
         [
-            f"expected on {cores} core{'' if cores == 1 else 's'}: {duration(forecast.total)} ({parts}){basis}",
+            f"expected on {counted(cores, 'core')}{left}: {duration(forecast.total)} ({parts}){basis}",
             *omissions(forecast),
         ]
     )
+
+
+def done_jobs(keys: Keys) -> list[str]:
+    """The names of the jobs whose outputs are here and current."""
+    if not (Path("data").exists() or Path("results").exists()):
+        return []  # the keys of large files of a user take long
+    artifacts = {name: artifact for name, artifact in graph(keys).items() if artifact.stage not in ON_REQUEST}
+    return [name.removeprefix("report/") for name, artifact in artifacts.items() if artifact.is_current()]
 
 
 def omissions(forecast: Forecast) -> list[str]:

@@ -45,7 +45,7 @@ def bench(keys: Keys, args: argparse.Namespace) -> int:
     survey = Survey(keys, args.budget, cores, device)
     if not survey.specs:
         raise FLPError("nothing is known of these tasks before their data are there: snakemake download_dataset_all")
-    survey.run().save(device=device_name(device))
+    costs = survey.run()
     if survey.busy > 1.5:
         print(
             "warning: these are the times of idle cores; with the other programs running now, everything takes "
@@ -56,6 +56,7 @@ def bench(keys: Keys, args: argparse.Namespace) -> int:
     advisor = Advisor(keys.params, survey.costs, cores, gpu)
     parts = [_head(survey, device_name(device)), aligned(list(_updates(survey))), _times(advisor), _advice(advisor)]
     print("\n\n".join(filter(None, [*parts, _unmeasured(survey)])))
+    costs.save(device=device_name(device))  # last: a disk that is full costs nobody what was measured
     return 0
 
 

@@ -15,7 +15,7 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -41,6 +41,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 STATES = ("running", "silent", "stopped", "failed", "done")
 COLORS = {"running": "green", "silent": "yellow", "stopped": "yellow", "failed": "red", "done": "dim"}
+COLUMNS = ("state", "stage", "dataset", "agent", "seeds", "runs", "step", "success", "rate", "time", "host")
+DROPPED = ("runs", "host", "rate", "seeds", "success", "agent")  # in this order, where a terminal is too narrow
 SILENT = 600.0  # seconds
 # The manifests of each stage, and the ending without which a manifest's path names what the job makes.
 DONE = {
@@ -88,12 +90,12 @@ def command(args: argparse.Namespace) -> int:
     terminal = sys.stdout.isatty()
     console = Console(width=None if terminal else 200, highlight=False)  # a log's lines are as long as they need to be
     if args.once or not terminal:
-        console.print(table(rows()))
+        console.print(table(rows(), width=console.width))
         return 0
     try:
         with Live(console=console, screen=True, auto_refresh=False) as live:
             while True:
-                live.update(table(rows(), most=max(1, console.height - 6)), refresh=True)
+                live.update(table(rows(), most=max(1, console.height - 6), width=console.width), refresh=True)
                 time.sleep(args.every)
     except KeyboardInterrupt:
         return 0
@@ -244,8 +246,8 @@ def _last_success(path: Path) -> float | None:
         return None
 
 
-def table(jobs: list[Row], most: int | None = None) -> Table:
-    """The jobs as a table of at most `most` rows."""
+def table(jobs: list[Row], most: int | None = None, width: int = 200) -> Table:
+    """The jobs as a table of at most `most` rows, a line each, for a terminal of that width."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -255,31 +257,44 @@ def table(jobs: list[Row], most: int | None = None) -> Table:
     hidden = len(jobs) - len(jobs[:most])
     caption = f"and {hidden} more: flp watch --once" if hidden else None
     view = Table(title=f"{time.strftime('%H:%M:%S')}  {title}", caption=caption, box=box.SIMPLE, title_justify="left")
-    for name in ("state", "stage", "dataset", "agent", "seeds", "runs", "step", "success", "rate", "time", "host"):
-        view.add_column(name, justify="right" if name in {"runs", "step", "success", "rate", "time"} else "left")
-    for job in jobs[:most]:
-        view.add_row(*(Text(plain(cell)) for cell in cells(job)), style=COLORS[job.state])
+    rows = [cells(job) for job in jobs[:most]]
+    # A row is a line, or fewer would fit on the screen than are counted; names of datasets give way.
+    needs = {name: max(len(name), *(len(row[name]) for row in rows)) if rows else len(name) for name in COLUMNS}
+    least, shown = needs | {"dataset": min(12, needs["dataset"])}, list(COLUMNS)
+
+    def excess() -> int:
+        return sum(least[name] + 3 for name in shown) + 1 - width
+
+    for name in DROPPED:
+        if excess() > 0:
+            shown.remove(name)
+    room = least["dataset"] + max(0, -excess())
+    for name in shown:
+        just: Any = "right" if name in {"runs", "step", "success", "rate", "time"} else "left"
+        view.add_column(name, justify=just, no_wrap=True, max_width=room if name == "dataset" else None)
+    for job, row in zip(jobs, rows, strict=False):
+        view.add_row(*(Text(plain(row[name])) for name in shown), style=COLORS[job.state])
     return view
 
 
-def cells(job: Row) -> Iterable[str]:
-    """The cells of a job's row."""
+def cells(job: Row) -> dict[str, str]:
+    """The cells of a job's row, by column."""
     seeds = re.search(r"/seed([\d-]+)", job.makes)
     step = "" if job.step is None else f"{job.step:.0f}" + ("" if job.total is None else f"/{job.total:.0f}")
     spent = {"running": " left", "done": " spent"}.get(job.state, "")
-    return (
-        job.state,
-        job.stage,
-        job.dataset,
-        job.agent or "",
-        seeds[1] if seeds else "",
-        "" if job.runs is None else str(job.runs),
-        step,
-        "" if job.success is None else f"{100 * job.success:.0f} %",
-        "" if job.rate is None else f"{job.rate:.3g}/s",
-        "" if job.seconds is None else f"{tqdm.format_interval(round(job.seconds))}{spent}",
-        job.host or "",
-    )
+    return {
+        "state": job.state,
+        "stage": job.stage,
+        "dataset": job.dataset,
+        "agent": job.agent or "",
+        "seeds": seeds[1] if seeds else "",
+        "runs": "" if job.runs is None else str(job.runs),
+        "step": step,
+        "success": "" if job.success is None else f"{100 * job.success:.0f} %",
+        "rate": "" if job.rate is None else f"{job.rate:.3g}/s",
+        "time": "" if job.seconds is None else f"{tqdm.format_interval(round(job.seconds))}{spent}",
+        "host": job.host or "",
+    }
 
 
 main = program("watch", OPTIONS, command, __doc__)

@@ -12,7 +12,8 @@ import yaml
 from prepared_maze import DATASET
 
 from flp.experiment.advice import Advisor, Choice
-from flp.experiment.forecast import START, Forecast
+from flp.experiment.forecast import START, Forecast, done_jobs, summary
+from flp.experiment.graph import Artifact
 from flp.experiment.keys import Keys
 from flp.experiment.survey import Survey
 from flp.params.loading import load_params, parse
@@ -262,3 +263,19 @@ def test_what_is_foretold_comes_to_pass(here):
     after = Forecast(keys, CostModel(), 1, recorded=True)
     assert after.seconds[JOB] - START == pytest.approx(took, rel=0.01)
     assert after.sources["recorded"] == 2  # the flow's too
+
+
+def test_what_is_done_is_not_counted_again(here, monkeypatch, capsys):
+    """Its data, flow and latents are made; then all of it."""
+    keys = Keys(load_params("params.yaml"))
+    whole, left = Forecast(keys, CostModel(), 1), summary(keys, 1)
+    assert "for what is left (3 of 6 jobs are done)" in left and "pretrain-flow" not in left
+    rest = Forecast(keys, CostModel(), 1, done=done_jobs(keys))
+    assert {job.stage for job in whole.jobs} - {job.stage for job in rest.jobs} == {
+        "download_dataset",
+        "pretrain_flow",
+        "invert_to_latent",
+    }
+    assert rest.total == pytest.approx(whole.total - sum(whole.seconds[name] for name in done_jobs(keys)))
+    monkeypatch.setattr(Artifact, "is_current", lambda artifact: True)
+    assert summary(keys, 1) == "nothing is left to do: all 6 jobs are done"

@@ -234,6 +234,36 @@ def test_on_a_screen_the_rest_is_counted(tmp_path, monkeypatch):
     assert "9 done" in said and "and 5 more: flp watch --once" in said and "d3" in said and "d4" not in said
 
 
+@pytest.mark.parametrize("width", [80, 90, 100, 120, 200])
+def test_a_job_is_one_line_with_its_state_step_and_time_at_any_width(width):
+    """Or fewer would fit on the screen than are counted."""
+    from rich.console import Console
+
+    job = watch.Row(
+        "results/antmaze-teleport-navigate/online/rebrac/seed0-1-2/x",
+        "invert-to-latent",
+        "antmaze-teleport-navigate",
+        "rebrac",
+        "running",
+        runs=15,
+        step=999000,
+        total=1000000,
+        success=1.0,
+        rate=12345.6,
+        seconds=36000 * 12 + 61,
+        host="node-17.cluster",
+    )
+    console = Console(file=io.StringIO(), width=width)
+    console.print(watch.table([job], width=width))
+    lines = [line for line in console.file.getvalue().splitlines() if line.strip(" ─")]
+    assert len(lines) == 3 and all(len(line) <= width for line in lines)  # title, heading, job
+    for text in ("running", "invert-to-latent", "antm", "999000/1000000", "120:01:01 left"):
+        assert text in lines[2], text
+    shown = [text in lines[2] for text in ("rebrac", "100 %", "0-1-2", "1.23e+04/s", "node-17.cluster", " 15 ")]
+    assert shown == sorted(shown, reverse=True)  # the rest as far as there is room
+    assert shown[0] == (width >= 90) and shown[1] == (width >= 100) and all(shown) == (width == 200)
+
+
 def read_until(terminal, text):
     """Read what a terminal shows until this is there; it is shown anew every second."""
     said, until = "", time.monotonic() + 60
