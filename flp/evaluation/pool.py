@@ -33,6 +33,7 @@ from flp.evaluation.worker import Arrays, Failure, Request, Share, layout
 from flp.system.errors import FLPError
 
 _SERVE = "import sys; from flp.evaluation.worker import serve; serve(int(sys.argv[1]), int(sys.argv[2]))"
+MOST = 100_000  # environments; each takes a megabyte or more
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
@@ -140,6 +141,8 @@ class EnvironmentPool(AbstractContextManager["EnvironmentPool", None]):
     ) -> None:
         if not tasks or workers < 0:
             raise FLPError(f"a pool needs slots and workers >= 0, not {len(tasks)} slots, {workers} workers")
+        if len(tasks) > MOST:
+            raise FLPError(f"{len(tasks):,} environments are too many at once, {MOST:,} are possible: fewer episodes")
         self.spec, self.tasks, self.success_timing = spec_of(dataset), list(tasks), success_timing
         self.observation_dim, self.action_dim = self.spec.observation_dim, self.spec.action_dim
         self.names = list(names) if names is not None else [f"slot {slot}" for slot in range(len(tasks))]

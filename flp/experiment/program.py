@@ -140,7 +140,7 @@ def guarded(run: Callable[[], int], name: str = "flp") -> int:
         print(f"{name}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"{name}: stopped by a signal; run the same command again to resume", file=sys.stderr)
+        print(f"{name}: stopped by a signal; run the same command again", file=sys.stderr)
         return 1
     except FLPError as error:
         print(f"{name}: error: {error}", file=sys.stderr)
@@ -179,9 +179,11 @@ def _seed_list(text: str) -> list[int]:
 
 
 def positive(text: str) -> int:
-    """A positive integer option."""
+    """A positive integer option; no count of seconds, cores or episodes is larger than a million."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    if len(text) > 7 or int(text) > 10**6:
+        raise argparse.ArgumentTypeError(f"{text} is more than a million")
     return int(text)
 
 

@@ -176,6 +176,11 @@ def test_nothing_is_left_after_close():
     assert (children(), descriptors(), threading.active_count()) == before
 
 
+def test_more_environments_than_fit_are_refused():
+    with pytest.raises(FLPError, match="200,000 environments are too many at once, 100,000 are possible"):
+        EnvironmentPool(POINT, [1] * 200_000)
+
+
 @pytest.mark.parametrize("moment", ["idle", "stepping"])
 def test_a_killed_worker_is_an_error(moment):
     with EnvironmentPool(POINT, [1, 2, 3], workers=2) as pool:

@@ -134,6 +134,7 @@ def test_each_episode_is_filmed(run_of, tmp_path):
         (["RUN", "--task", "9"], f"{MAZE} has no task 9; use 1 to 5"),
         (["RUN", "--task", "0"], "'0' is not a whole number above 0"),
         (["RUN", "--episodes", "0"], "'0' is not a whole number above 0"),
+        (["RUN", "--episodes", "99999999"], "99999999 is more than a million"),
         (["RUN", "--seed", "-1"], "'-1' is not a seed: a whole number from 0"),
         (["RUN/.."], "is not a run's folder"),
         ([], "POLICY"),
