@@ -15,7 +15,7 @@ import yaml
 
 LOCK = "dvc.lock"
 # Git's names of the common base and of each side during a merge.
-BASE, OURS, THEIRS = ":1:", ":2:", ":3:"
+BASE, OURS, THEIRS = ":1:./", ":2:./", ":3:./"  # of the folder that it runs in, where it writes
 
 
 def merged(base: dict[str, Any], ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
