@@ -65,7 +65,10 @@ class Parts:
         """The fewest moves from each state to one where nothing is wrong, `[states]`; -1 if none lead there."""
         left = np.where(self.wrong == 0, 0, -1)
         for moves in range(len(left)):
-            left[(left < 0) & (left[self.after] == moves).any(1)] = moves + 1
+            near = (left < 0) & (left[self.after] == moves).any(1)
+            if not near.any():
+                break
+            left[near] = moves + 1
         return left
 
 

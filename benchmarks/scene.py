@@ -50,10 +50,16 @@ def moved(state: State) -> list[State]:
     ]
 
 
+def wrong_parts(state: State, goal: State) -> int:
+    """How many of the five parts are not as in the goal; a cube in the drawer is, once the drawer is."""
+    carried = state[0] == goal[0] == IN_DRAWER and state[3] != goal[3]
+    return sum(a != b for a, b in zip(state, goal, strict=True)) + carried
+
+
 def scene(start: State, goal: State) -> Parts:
     """A task between two states."""
     number = {state: k for k, state in enumerate(STATES)}
-    wrong = [sum(a != b for a, b in zip(state, goal, strict=True)) for state in STATES]
+    wrong = [wrong_parts(state, goal) for state in STATES]
     after = [[number[state] for state in moved(each)] for each in STATES]
     return Parts(number[start], np.array(wrong), np.array(after))
 
@@ -114,15 +120,14 @@ def play(policy: Policy, task: Parts, place: NDArray[Any], episodes: int, steps:
     """How near to its end the policy brings the task, and where it leaves it."""
     environments = [make_environment(DATASET, policy.task) for _ in range(episodes)]
     seen = np.stack([each.reset(seed=k)[0] for k, each in enumerate(environments)]).astype(np.float32)
-    solved, to_go = np.zeros(episodes, bool), task.to_go()
+    solved, to_go, left = np.zeros(episodes, bool), task.to_go(), np.zeros(episodes, int)
     nearest = to_go[states_of(seen, place)]
     for _ in range(steps):
         actions = policy(seen)
         for k in map(int, np.flatnonzero(~solved)):
-            seen[k], _, _, _, info = environments[k].step(actions[k])
-            solved[k] = bool(info["success"])
+            seen[k], reward, _, _, info = environments[k].step(actions[k])
+            solved[k], left[k] = bool(info["success"]), -reward
         nearest = np.where(solved, 0, np.minimum(nearest, np.maximum(1, to_go[states_of(seen, place)])))
-    left = np.where(solved, 0, task.wrong[states_of(seen, place)])
     return [
         f"  {name}: " + ", ".join(f"{n} in {count}" for n, count in sorted(Counter(map(int, numbers)).items()))
         for name, numbers in (("fewest moves to go", nearest), ("parts wrong at the end", left))

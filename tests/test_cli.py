@@ -199,6 +199,13 @@ def test_what_snakemake_would_half_ignore_is_refused(capsys, tmp_path, option):
     )
 
 
+def test_a_preset_may_be_followed_by_a_file_in_snakemakes_way(capsys, tmp_path):
+    overlay = tmp_path / "o.yaml"
+    overlay.write_text("report: {title: T}")
+    assert main(["check", "--preset", str(overlay), "--configfile", str(overlay)]) == 0
+    assert "the experiment is valid" in capsys.readouterr().out
+
+
 def test_the_schema_in_the_workflow_is_the_program_s(request, capsys):
     assert main(["schema"]) == 0
     committed = request.config.rootpath / "workflow/schemas/params.schema.json"

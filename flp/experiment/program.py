@@ -182,7 +182,7 @@ def positive(text: str) -> int:
     """A positive integer option; no count of seconds, cores or episodes is larger than a million."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    if len(text) > 7 or int(text) > 10**6:
+    if len(text.lstrip("0")) > 7 or int(text) > 10**6:
         raise argparse.ArgumentTypeError(f"{text} is more than a million")
     return int(text)
 
@@ -208,12 +208,13 @@ class Once(argparse.Action):
         option_string: str | None = None,
     ) -> None:
         """Store the values."""
-        before = getattr(namespace, self.dest)
-        if before is not self.default and option_string != "--preset":
+        before, seen = getattr(namespace, self.dest), f"{self.dest} by {option_string}"
+        if hasattr(namespace, seen) and option_string != "--preset":
             parser.error(
                 f"{option_string} is given twice, and Snakemake would keep only the last; give it once, with all its "
                 "values after it"
             )
+        setattr(namespace, seen, True)
         setattr(namespace, self.dest, [*before, *(values or ())])
 
 

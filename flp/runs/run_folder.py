@@ -10,7 +10,6 @@ import errno
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -147,7 +146,7 @@ def require_flow(policy: Path, flow: str | None) -> None:
 def make_room(folder: Path, key: str, flow: str | None = None) -> None:
     """Put another run that is finished aside, and mark the folder as incomplete until its manifest is written again."""
     if _is_whole(folder) and not is_finished(folder, key, flow):
-        remove(_put_aside(folder))
+        _forget(_put_aside(folder))
     (folder / POLICY).with_suffix(".json").unlink(missing_ok=True)
 
 
@@ -165,28 +164,55 @@ def _put_aside(folder: Path) -> Path:
         FLPError: it cannot be moved; everything is as it was.
     """
     spare = layout.spare_folder(folder)
-    earlier = spare.with_name(f".{spare.name}.tmp")
-    remove(earlier)  # of a process that was killed
     spare.parent.mkdir(parents=True, exist_ok=True)
-    with suppress(FileNotFoundError):
-        spare.rename(earlier)
+    earlier = _displaced_from(spare)
+    remove(earlier)
     try:
-        _move(folder, spare)
+        if spare.exists():
+            _move(spare, earlier)
+        try:
+            _move(folder, spare)
+        except (OSError, FLPError):
+            if earlier.exists():
+                remove(spare)
+                _move(earlier, spare)
+            raise
     except OSError as error:
-        with suppress(FileNotFoundError):
-            earlier.rename(spare)
-        raise FLPError(f"cannot move {folder} to {spare}: {explained(error)}") from error
+        reason = explained(error) if error.errno else str(error)
+        raise FLPError(f"cannot move {folder} to {spare}: {reason}") from error
     return earlier
 
 
-def _move(folder: Path, target: Path) -> None:
+def _forget(earlier: Path) -> None:
+    """Remove a run that was displaced. What a reader on a network file system keeps open goes with the next one."""
+    shutil.rmtree(earlier, ignore_errors=True)
+
+
+def _displaced_from(spare: Path) -> Path:
+    """Where a run is kept that another one displaces; put back first, if a process was killed meanwhile."""
+    earlier = spare.with_name(f".{spare.name}.earlier.tmp")
+    if earlier.exists() and not spare.exists():
+        _move(earlier, spare)
+    return earlier
+
+
+def _move(source: Path, target: Path) -> None:
+    """Rename a folder; copy it where that cannot be done, as where `results` is a link to another disk."""
     try:
-        folder.rename(target)
+        source.rename(target)
+        return
     except OSError as error:
-        if error.errno != errno.EXDEV:  # `results` may be a link to another disk
+        if error.errno != errno.EXDEV:
             raise
-        shutil.copytree(folder, target)
-        remove(folder)
+    copy = target.with_name(f".{target.name}.copy.tmp")
+    remove(copy)
+    try:
+        shutil.copytree(source, copy)
+    except OSError:
+        shutil.rmtree(copy, ignore_errors=True)
+        raise
+    copy.rename(target)
+    remove(source)
 
 
 def adopt(folder: Path, keys: dict[str, str], others: Sequence[Path], flows: Mapping[str, str] | None = None) -> None:
@@ -203,6 +229,7 @@ def adopt(folder: Path, keys: dict[str, str], others: Sequence[Path], flows: Map
         if is_finished(folder / name, key, flow):
             continue
         for other in others:
+            _displaced_from(other / name)
             if is_finished(other / name, key, flow) and _copied(other / name, folder / name):
                 break
 
@@ -225,7 +252,7 @@ def _copied(source: Path, target: Path) -> bool:
     remove(target)
     temporary.rename(target)
     if earlier:
-        remove(earlier)
+        _forget(earlier)
     return True
 
 
@@ -240,7 +267,7 @@ def clear_others(folder: Path, names: Sequence[str]) -> None:
         if not child.is_dir() or child.is_symlink() or child.name in names:
             continue
         if (child / POLICY).with_suffix(".json").exists():
-            remove(_put_aside(child))
+            _forget(_put_aside(child))
         else:
             remove(child)
     (folder / "manifest.json").unlink(missing_ok=True)

@@ -36,6 +36,7 @@ from flp.supervision.status import Status
 from flp.system import layout
 from flp.system.artifacts import atomic_write, save_tensors, write_json, write_text
 from flp.system.errors import FLPError
+from flp.system.forced import discard_if_forced
 from flp.system.locks import once
 from flp.system.resume import Resume
 
@@ -63,8 +64,15 @@ def invert_dataset(job: Job, path: str, key: str) -> None:
     noise = manifest["parameters"].get("saturation_noise", 0.0)  # invert the very actions that the flow was fitted to
     observations, actions = invertible(train, noise, name, seed, device)
 
-    made_by = {"batch_size": settings.batch_size, "device": device.type}
-    resume = Resume(layout.resume_folder("invert-to-latent", key), made_by=made_by)
+    made_by = {
+        "batch_size": settings.batch_size,
+        "device": device.type,
+        "data": train.sha256,
+        "flow": manifest["sha256"],
+    }
+    states = layout.resume_folder("invert-to-latent", key)
+    discard_if_forced(Path(path).parent, [states])
+    resume = Resume(states, made_by=made_by)
     with Status(resume.file.parent, len(actions), stage="invert-to-latent", dataset=name, makes=path) as status:
         latents, errors = invert_all(flow, observations, actions, settings.batch_size, threads, resume, status.reach)
 

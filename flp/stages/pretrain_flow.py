@@ -36,6 +36,7 @@ from flp.supervision.status import Status
 from flp.system import layout
 from flp.system.artifacts import write_csv, write_text
 from flp.system.errors import FLPError
+from flp.system.forced import discard_if_forced
 from flp.system.locks import once
 from flp.system.progress import Progress, Tell
 from flp.system.resume import Resume, join
@@ -68,8 +69,10 @@ def train_flow(job: Job, path: str, key: str) -> None:
     streams = RunStreams([seed_of("flow", name, seed)], device)
     trainer = Trainer(learner, pairs(train, "train"), streams, settings.batch_size)
     # Random streams differ between kinds of devices, and generated data between processors.
-    made_by = {"device": device.type, "data": train.sha256}
-    resume = Resume(layout.resume_folder("pretrain-flow", key), made_by=made_by)
+    made_by = {"device": device.type, "data": [train.sha256, validation.sha256]}
+    states = layout.resume_folder("pretrain-flow", key)
+    discard_if_forced(Path(path).parent, [states])
+    resume = Resume(states, made_by=made_by)
     status = Status(resume.file.parent, settings.steps, stage="pretrain-flow", dataset=name, makes=path)
     held_out, label = pairs(validation, "validation"), f"flow {name} seed {seed}"
     with status:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -15,6 +15,7 @@ from flp.system.errors import FLPError, explained
 from flp.system.stopping import STOP
 
 LOCKS = Path(".flp/locks")
+ATTEMPTS = 5  # to remove a folder of which others remove parts
 
 
 @contextmanager
@@ -88,9 +89,14 @@ def remove(path: Path) -> None:
         FLPError: not all of it could be removed; who goes on as if it were would take it for something new.
     """
     try:
-        while path.is_dir() and not path.is_symlink():
-            with suppress(FileNotFoundError):  # another process removes it too
+        for attempt in range(ATTEMPTS):
+            if not path.is_dir() or path.is_symlink():
+                break
+            try:
                 shutil.rmtree(path)
+            except FileNotFoundError:  # another process removes it too
+                if attempt == ATTEMPTS - 1:
+                    raise
         path.unlink(missing_ok=True)
     except OSError as error:
         raise FLPError(f"cannot remove {path}: {explained(error)}") from error

@@ -107,7 +107,11 @@ class Resume:
             print(f"warning: {self.file} cannot be read ({error}); it is set aside, starting over", file=sys.stderr)
             os.replace(self.file, aside)
             return None
-        return (tensors, info) if made_by == self.made_by else None
+        if made_by != self.made_by:
+            others = ", ".join(sorted(n for n in {*made_by, *self.made_by} if made_by.get(n) != self.made_by.get(n)))
+            print(f"warning: {self.file} is of another start ({others}); starting over", file=sys.stderr)
+            return None
+        return tensors, info
 
     def maybe(self, state: Callable[[], State]) -> None:
         """Save if it is time to; if a signal asked to stop, save and stop.

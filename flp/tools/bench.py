@@ -25,6 +25,8 @@ from flp.system.units import duration
 from flp.tools.columns import aligned
 
 if TYPE_CHECKING:
+    import torch
+
     from flp.experiment.survey import Survey
 
 OPTIONS: dict[str, Any] = {
@@ -35,9 +37,7 @@ OPTIONS: dict[str, Any] = {
 
 
 def bench(keys: Keys, args: argparse.Namespace) -> int:
-    """Measure, save the results, and advise; return the exit status."""
-    import torch
-
+    """Measure, advise, and save the results; return the exit status."""
     from flp.experiment.survey import Survey
     from flp.learner.devices import available_cores, device_name, set_up
 
@@ -46,6 +46,19 @@ def bench(keys: Keys, args: argparse.Namespace) -> int:
     if not survey.specs:
         raise FLPError("nothing is known of these tasks before their data are there: snakemake download_dataset_all")
     costs = survey.run()
+    try:
+        _tell(keys, survey, cores, device)
+    finally:
+        costs.save(device=device_name(device))  # last: a disk that is full costs nobody what was measured
+    return 0
+
+
+def _tell(keys: Keys, survey: Survey, cores: int, device: torch.device) -> None:
+    """Print what was measured and what follows from it."""
+    import torch
+
+    from flp.learner.devices import device_name
+
     if survey.busy > 1.5:
         print(
             "warning: these are the times of idle cores; with the other programs running now, everything takes "
@@ -56,8 +69,6 @@ def bench(keys: Keys, args: argparse.Namespace) -> int:
     advisor = Advisor(keys.params, survey.costs, cores, gpu)
     parts = [_head(survey, device_name(device)), aligned(list(_updates(survey))), _times(advisor), _advice(advisor)]
     print("\n\n".join(filter(None, [*parts, _unmeasured(survey)])))
-    costs.save(device=device_name(device))  # last: a disk that is full costs nobody what was measured
-    return 0
 
 
 def _head(survey: Survey, device: str) -> str:

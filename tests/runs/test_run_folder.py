@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from pathlib import Path
 
 import pytest
@@ -167,3 +168,51 @@ def test_runs_are_put_aside_from_another_disk(tmp_path: Path, monkeypatch: pytes
     assert (job / "task1_seed0/log.csv").read_text() == "one"
     assert is_finished(layout.spare_folder(job) / "task1_seed0", "other")
     assert not list(Path(".").rglob(".*.tmp"))
+
+
+def test_a_disk_that_fills_up_costs_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where `results` is a link to another one, so that what is put aside is copied."""
+    monkeypatch.chdir(tmp_path)
+    job, rename = Path("results/maze/offline/flp/seed0"), Path.rename
+    finish(job / "task1_seed0", "mine")
+    make_room(job / "task1_seed0", "theirs")
+    finish(job / "task1_seed0", "theirs")
+
+    def across(self: Path, target: Path) -> Path:
+        if self.parts[0] != Path(target).parts[0]:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        return rename(self, target)
+
+    def full(source: Path, target: Path) -> None:
+        target.mkdir()
+        (target / "log.csv").touch()
+        raise shutil.Error([(source, target, "[Errno 28] No space left on device")])
+
+    monkeypatch.setattr(Path, "rename", across)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copytree", full)
+        with pytest.raises(FLPError, match=r"^cannot move .*No space left"):
+            make_room(job / "task1_seed0", "third")
+    assert is_finished(job / "task1_seed0", "theirs")
+    assert is_finished(layout.spare_folder(job) / "task1_seed0", "mine")
+    assert not list(Path(".").rglob(".*.tmp"))
+
+
+def test_a_kill_between_two_renames_costs_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    job, rename = Path("results/maze/offline/flp/seed0"), Path.rename
+    finish(job / "task1_seed0", "mine")
+    make_room(job / "task1_seed0", "theirs")
+    finish(job / "task1_seed0", "theirs")
+
+    def killed(self: Path, target: Path) -> Path:
+        if self == job / "task1_seed0":
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "rename", killed)
+        make_room(job / "task1_seed0", "third")
+    assert ask_for(job, task1_seed0="mine") == {"task1_seed0"}
+    assert is_finished(job / "task1_seed0", "mine")
+    assert is_finished(layout.spare_folder(job) / "task1_seed0", "theirs")

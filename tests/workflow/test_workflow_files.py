@@ -51,6 +51,8 @@ def test_stages_read_the_parameters_that_the_workflow_wrote(
         (["--configfile", "a", "--configfile", "b"], "--configfile"),
         (["--configfiles=a", "-n", "--configfile", "b"], "--configfile"),
         (["-C", "a=1", "--config", "b=2"], "--config"),
+        (["-Ca=1", "-nC", "b=2"], "--config"),
+        (["-dCODE", "-C", "a=1", "-c8"], None),
         (["--config=a=1", "-n", "--config", "b={c: 2}"], "--config"),
         (["--configfile", "a", "b", "--config", "c=1", "d=2", "-n"], None),
     ],

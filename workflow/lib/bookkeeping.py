@@ -60,7 +60,10 @@ def require_single_options(words: Iterable[str]) -> None:
     Raises:
         FLPError: naming the option and what to write.
     """
-    for name, spelling in {"--configfile": r"--configfiles?(=.*)?", "--config": r"(--config|-C)(=.*)?"}.items():
+    for name, spelling in {
+        "--configfile": r"--configfiles?(=.*)?",
+        "--config": r"--config(=.*)?|-[nktfFpqSD]*C.*",
+    }.items():
         if sum(re.fullmatch(spelling, word, re.DOTALL) is not None for word in words) > 1:
             raise FLPError(
                 f"{name} is given twice, and Snakemake keeps only the last; give it once, with all its values after it"

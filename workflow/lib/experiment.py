@@ -202,9 +202,9 @@ class Experiment:
         self._mark_forced(requested)
 
     def _mark_forced(self, requested: Forced) -> None:
-        """Tell the jobs whose finished runs must be made again; they would keep them."""
+        """Tell the jobs that must begin anew; they would keep what is finished, and resume what is half done."""
         folders = [job.folder(layout.VIDEOS) for job in self.keys.jobs() if requested.rule("videos")]
-        folders += [_folder(artifact) for artifact in self.forced if artifact.runs]
+        folders += [_folder(a) for a in self.forced if a.runs or a.stage in ("pretrain_flow", "invert_to_latent")]
         os.environ.pop(VARIABLE, None)
         if folders:
             write_markers(folders)
