@@ -42,10 +42,13 @@ class Artifact:
     runs: tuple[str, ...] = ()
     inputs: dict[str, tuple[Artifact, ...]] = field(default_factory=dict)
 
+    def every_file(self) -> list[str]:
+        """The job's files, and those of its runs."""
+        return [*self.files, *(f"{run}/{name}" for run in self.runs for name in layout.RUN_FILES)]
+
     def exists(self) -> bool:
         """Whether all of it is there."""
-        run_files = (f"{run}/{name}" for run in self.runs for name in layout.RUN_FILES)
-        return all(Path(path).exists() for path in (*self.files, *run_files))
+        return all(Path(path).exists() for path in self.every_file())
 
     def is_current(self) -> bool:
         """Whether it is complete and was made from the present parameters and source."""

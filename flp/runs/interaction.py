@@ -64,6 +64,7 @@ class Interaction:
         with torch.no_grad():
             actions, stored = agent.explore(observations[:, None], self.streams)
         taken = np.clip(self.health.guard(actions[:, 0]).float().cpu().numpy(), -1, 1)  # as in evaluations
+        stored = stored if agent.uses_latents else stored.clamp(-1, 1)
         everyone = np.ones(len(taken), bool)
         step = self.pool.step(taken, everyone)
         for r, action in enumerate(taken):

@@ -171,6 +171,7 @@ def test_an_episode_that_now_ends_sooner_is_not_stepped_on(begun, capsys):
 class Wild:
     """An agent of a newcomer, who knows of no `torch.no_grad` and of no bounds."""
 
+    uses_latents = False
     weights = torch.nn.Parameter(torch.full((2, 2), 50.0))
 
     def explore(self, observations, streams):
@@ -183,9 +184,10 @@ def test_actions_are_bounded_and_need_no_gradient_as_in_evaluations(begun):
     step, taken = interaction.pool.step, []
     with closing(interaction):
         interaction.pool.step = lambda actions, active: taken.append(actions) or step(actions, active)
-        interaction.step(Wild())
+        transition = interaction.step(Wild())
     (actions,) = taken
     assert abs(actions).max() == 1
+    assert torch.equal(transition["actions"], torch.from_numpy(actions))  # what was done is learnt from
 
 
 def test_an_environment_that_fails_is_named_by_its_run(begun):

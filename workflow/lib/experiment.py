@@ -93,7 +93,7 @@ class Experiment:
             self.artifacts = graph(self.keys)
             if workflow.is_main_process:
                 require_single_options(sys.argv)
-                require_targets(file for artifact in self.artifacts.values() for file in artifact.files)
+                require_targets(file for artifact in self.artifacts.values() for file in artifact.every_file())
             if "DVC_STAGE" in os.environ:
                 require_no_links(file for artifact in self.artifacts.values() for file in artifact.files)
             # Jobs parse the workflow again (on a cluster, in a subprocess): only the main process checks.
