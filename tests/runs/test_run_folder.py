@@ -150,9 +150,9 @@ def test_a_run_that_cannot_be_moved_costs_none_that_was_put_aside(
     assert (job / "task1_seed0/log.csv").read_text() == "mine"
 
 
-def test_runs_are_put_aside_from_another_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    job, rename = Path("results/maze/offline/flp/seed0"), Path.rename
+def put_results_on_another_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where `results` is a link to one, so that what is put aside is copied."""
+    rename = Path.rename
 
     def across(self: Path, target: Path) -> Path:
         if self.parts[0] != Path(target).parts[0]:
@@ -160,6 +160,12 @@ def test_runs_are_put_aside_from_another_disk(tmp_path: Path, monkeypatch: pytes
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", across)
+
+
+def test_runs_are_put_aside_from_another_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    job = Path("results/maze/offline/flp/seed0")
+    put_results_on_another_disk(monkeypatch)
     for key in ("one", "other", "one"):
         ask_for(job, task1_seed0=key) if job.exists() else None
         if not is_finished(job / "task1_seed0", key):
@@ -171,24 +177,18 @@ def test_runs_are_put_aside_from_another_disk(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_disk_that_fills_up_costs_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where `results` is a link to another one, so that what is put aside is copied."""
     monkeypatch.chdir(tmp_path)
-    job, rename = Path("results/maze/offline/flp/seed0"), Path.rename
+    job = Path("results/maze/offline/flp/seed0")
     finish(job / "task1_seed0", "mine")
     make_room(job / "task1_seed0", "theirs")
     finish(job / "task1_seed0", "theirs")
-
-    def across(self: Path, target: Path) -> Path:
-        if self.parts[0] != Path(target).parts[0]:
-            raise OSError(errno.EXDEV, "Invalid cross-device link")
-        return rename(self, target)
 
     def full(source: Path, target: Path) -> None:
         target.mkdir()
         (target / "log.csv").touch()
         raise shutil.Error([(source, target, "[Errno 28] No space left on device")])
 
-    monkeypatch.setattr(Path, "rename", across)
+    put_results_on_another_disk(monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "copytree", full)
         with pytest.raises(FLPError, match=r"^cannot move .*No space left"):
