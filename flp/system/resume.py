@@ -108,8 +108,10 @@ class Resume:
             os.replace(self.file, aside)
             return None
         if made_by != self.made_by:
-            others = ", ".join(sorted(n for n in {*made_by, *self.made_by} if made_by.get(n) != self.made_by.get(n)))
-            print(f"warning: {self.file} is of another start ({others}); starting over", file=sys.stderr)
+            others = {name for name in {*made_by, *self.made_by} if made_by.get(name) != self.made_by.get(name)}
+            if others - {"device"}:  # whoever takes another device knows it
+                names = ", ".join(sorted(others))
+                print(f"warning: {self.file} is of another start ({names}); starting over", file=sys.stderr)
             return None
         return tensors, info
 

@@ -198,6 +198,7 @@ def test_scene_lies_over_the_other_arm_s_preset():
     assert scene.datasets == ["scene-play"]
     wider = {"hidden": [512, 512, 512], "steps": 200_000, "validate_every": 10_000}
     assert scene.flow == arm.flow.model_copy(update=wider)
-    own = {"observation_scale": scene.flow.observation_scale, "steps": 40_000}
+    own = {"observation_scale": scene.flow.observation_scale, "steps": 80_000}
+    own |= {"discount": 0.998, "discount_start": 0.99}
     assert scene.offline == arm.offline.model_copy(update=own)
-    assert scene.evaluation == arm.evaluation.model_copy(update={"every": 8000})
+    assert scene.evaluation == arm.evaluation.model_copy(update={"every": 16_000})
