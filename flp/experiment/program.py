@@ -182,7 +182,7 @@ def positive(text: str) -> int:
     """A positive integer option; no count of seconds, cores or episodes is larger than a million."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    if len(text.lstrip("0")) > 7 or int(text) > 10**6:
+    if int(text) > 10**6:
         raise argparse.ArgumentTypeError(f"{text} is more than a million")
     return int(text)
 

@@ -73,8 +73,8 @@ def run_job(
     flows = flow_digests(spec.dataset, spec.agent, spec.params.offline, runs)
     with alone(str(spec.folder)):
         # Whoever forces a job trusts nothing of it: neither what is finished, nor what is half done or was put aside.
-        earlier = [spec.folder / name for name in spec.keys], begun(spec.stage, spec.keys.values())
-        forced = discard_if_forced(spec.folder, [*chain(*earlier), layout.spare_folder(spec.folder)])
+        made = (spec.folder / name for name in spec.keys), begun(spec.stage, spec.keys.values())
+        forced = discard_if_forced(spec.folder, chain(*made, [layout.spare_folder(spec.folder)]))
         clear_others(spec.folder, list(spec.keys))  # the manifest too, before a run of other values takes a place
         if not forced:
             adopt(spec.folder, spec.keys, [*lenders, *map(layout.spare_folder, [spec.folder, *lenders])], flows)

@@ -6,12 +6,11 @@ shards than threads, they take turns, chunk by chunk, the slowest first: never m
 
 from __future__ import annotations
 
-import gc
 import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from multiprocessing.connection import Connection, wait
@@ -19,6 +18,7 @@ from multiprocessing.context import ForkContext, ForkProcess, SpawnContext, Spaw
 from pathlib import Path
 from typing import Any, cast
 
+from flp.learner.devices import release_memory
 from flp.params.run import Run
 from flp.runs.turns import Permits, SharedNumbers, Turns
 from flp.system import layout
@@ -80,11 +80,12 @@ def plan(
     return shards
 
 
-def begun(stage: str, keys: Iterable[str]) -> list[Path]:
+def begun(stage: str, keys: Iterable[str]) -> Iterator[Path]:
     """The folders of this stage's shards that were begun with any of the runs with these keys."""
     wanted = set(keys)
-    folders = sorted(layout.resume_folder(stage, "").glob("*"))
-    return [folder for folder in folders if (group := load_group(folder)) and wanted & set(group[0])]
+    for folder in sorted(layout.resume_folder(stage, "").glob("*")):
+        if (group := load_group(folder)) and wanted & set(group[0]):
+            yield folder
 
 
 TrainShard = Callable[[Shard, Turns], None]
@@ -146,7 +147,7 @@ def run_shards(train: TrainShard, shards: Sequence[Shard], threads: int, *, toge
                 raise
             except FLPError as error:
                 problems.append(str(error))
-            _release_memory()
+            release_memory()
     if problems:
         raise FLPError("; ".join(dict.fromkeys(problems)))
 
@@ -161,14 +162,6 @@ def _context() -> ForkContext | SpawnContext:
     except OSError:  # not Linux
         is_alone = False
     return multiprocessing.get_context("fork") if is_alone else multiprocessing.get_context("spawn")
-
-
-def _release_memory() -> None:
-    """Free the last shard's GPU memory: its objects form reference cycles, which only the garbage collector frees."""
-    gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
 
 
 class _Family:

@@ -6,7 +6,6 @@ processor time counts, so that other programs, which come and go, do not distort
 
 from __future__ import annotations
 
-import gc
 import io
 import itertools
 import resource
@@ -55,7 +54,8 @@ class Stopwatch:
         Raises:
             FLPError: the update cannot be compiled here.
         """
-        self._release_memory()
+        if self.device.type == "cuda":
+            devices.release_memory()  # of what was measured before
         offline = params.offline.model_copy(update={"precision": precision, "compile": compile_})
         learner = untrained_agent(agent, offline, self._flow(params, runs), self.sizes, runs)
         trainer = random_trainer(learner, offline, self.sizes, runs, self.device, rows=ROWS, episode=EPISODE)
@@ -145,12 +145,6 @@ class Stopwatch:
     def _synchronize(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-
-    def _release_memory(self) -> None:
-        """Free a GPU of what was measured before: a captured update's memory is in a reference cycle."""
-        if self.device.type == "cuda":
-            gc.collect()
-            torch.cuda.empty_cache()
 
     def _flow(self, params: Params, runs: int = 1) -> Flow:
         return untrained_flow(params.flow, self.sizes, runs, self.device)
